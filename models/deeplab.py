@@ -1,0 +1,99 @@
+"""DeepLab-v2: a dilated ResNet and an atrous spatial pyramid head (Chen et al., TPAMI 2018, arXiv 1606.00915)."""
+
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import resnet50, resnet101
+from torchvision.models.resnet import Bottleneck, ResNet
+
+OUTPUT_STRIDE = 8
+DILATIONS = (6, 12, 18, 24)
+# The stride of layer3 and layer4 becomes dilation: the output stride is 8 instead of 32.
+_DILATED = {"weights": None, "replace_stride_with_dilation": [False, True, True]}
+
+
+class NarrowResNet(ResNet):
+    """torchvision's ResNet with an eighth of the channels in its four layers: 32, 64, 128 and 256 come out."""
+
+    def _make_layer(self, block, planes, *args, **kwargs):
+        return super()._make_layer(block, planes // 8, *args, **kwargs)
+
+
+def _small(weights=None, replace_stride_with_dilation=None):
+    return NarrowResNet(Bottleneck, [2, 2, 2, 2], replace_stride_with_dilation=replace_stride_with_dilation)
+
+
+BACKBONES = {"resnet101": resnet101, "resnet50": resnet50, "small": _small}
+
+
+class PyramidHead(nn.Module):
+    """Parallel 3x3 convolutions of dilation 6, 12, 18 and 24, summed.
+
+    Only the first ``branches`` of them are computed and trained; the parameters of the others stay as they are, since
+    every checkpoint holds all four. The published DMT results come from two branches, DeepLab-v2 has four.
+    """
+
+    def __init__(self, channels, num_classes, branches):
+        super().__init__()
+        self.branches = branches
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, num_classes, 3, padding=dilation, dilation=dilation) for dilation in DILATIONS)
+        self.convs[branches:].requires_grad_(False)
+
+    def forward(self, features):
+        """``features`` (N, channels, h, w) float -> logits (N, C, h, w)."""
+        logits = self.convs[0](features)
+        for conv in self.convs[1:self.branches]:
+            logits = logits + conv(features)
+        return logits
+
+
+class DeepLabV2(nn.Module):
+    """DeepLab-v2 at output stride 8; build it with ``deeplab_v2``.
+
+    State-dict names: ``backbone.`` + torchvision's ResNet names, ``classifier.0.convs.{0..3}.{weight,bias}``.
+    """
+
+    def __init__(self, num_classes, backbone, aspp_branches):
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone_name = backbone
+        self.aspp_branches = aspp_branches
+        self.backbone = BACKBONES[backbone](**_DILATED)
+        channels = self.backbone.layer4[-1].conv3.out_channels
+        del self.backbone.avgpool, self.backbone.fc  # of the image classifier
+        self.classifier = nn.Sequential(PyramidHead(channels, num_classes, aspp_branches))
+
+    def forward(self, images):
+        """``images`` (N, 3, H, W) float, normalized -> logits (N, C, ceil(H / 8), ceil(W / 8))."""
+        net = self.backbone
+        features = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+        for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
+            features = layer(features)
+        return self.classifier(features)
+
+    def active_parameters(self):
+        """The parameters that take part in ``forward``, as a list: the ones to train and to decay."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2):
+    """A DeepLab-v2 with random weights for ``num_classes`` classes.
+
+    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet for CPUs). ``aspp_branches`` is 2, as in what DMT's
+    authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError`` for anything else.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}")
+    if aspp_branches not in (2, 4):
+        raise ValueError(f"aspp_branches is {aspp_branches!r}; use 2 or 4")
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes!r}; it must be at least 1")
+    return DeepLabV2(num_classes, backbone, aspp_branches)
+
+
+def upsample(logits, size):
+    """``logits`` (N, C, h, w) of any float type -> (N, C, *size) float32, bilinear with aligned corners.
+
+    ``size`` is (height, width). With aligned corners the four corner pixels keep their values.
+    """
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=True)
