@@ -1,0 +1,127 @@
+"""Decoding: images to uint8 BGR, masks to uint8 classes, and the check of both before anything is trained."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
+
+
+def read_image(path):
+    """The image at ``path`` as (H, W, 3) uint8 in BGR order, as OpenCV decodes it.
+
+    Raises ``UserError`` when it is missing, truncated or not an image.
+    """
+    content = _read(path, "image")
+    # libjpeg fills a truncated image with grey and carries on; a file without its end marker is refused instead.
+    truncated = content[:2] == _JPEG_START and _JPEG_END not in content[-4096:]
+    image = None
+    if content and not truncated:
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), _COLOR)
+        except cv2.error:
+            image = None
+    if image is None:
+        raise UserError(f"the image {path} does not decode: it is {'truncated' if truncated else 'no image'}; "
+                        "replace the file or take its name out of the list")
+    return image
+
+
+def read_mask(path, spec):
+    """The mask at ``path`` as (H, W) uint8 of classes, ``spec.ignore`` becoming 255.
+
+    Palette and greyscale files are read by value. Raises ``UserError`` naming file and value when a value is no class.
+    """
+    try:
+        with Image.open(io.BytesIO(_read(path, "mask"))) as file:
+            if file.mode not in ("P", "L", "1"):
+                raise UserError(f"the mask {path} has colours (mode {file.mode}) instead of one class number a pixel; "
+                                "convert it to a palette or greyscale PNG")
+            values = np.array(file)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"the mask {path} does not decode ({error}); replace the file") from error
+    table, wrong = _value_tables(spec)
+    if wrong[values].any():
+        value = int(values[wrong[values]][0])
+        raise UserError(f"the mask {path} holds the value {value}, but {spec.name} has the classes "
+                        f"0 to {spec.num_classes - 1} and {spec.ignore} for ignored pixels; correct the mask or the spec")
+    return values if table is None else table[values]
+
+
+_tables = {}
+
+
+def _value_tables(spec):
+    """(map from mask values to classes or None for identity, which of the 256 values are wrong)."""
+    if spec not in _tables:
+        if spec.label_ids is not None:
+            table = np.array(spec.label_ids, np.uint8)
+            table[table == spec.ignore] = 255
+            wrong = np.zeros(256, bool)
+        else:
+            table = np.arange(256, dtype=np.uint8)
+            table[spec.ignore] = 255
+            wrong = np.ones(256, bool)
+            wrong[: spec.num_classes] = False
+            wrong[spec.ignore] = False
+            if spec.ignore == 255:
+                table = None
+        _tables[spec] = table, wrong
+    return _tables[spec]
+
+
+def image_size(path):
+    """(height, width) of the image at ``path``, from its header."""
+    try:
+        with Image.open(path) as file:
+            return file.height, file.width
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, "image")) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"the image {path} does not decode ({error}); replace the file "
+                        "or take its name out of the list") from error
+
+
+def check_pairs(spec, pairs, workers=4):
+    """Check every (image path, mask path): both open, sizes agree, mask values are classes.
+
+    Raises the ``UserError`` of the first pair in order that is wrong.
+    """
+    def check(pair):
+        image, mask = pair
+        size, mask_size = image_size(image), read_mask(mask, spec).shape
+        if size != mask_size:
+            raise UserError(f"the image {image} is {size[1]} x {size[0]} but its mask {mask} is "
+                            f"{mask_size[1]} x {mask_size[0]} pixels; they must be of one size")
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(check, pairs):
+            pass
+
+
+def check_present(paths, what="image"):
+    """Raise ``UserError`` for the first of ``paths`` that is not a file."""
+    for path in paths:
+        if not Path(path).is_file():
+            raise UserError(_missing(path, what))
+
+
+def _read(path, what):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, what)) from error
+    except OSError as error:
+        raise UserError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
+
+
+def _missing(path, what):
+    return f"the {what} {path} is missing; correct --data-root or take its name out of the list"
