@@ -1,0 +1,145 @@
+"""Name lists: text files with one image name a line that say which images are labelled, unlabelled, or for validation.
+
+A name is an image's path without its pattern's folder and suffix: ``2007_000032``, ``aachen/aachen_000000_000019``.
+"""
+
+import re
+import unicodedata
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import write_text
+
+_SPLIT = re.compile(r"[A-Za-z0-9._-]+")
+_SPLIT_LIST = re.compile(r"(?P<split>.+)_(un)?labeled_[^_]+\.txt")
+WHOLE = "1"  # the split that labels everything: its list is the whole training list, and nothing is unlabelled
+
+
+def read_list(path):
+    """The names in the list at ``path``, in file order: a non-empty list of distinct str.
+
+    UTF-8, one name a line; surrounding blanks, blank lines and a byte-order mark are ignored.
+    Raises ``UserError`` (with the line number) for a file that is missing, not text or empty, for a name that is not
+    a plain relative path, and for a name that stands there twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"the list {path} does not exist; {_origin(path)}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the list {path} is not UTF-8 text (byte {error.start}); save it as UTF-8, "
+                        "one image name a line") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    lines = {}  # name -> line number
+    for number, line in enumerate(text.split("\n"), start=1):
+        name = line.strip(" \t\r")
+        if not name:
+            continue
+        fault = _fault(name)
+        if fault:
+            raise UserError(f"{path}, line {number}: the name {_shown(name)} {fault}; a name looks like 2007_000032 "
+                            "or aachen/aachen_000000_000019, without the image folder and the suffix")
+        if name in lines:
+            raise UserError(f"{path}, line {number}: the name {_shown(name)} already stands in line {lines[name]}; "
+                            "delete one of the two lines")
+        lines[name] = number
+    if not lines:
+        raise UserError(f"the list {path} is empty; it needs at least one image name, one a line")
+    return list(lines)
+
+
+def write_list(path, names):
+    """Write ``names`` (a sequence of str) to ``path`` atomically, one a line, so that ``read_list`` gives them back.
+
+    Raises ``UserError`` for a name that ``read_list`` would refuse and when the file cannot be written.
+    """
+    names = list(names)
+    for name in names:
+        fault = _fault(name) if name.strip() == name and name else "is blank or has blanks at its ends"
+        if fault:
+            raise UserError(f"{path} is not written: the name {_shown(name)} {fault}; rename that image")
+    write_text(path, "".join(name + "\n" for name in names))
+
+
+def split_list_names(split, split_id):
+    """File names of the labelled and the unlabelled list of a split: ("20_labeled_1.txt", "20_unlabeled_1.txt").
+
+    ``split`` is text or a number such as 20. The two halves of difference-maximized sampling, "106-l" and "106-r",
+    have labelled lists of their own and share the unlabelled list of "106".
+    Raises ``UserError`` for a split or id with other characters than letters, digits, dot, dash and underscore.
+    """
+    split = _checked(split, "split (--train-set)")
+    split_id = _checked(split_id, "split id (--sets-id)")
+    whole = split[:-2] if split[:-2] and split.endswith(("-l", "-r")) else split
+    return f"{split}_labeled_{split_id}.txt", f"{whole}_unlabeled_{split_id}.txt"
+
+
+def labeled_names(spec, root, split, split_id):
+    """Names of the labelled images of a split of the dataset ``spec`` (a ``DatasetSpec``) in the folder ``root``."""
+    return read_list(spec.list_path(root, split_list_names(split, split_id)[0]))
+
+
+def unlabeled_names(spec, root, split, split_id):
+    """Names of the unlabelled images of a split; an empty list for the split "1", which labels every image."""
+    file_name = split_list_names(split, split_id)[1]
+    return [] if str(split) == WHOLE else read_list(spec.list_path(root, file_name))
+
+
+def find_training_list(spec, root):
+    """Path of the list of all training images: the first of ``spec.train_lists`` that is there, else ``UserError``."""
+    return _find(spec, root, spec.train_lists, "training")
+
+
+def find_validation_list(spec, root):
+    """Path of the list of validation images: the first of ``spec.val_lists`` that is there, else ``UserError``."""
+    return _find(spec, root, spec.val_lists, "validation")
+
+
+def _find(spec, root, file_names, what):
+    paths = [spec.list_path(root, file_name) for file_name in file_names]
+    for path in paths:
+        if path.is_file():
+            return path
+    tried = " and ".join(str(path) for path in paths)
+    raise UserError(f"no {what} list of the dataset {spec.name}: looked for {tried}; {_origin(paths[0])}")
+
+
+def _origin(path):
+    """How to get a list that is missing."""
+    split_list = _SPLIT_LIST.fullmatch(path.name)
+    if split_list:
+        half = split_list["split"].endswith(("-l", "-r"))
+        return "make it with " + ("dms_sample.py (after generate_splits.py)" if half else "generate_splits.py")
+    if path.parent.name == "data_lists":
+        return "make it with cityscapes_data_list.py"
+    return "put it there, one image name a line, or correct the path"
+
+
+def _fault(name):
+    """What is wrong with a name, or ``None``."""
+    if "\\" in name:
+        return "has a backslash"
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+        return "has a control character"
+    if name.startswith("/"):
+        return "is an absolute path"
+    parts = name.split("/")
+    if ".." in parts:
+        return "has a component '..'"
+    if "" in parts or "." in parts:
+        return "has an empty component or '.'"
+    return None
+
+
+def _shown(name):
+    return repr(name if len(name) <= 80 else name[:77] + "...")
+
+
+def _checked(value, what):
+    value = str(value)
+    if not _SPLIT.fullmatch(value):
+        raise UserError(f"the {what} is {_shown(value)}; use letters, digits, dots, dashes and underscores, "
+                        "as in 20, 106 or 106-l")
+    return value

@@ -1,0 +1,112 @@
+"""Which images are labelled: random nested splits, and the two subsets of difference-maximized sampling (DMS).
+
+Source: DMT (Feng et al., Pattern Recognition 130, 2022), its published lists and their recipe. With the defaults the
+published VOC and Cityscapes lists come out byte for byte.
+"""
+
+import math
+import random
+from fractions import Fraction
+from pathlib import Path
+
+from data.lists import WHOLE, read_list, split_list_names, write_list
+from utils.errors import UserError
+
+SEED = 7777
+IDS = 3
+PORTION = "0.6"
+
+
+def make_splits(names, divisors, seed=SEED, ids=IDS):
+    """Random nested splits of ``names`` (list of N str, in the order of the training list).
+
+    ``divisors`` are pairs (split, divisor), such as ("106", 105.82). For each id the list is shuffled once more;
+    a split labels its first int(N / divisor) names, one more if that number % 8 == 1, and leaves the rest unlabelled.
+    The extra one keeps batch normalization from meeting a last batch of one image at batch size 8.
+    Returns a dict from file name to names, in the order of writing; besides the splits it has ``1_labeled_S`` and
+    ``0_unlabeled_S`` with the whole shuffled list. Raises ``UserError`` when a split leaves one side empty.
+    """
+    names = list(names)
+    generator = random.Random(seed)
+    lists = {}
+    for split_id in range(ids):
+        generator.shuffle(names)
+        for split, divisor in divisors:
+            count = _labeled_count(len(names), split, divisor)
+            labeled, unlabeled = split_list_names(split, split_id)
+            lists[labeled], lists[unlabeled] = names[:count], names[count:]
+        lists[split_list_names(WHOLE, split_id)[0]] = list(names)
+        lists[split_list_names("0", split_id)[1]] = list(names)
+    return lists
+
+
+def sample_dms(names_of, splits, seed=SEED, ids=IDS, portion=PORTION):
+    """Two subsets of every labelled list that overlap only in a common portion (difference-maximized sampling).
+
+    ``names_of(split, id)`` gives the n labelled names in file order. One generator shuffles them all: for each id,
+    for each of ``splits`` in order. m = ceil((1 - portion) / 2 · n) names are exclusive to each side: "D-l" gets the
+    first n - m of the shuffled names and "D-r" the last n - m. ``portion`` is a decimal text or number in [0, 1).
+    Returns a dict from file name to names. Raises ``UserError`` when a side would be empty.
+    """
+    exclusive = (1 - Fraction(str(portion))) / 2  # exact: in floats 0.2 · n may land just above a whole number
+    generator = random.Random(seed)
+    lists = {}
+    for split_id in range(ids):
+        for split in splits:
+            names = list(names_of(split, split_id))
+            generator.shuffle(names)
+            kept = len(names) - math.ceil(exclusive * len(names))
+            if kept < 1:
+                raise UserError(f"split {split} has only {len(names)} labelled name(s) with id {split_id}, "
+                                "too few for two subsets; leave it out of --splits")
+            lists[split_list_names(f"{split}-l", split_id)[0]] = names[:kept]
+            lists[split_list_names(f"{split}-r", split_id)[0]] = names[-kept:]
+    return lists
+
+
+def save_lists(folder, lists):
+    """Write ``lists`` (dict from file name to names) to ``folder``; each file is whole or as it was.
+
+    Returns a dict from file name to "new", "unchanged" (not touched, the folder may be read-only) or "replaced".
+    """
+    states = {}
+    for file_name, names in lists.items():
+        path = Path(folder) / file_name
+        states[file_name] = _state(path, names)
+        if states[file_name] != "unchanged":
+            write_list(path, names)
+    return states
+
+
+def check_split_names(divisors):
+    """Raise ``UserError`` when two splits share their files or a split takes a name that means something else."""
+    seen = set()
+    for split, _ in divisors:
+        split_list_names(split, 0)
+        if split in ("0", WHOLE) or split.endswith(("-l", "-r")):
+            raise UserError(f"a split cannot be named {split}: 0 and 1 are the whole list, and endings -l and -r "
+                            "belong to the subsets of dms_sample.py; rename it")
+        if split in seen:
+            raise UserError(f"the split {split} is given twice; keep one")
+        seen.add(split)
+
+
+def _labeled_count(total, split, divisor):
+    count = int(total / divisor)
+    if count < 1:
+        raise UserError(f"split {split}: {total} names divided by {divisor} leave no labelled image; "
+                        "use a smaller divisor (--divisors)")
+    count += count % 8 == 1
+    if count >= total:
+        raise UserError(f"split {split}: of {total} names {count} would be labelled and none unlabelled; "
+                        "use a larger divisor (--divisors)")
+    return count
+
+
+def _state(path, names):
+    if not path.exists():
+        return "new"
+    try:
+        return "unchanged" if read_list(path) == list(names) else "replaced"
+    except UserError:
+        return "replaced"

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Make the lists that say which training images are labelled: D_labeled_S.txt and D_unlabeled_S.txt.
+
+D names the split (one image in D is labelled; 106 are the paper's 100 images), S is the split id (0, 1, 2).
+The whole training list is also written as 1_labeled_S.txt and 0_unlabeled_S.txt. Where the list folder has a train.txt
+with a part of the training list (as VOC has beside trainaug.txt), the split "train" labels exactly those images.
+With the default options the lists published for DMT come out, byte for byte.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+from data.lists import find_training_list, read_list, split_list_names
+from data.specs import load_spec, resolve_root
+from data.splits import IDS, SEED, check_split_names, make_splits, save_lists
+from utils.errors import UserError, reports_user_errors
+
+OWN_TRAINING_LIST = "train.txt"
+
+
+@reports_user_errors
+def main(arguments=None):
+    """Read the training list, split it, write the lists, and print a table of them."""
+    args = _parser().parse_args(arguments)
+    spec = load_spec(args.dataset)
+    divisors = [_divisor(text) for text in args.divisors] if args.divisors else list(spec.divisors)
+    check_split_names(divisors)
+    if args.ids < 1:
+        raise UserError(f"--ids is {args.ids}; it must be at least 1")
+    root = None if args.list and args.out else resolve_root(spec, args.data_root)
+    source = Path(args.list) if args.list else find_training_list(spec, root)
+    folder = Path(args.out) if args.out else spec.list_path(root, "")
+    names = read_list(source)
+    lists = make_splits(names, divisors, args.seed, args.ids)
+    own = source.parent / OWN_TRAINING_LIST
+    taken = any(split == "train" for split, _ in divisors)
+    own_lists = _own_split(names, own) if own.is_file() and own != source and not taken else {}
+    states = save_lists(folder, {**lists, **own_lists})
+
+    print(f"{len(names)} names in {source}, lists in {folder}")
+    if names != sorted(names):
+        print("note: the training list is not sorted; the published splits come from the sorted one")
+    _print_table([split for split, _ in divisors] + ["train"] * bool(own_lists) + ["1", "0"],
+                 {**lists, **own_lists}, states, args.ids)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="voc", metavar="NAME",
+                        help="voc, city, camvid, shapes, or the path of your own YAML spec (default: voc)")
+    parser.add_argument("--data-root", metavar="FOLDER",
+                        help="root folder of the dataset (default: the environment variable of the dataset, VOC_ROOT "
+                             "or CITYSCAPES_ROOT)")
+    parser.add_argument("--divisors", nargs="+", metavar="D",
+                        help="splits to make: 8 labels one image in eight, 106:105.82 divides by 105.82 and names the "
+                             "split 106 (default: those of the dataset, for VOC 2 4 8 20 50 106:105.82)")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the shuffles (default: %(default)s)")
+    parser.add_argument("--ids", type=int, default=IDS, metavar="N",
+                        help="how many split ids, counted from 0 (default: %(default)s)")
+    parser.add_argument("--list", metavar="FILE", help="training list to split (default: that of the dataset)")
+    parser.add_argument("--out", metavar="FOLDER", help="where the lists go (default: the dataset's list folder)")
+    return parser
+
+
+def _divisor(text):
+    """("106", 105.82) from "106:105.82", ("8", 8.0) from "8"."""
+    split, _, number = text.rpartition(":")
+    try:
+        divisor = float(number)
+    except ValueError:
+        divisor = math.nan
+    if not 1 < divisor < math.inf:
+        raise UserError(f"--divisors {text}: give a number above 1, as in 8, or a name and a number, as in 106:105.82")
+    return split or number, divisor
+
+
+def _own_split(names, path):
+    """The split "train": labelled are the names in ``path``, unlabelled the others; nothing if it is no true part."""
+    try:
+        labeled = read_list(path)
+    except UserError as error:
+        print(f"note: no split 'train', {error}")
+        return {}
+    own = set(labeled)
+    if not own < set(names):
+        return {}
+    files = split_list_names("train", 0)
+    return dict(zip(files, (labeled, [name for name in names if name not in own])))
+
+
+def _print_table(splits, lists, states, ids):
+    print(f"{'split':>8} {'labelled':>9} {'unlabelled':>11}  ids    files")
+    for split in splits:
+        present = [split_id for split_id in range(ids)
+                   if any(name in lists for name in split_list_names(split, split_id))]
+        counts = [str(len(lists[name])) if name in lists else "-" for name in split_list_names(split, present[0])]
+        found = {states[name] for split_id in present for name in split_list_names(split, split_id) if name in states}
+        shown = f"0-{present[-1]}" if len(present) > 1 else "0"
+        print(f"{split:>8} {counts[0]:>9} {counts[1]:>11}  {shown:<5}  {', '.join(sorted(found))}")
+
+
+if __name__ == "__main__":
+    main()
