@@ -1,0 +1,111 @@
+"""Datasets for a DataLoader: training samples (labelled and pseudo-labelled) and whole images (validation, labelling).
+
+Everything stays uint8 until the device.
+"""
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data import images, transforms
+from data.batches import generator
+from utils.errors import UserError
+
+LABELED, PSEUDO = "labeled", "pseudo"
+CERTAIN = 255  # grey confidence of a human label: 1
+
+
+class TrainingImages(Dataset):
+    """Training samples by key (kind, pass, index), as ``data.batches.Steps`` gives them.
+
+    ``labeled`` and ``pseudo`` are lists of names; ``store`` is the ``PseudoLabelStore`` of the latter. With
+    ``augment_pseudo`` false, pseudo-labelled images are only resized to the crop.
+    Every random draw is a function of (seed, kind, pass, index).
+    """
+
+    def __init__(self, spec, root, crop, seed, labeled, pseudo=(), store=None, augment_pseudo=True):
+        self.spec, self.root, self.crop, self.seed = spec, root, crop, seed
+        self.names = {LABELED: labeled, PSEUDO: pseudo}
+        self.store, self.augment_pseudo = store, augment_pseudo
+
+    def __getitem__(self, key):
+        """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, grey confidence (h, w) uint8)."""
+        kind, pass_number, index = key
+        name = self.names[kind][index]
+        image = images.read_image(self.spec.image_path(self.root, name))
+        if kind == LABELED:
+            label, confidence = images.read_mask(self.spec.label_path(self.root, name), self.spec), None
+        else:
+            label, confidence = self.store.read_pseudo_label(name)
+        if self.spec.test_by == "resize":
+            image = transforms.resize_image(image, self.spec.test_size)
+            label = transforms.resize_nearest(label, self.spec.test_size)
+        _same_size(name, image, label)
+        if kind == LABELED or self.augment_pseudo:
+            rng = generator(self.seed, f"augmentation of {kind} images", pass_number, index)
+            window = transforms.draw_window(rng, image.shape[:2], self.crop)
+        else:
+            window = transforms.Window(*self.crop)
+        image = transforms.crop_image(image, window, self.crop)
+        label = transforms.crop_nearest(label, window, self.crop, 255)
+        if confidence is None:
+            return image, label, np.full(label.shape, CERTAIN, np.uint8)
+        return image, label, transforms.crop_nearest(confidence, window, self.crop, 0)
+
+
+class WholeImages(Dataset):
+    """Images at test size, in list order; ``subset`` is train or val and ``labels`` says whether to read masks."""
+
+    def __init__(self, spec, root, names, subset, test_size, labels):
+        self.spec, self.root, self.names, self.subset = spec, root, names, subset
+        self.test_size, self.labels = test_size, labels
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        """(image (*test_size, 3) uint8 BGR, label (*size) uint8 or None, index, size).
+
+        ``size`` (height, width) is the part of the test size that the image covers: all of it where images are resized.
+        """
+        name = self.names[index]
+        image = images.read_image(self.spec.image_path(self.root, name, self.subset))
+        label = None
+        if self.labels:
+            label = images.read_mask(self.spec.label_path(self.root, name, self.subset), self.spec)
+        if self.spec.test_by == "resize":
+            image = transforms.resize_image(image, self.test_size)
+            label = None if label is None else transforms.resize_nearest(label, self.test_size)
+        size = image.shape[:2]
+        if size[0] > self.test_size[0] or size[1] > self.test_size[1]:
+            raise UserError(
+                f"the image {name} is {size[1]} x {size[0]} pixels, larger than the test size {self.test_size[1]} x "
+                f"{self.test_size[0]} it is padded to; raise test_size in the dataset's spec or give --test-size")
+        if label is not None:
+            _same_size(name, image, label)
+        return transforms.pad(image, self.test_size, 0), label, index, size
+
+
+def collate_training(samples):
+    """Stack training samples: (images (N, h, w, 3), labels (N, h, w), grey confidences (N, h, w)), all uint8."""
+    return tuple(torch.from_numpy(np.stack(parts)) for parts in zip(*samples))
+
+
+def collate_whole(samples):
+    """(images (N, *test_size, 3) uint8, list of labels (H, W) uint8 or None, list of indices, list of sizes)."""
+    stacked, labels, indices, sizes = zip(*samples)
+    labels = [None if label is None else torch.from_numpy(label) for label in labels]
+    return torch.from_numpy(np.stack(stacked)), labels, list(indices), list(sizes)
+
+
+def start_worker(_):
+    """Loader workers decode with one thread each: the processes are the parallelism."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _same_size(name, image, label):
+    if image.shape[:2] != label.shape:
+        raise UserError(f"the image {name} is {image.shape[1]} x {image.shape[0]} but its label is "
+                               f"{label.shape[1]} x {label.shape[0]} pixels; make the labels again")
