@@ -1,0 +1,259 @@
+"""A generated dataset: 7 shapes on textured backgrounds, for the demo, the tests and benchmarks without any download.
+
+    python -m data.synthetic --out demo_data --train 320 --val 80 --seed 0
+
+Every image is a function of (seed, subset, index) and the size alone: more images or more processes leave the others as
+they are. The layout is that of PASCAL VOC with the classes of ``data/specs/shapes.yaml``, or that of Cityscapes.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import hashlib
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from data.lists import read_list, write_list
+from data.shapes import SUBSETS, render
+from data.specs import load_spec
+from utils.errors import UserError, reports_user_errors
+from utils.files import make_folder, read_json, write_json
+
+VERSION = 1  # raise it when the images change, so that existing folders are made again
+MANIFEST = "synthetic.json"
+LAYOUTS = {"voc": "shapes", "cityscapes": "city"}  # layout -> the dataset spec that reads it
+_LOCK = ".lock"
+_FOLDERS = ("JPEGImages", "SegmentationClassAug", "ImageSets", "leftImg8bit", "gtFine", "data_lists")
+_FIRST_VALIDATION = 900001  # validation images keep their names when the number of training images changes
+_CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt", "munster"), "test": ("berlin",)}
+_VOC_TRAIN_SHARE = 1464 / 10582  # train.txt is a part of trainaug.txt, as in VOC
+_VOC_IGNORE_COLOR = (224, 224, 192)
+_CHUNK = 64
+
+
+def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1, layout="voc", train_names=None,
+             val_names=None):
+    """Generate a dataset in the folder ``root``, or reuse the one that is there if it has the same parameters.
+
+    ``size`` is (height, width) in pixels: the largest in the layout "voc", where sizes vary a little; the size of every
+    image in the layout "cityscapes", which also gets max(1, num_val // 4) test images. Shapes grow with the image.
+    ``train_names`` and ``val_names`` (lists of str) replace the generated names and the numbers of images.
+    An unfinished dataset or one with other parameters is cleared, its split lists included, and made again.
+    Returns ``root`` as a ``Path``. Raises ``UserError`` for impossible parameters, for a folder that holds something
+    else, and when it cannot be written. With ``workers`` above 1 the caller's script needs the usual
+    ``if __name__ == "__main__"``.
+    """
+    root, size = Path(root), tuple(size)
+    names = _names(layout, num_train, num_val, train_names, val_names)
+    _check(names, seed, size, workers)
+    listed = "\n".join(f"{subset} {name}" for subset, subset_names in names.items() for name in subset_names)
+    parameters = {"version": VERSION, "seed": seed, "size": list(size), "layout": layout,
+                  "counts": {subset: len(subset_names) for subset, subset_names in names.items()},
+                  "names": hashlib.sha256(listed.encode()).hexdigest()}
+    make_folder(root)
+    with _locked(root):
+        if not _is_complete(root, parameters, names):
+            _clear(root)
+            write_json(root / MANIFEST, {**parameters, "complete": False})
+            _write_images(root, names, seed, size, layout, workers)
+            _write_lists(root, names, layout)
+            write_json(root / MANIFEST, {**parameters, "complete": True})
+    return root
+
+
+def _names(layout, num_train, num_val, train_names, val_names):
+    """Dict from subset to its names."""
+    if layout not in LAYOUTS:
+        raise UserError(f"the layout is {layout!r}; use one of {', '.join(LAYOUTS)}")
+    if layout == "voc":
+        train = [f"shapes_{index:06d}" for index in range(1, num_train + 1)]
+        val = [f"shapes_{index:06d}" for index in range(_FIRST_VALIDATION, _FIRST_VALIDATION + num_val)]
+        return {"train": list(train_names or train), "val": list(val_names or val)}
+    return {"train": list(train_names or _city_names("train", num_train)),
+            "val": list(val_names or _city_names("val", num_val)),
+            "test": _city_names("test", max(1, num_val // 4))}
+
+
+def _city_names(subset, count):
+    cities = _CITIES[subset]
+    return sorted(f"{cities[index % len(cities)]}/{cities[index % len(cities)]}_{index // len(cities):06d}_000019"
+                  for index in range(count))
+
+
+def _check(names, seed, size, workers):
+    for value, least, what in ((len(names["train"]), 1, "number of training images"), (seed, 0, "seed"),
+                               (len(names["val"]), 1, "number of validation images"), (workers, 1, "number of workers")):
+        if value < least:
+            raise UserError(f"the {what} is {value}; it must be at least {least}")
+    if len(size) != 2 or not all(32 <= side <= 4096 for side in size):
+        raise UserError(f"the size is {' x '.join(map(str, size))}; give height and width, each from 32 to 4096 pixels")
+    both = set(names["train"]) & set(names["val"])
+    if both:
+        raise UserError(f"the name {min(both)} is in the training and in the validation list; "
+                        "remove it from one of them")
+
+
+@contextlib.contextmanager
+def _locked(root):
+    """Let one process at a time work in ``root``; the next one then finds the dataset complete."""
+    try:
+        lock = open(root / _LOCK, "w")
+    except OSError as error:
+        raise UserError(f"{root / _LOCK} cannot be written: {error.strerror or error}; choose another folder") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_complete(root, parameters, names):
+    """Whether ``root`` holds the finished dataset with these parameters. ``UserError`` when it holds something else."""
+    if not (root / MANIFEST).exists():
+        foreign = sorted(path.name for path in root.iterdir() if path.name != _LOCK)
+        if foreign:
+            raise UserError(f"{root} holds {foreign[0]} and no generated dataset; choose an empty folder")
+        return False
+    try:
+        manifest = read_json(root / MANIFEST)
+    except UserError:
+        return False
+    return manifest == {**parameters, "complete": True} and all(
+        path.is_file() for subset, subset_names in names.items() for name in subset_names
+        for path in _paths(root, parameters["layout"], subset, name))
+
+
+def _clear(root):
+    """Remove what a different or unfinished generation left, lists of splits included."""
+    for folder in _FOLDERS:
+        if (root / folder).exists():
+            try:
+                shutil.rmtree(root / folder)
+            except OSError as error:
+                raise UserError(f"{root / folder} cannot be removed: {error.strerror or error}; "
+                                "remove it by hand or choose another folder") from error
+
+
+@functools.cache
+def _spec(layout):
+    return load_spec(LAYOUTS[layout])
+
+
+def _paths(root, layout, subset, name):
+    """Paths of the image and the label."""
+    spec = _spec(layout)
+    return spec.image_path(root, name, subset), spec.label_path(root, name, subset)
+
+
+def _write_images(root, names, seed, size, layout, workers):
+    jobs = [(root, layout, subset, list(enumerate(subset_names))[start:start + _CHUNK], seed, size)
+            for subset, subset_names in names.items() for start in range(0, len(subset_names), _CHUNK)]
+    try:
+        if workers == 1:
+            for job in jobs:
+                _write_chunk(*job)
+            return
+        # Forked copies of a process that has threads (PyTorch starts some) may hang, hence spawned ones.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for done in [pool.submit(_write_chunk, *job) for job in jobs]:
+                done.result()
+    except OSError as error:
+        raise UserError(f"{error.filename or root} cannot be written: {error.strerror or error}; make room or "
+                        "check the permissions, and start the same command again") from error
+    except BrokenProcessPool as error:
+        raise UserError("a worker of the generation was killed, perhaps for memory; start the same command again "
+                        "with fewer --workers") from error
+
+
+def _write_chunk(root, layout, subset, numbered, seed, size):
+    """Write the images and labels of ``numbered``, pairs (index, name) of one subset."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the pieces are small: threads only cost time, and processes would compete
+    try:
+        for index, name in numbered:
+            height, width = _size_of(seed, subset, index, size) if layout == "voc" else size
+            image, label = render(seed, subset, index, height, width)
+            image_path, label_path = _paths(root, layout, subset, name)
+            for path in (image_path, label_path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if layout == "voc" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+            image_path.write_bytes(cv2.imencode(image_path.suffix, image, quality)[1].tobytes())
+            if layout == "voc":
+                mask = Image.fromarray(label)
+                mask.putpalette(_palette())
+                mask.save(label_path)
+            else:
+                label_path.write_bytes(cv2.imencode(".png", _label_ids()[label])[1].tobytes())
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _size_of(seed, subset, index, size):
+    """Height and width of one image: each up to an eighth below ``size``."""
+    rng = np.random.default_rng((seed, SUBSETS.index(subset), index, 1))
+    return tuple(int(side - rng.integers(0, side // 8 + 1)) for side in size)
+
+
+@functools.cache
+def _palette():
+    colors = list(_spec("voc").palette)
+    colors += [(0, 0, 0)] * (255 - len(colors)) + [_VOC_IGNORE_COLOR]
+    return [channel for color in colors for channel in color]
+
+
+@functools.cache
+def _label_ids():
+    """(256,) uint8: the Cityscapes label id of each class of the shapes, 0 (unlabelled) for ignored pixels."""
+    ids = np.zeros(256, np.uint8)
+    for shape in range(_spec("voc").num_classes):
+        ids[shape] = _spec("cityscapes").label_ids.index(shape)
+    return ids
+
+
+def _write_lists(root, names, layout):
+    spec = _spec(layout)
+    if layout == "voc":
+        part = max(1, round(len(names["train"]) * _VOC_TRAIN_SHARE))
+        lists = {"trainaug.txt": names["train"], "train.txt": names["train"][:part], "val.txt": names["val"]}
+    else:
+        lists = {f"{subset}.txt": subset_names for subset, subset_names in names.items()}
+    for file_name, listed in lists.items():
+        write_list(spec.list_path(root, file_name), listed)
+
+
+@reports_user_errors
+def main(arguments=None):
+    """Generate a dataset from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m data.synthetic", description=(
+        "Generate a dataset: discs, squares, triangles, rings, crosses, bars and stars on textured backgrounds. "
+        "A finished dataset with the same parameters is reused. Use it with --dataset shapes --data-root FOLDER."))
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the dataset goes (new or empty)")
+    parser.add_argument("--train", type=int, metavar="N", help="number of training images (default: 320)")
+    parser.add_argument("--val", type=int, metavar="N", help="number of validation images (default: 80)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all images (default: 0)")
+    parser.add_argument("--size", type=int, nargs=2, default=(112, 112), metavar=("H", "W"),
+                        help="largest height and width in pixels (default: 112 112)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--layout", default="voc", choices=sorted(LAYOUTS),
+                        help="folders and file formats of VOC or of Cityscapes (default: voc)")
+    parser.add_argument("--names", metavar="FILE",
+                        help="list of names for the training images, as many as it has or the first --train of them")
+    parser.add_argument("--val-names", metavar="FILE", help="the same for the validation images, with --val")
+    args = parser.parse_args(arguments)
+    train_names = read_list(args.names)[:args.train] if args.names else None
+    val_names = read_list(args.val_names)[:args.val] if args.val_names else None
+    root = generate(args.out, 320 if args.train is None else args.train, 80 if args.val is None else args.val,
+                    args.seed, tuple(args.size), args.workers, args.layout, train_names, val_names)
+    counts = read_json(root / MANIFEST)["counts"]
+    print(f"{root}: " + ", ".join(f"{count} {subset}" for subset, count in counts.items())
+          + f" images; use it with --dataset {LAYOUTS[args.layout]} --data-root {root}")
+
+
+if __name__ == "__main__":
+    main()
