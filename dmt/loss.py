@@ -1,0 +1,193 @@
+"""The dynamic mutual loss (DMT paper): cross-entropy, weighted by how far the student agrees with its teacher."""
+
+import math
+import operator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+# Images are taken in groups of about this many logits: one at a time on a CPU, so that the passes over them find them
+# in the cache, and enough to keep a GPU busy with temporaries of at most 128 MB.
+_GROUP_ON_CPU = 2**21
+_GROUP_ON_GPU = 2**25
+
+
+def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2):
+    """The weight w of every pseudo-labelled pixel (DMT paper); all tensors have one shape.
+
+    ``q_label``: q[y], the student's probability of the pseudo label y; ``q_max``: its largest probability, that of its
+    decision a; ``agrees``: boolean, a = y; ``confidence``: p, the teacher's confidence in y.
+
+    - agreement: w = q[y]^gamma1
+    - disagreement, and the student is surer than the teacher (max q > p): w = 0
+    - any other disagreement: w = q[y]^gamma2
+
+    gamma1 = gamma2 = 0 turns weighting off: w = 1, for disagreements too.
+    """
+    if gamma1 == 0 and gamma2 == 0:
+        return torch.ones_like(q_label)
+    agreement = q_label.pow(gamma1)
+    disagreement = agreement if gamma1 == gamma2 else q_label.pow(gamma2)
+    return torch.where(agrees | (q_max <= confidence), torch.where(agrees, agreement, disagreement), 0)
+
+
+class DynamicMutualLoss(nn.Module):
+    """Cross-entropy over pseudo-labelled and labelled pixels, the former weighted by ``pixel_weights`` (DMT paper).
+
+    Called as ``loss(logits, labels, confidence, num_pseudo)``, or ``loss(logits, labels)`` when all is labelled:
+
+    - ``logits``: (N, C, H, W) floating point; half precisions are computed in float32, float64 stays;
+    - ``labels``: (N, H, W) integers in 0..C - 1, or ``ignore_index`` for pixels without a label;
+    - ``confidence``: (N, H, W) floating point, the teacher's confidence; only the pseudo-labelled samples' is read;
+    - ``num_pseudo``: the first ``num_pseudo`` samples are pseudo-labelled, the others labelled (w = 1).
+
+    Returns ``(loss, statistics)``. The loss is sum(w · cross-entropy) / number of pixels that have a label, 0-d, and 0
+    when none has; no gradient goes through w. The statistics are tensors on the device, to be read when convenient:
+
+    - ``disagreements``: int64, pseudo-labelled pixels where the student decides otherwise (a ≠ y);
+    - ``student_wins``: int64, those among them where it is surer than the teacher (max q > p);
+    - ``mean_weight``, ``unweighted_loss``: means of w and of the cross-entropy over pixels that have a label;
+    - ``valid_pixels``: int64, the pixels that have a label;
+    - ``prediction``: (N, H, W) int64, the student's decisions a (the first of equals).
+
+    Nothing in here makes the host wait for the device. Raises ``ValueError`` for shapes and dtypes that do not fit
+    and for gammas that are negative or not finite; labels outside the classes fail in the indexing.
+    """
+
+    def __init__(self, gamma1, gamma2, ignore_index=255):
+        super().__init__()
+        self.gamma1, self.gamma2 = float(gamma1), float(gamma2)
+        if not all(math.isfinite(gamma) and gamma >= 0 for gamma in (self.gamma1, self.gamma2)):
+            raise ValueError(f"gamma1 and gamma2 must be finite and at least 0, not {gamma1} and {gamma2}")
+        self.ignore_index = int(ignore_index)
+
+    def forward(self, logits, labels, confidence=None, num_pseudo=None):
+        num_pseudo = _checked(logits, labels, confidence, num_pseudo)
+        # (N, H·W) from here on.
+        y = labels.flatten(1).long()
+        valid = y != self.ignore_index
+        y = y.masked_fill(~valid, 0)
+        keep = torch.is_grad_enabled() and logits.requires_grad
+        student = _student(logits.detach(), y, keep)
+        cross_entropy = torch.where(valid, student.cross_entropy, 0)
+
+        weight = valid.to(cross_entropy.dtype)
+        disagreements = student_wins = torch.zeros((), dtype=torch.int64, device=logits.device)
+        if num_pseudo:
+            p = confidence[:num_pseudo].flatten(1).to(weight.dtype)
+            q_label, q_max = student.q_label[:num_pseudo], student.q_max[:num_pseudo]
+            agrees = student.prediction[:num_pseudo] == y[:num_pseudo]
+            dynamic = pixel_weights(q_label, q_max, agrees, p, self.gamma1, self.gamma2)
+            weight[:num_pseudo] *= dynamic
+            disagrees = valid[:num_pseudo] & ~agrees
+            disagreements = disagrees.sum()
+            student_wins = (disagrees & (q_max > p)).sum()
+
+        valid_pixels = valid.sum()
+        n = valid_pixels.clamp(min=1)
+        loss = _WeightedMean.apply(logits, y, weight, cross_entropy, n, student.softmax)
+        statistics = {
+            "disagreements": disagreements,
+            "student_wins": student_wins,
+            "mean_weight": weight.sum() / n,
+            "unweighted_loss": cross_entropy.sum() / n,
+            "valid_pixels": valid_pixels,
+            "prediction": student.prediction.view(labels.shape),
+        }
+        return loss, statistics
+
+
+class _Student(NamedTuple):
+    prediction: torch.Tensor  # (N, P) int64: a = argmax q, the first of equals
+    q_max: torch.Tensor  # (N, P): q[a]
+    q_label: torch.Tensor  # (N, P): q[y]
+    cross_entropy: torch.Tensor  # (N, P): -log q[y]
+    softmax: torch.Tensor | None  # (N, C, P): q, where the gradient can be formed in its place
+
+
+@torch.no_grad()
+def _student(logits, y, keep_softmax):
+    """What the loss needs of the student's softmax, without gradient. ``logits`` (N, C, H, W), ``y`` (N, P) int64."""
+    x = logits.flatten(2)
+    dtype = _precision(logits)
+    prediction = torch.empty_like(y)
+    q_max, q_label, cross_entropy = (torch.empty(y.shape, dtype=dtype, device=y.device) for _ in range(3))
+    # The softmax of half-precision logits would take twice their memory until backward: there it is computed again.
+    softmax = torch.empty(x.shape, dtype=dtype, device=y.device) if keep_softmax and dtype == logits.dtype else None
+    for group in _groups(logits):
+        q = torch.softmax(x[group], 1, dtype=dtype)
+        if softmax is not None:
+            softmax[group] = q
+        x_max, a = x[group].max(1)
+        x_label = x[group].gather(1, y[group, None])[:, 0]
+        prediction[group] = a
+        q_max[group] = q.gather(1, a[:, None])[:, 0]
+        q_label[group] = q.gather(1, y[group, None])[:, 0]
+        # q[a] = 1 / sum(exp(x - max x)), so this is the log of the sum; log(q[y]) would overflow for small q[y].
+        cross_entropy[group] = (x_max.to(dtype) - x_label.to(dtype)) - q_max[group].log()
+    return _Student(prediction, q_max, q_label, cross_entropy, softmax)
+
+
+class _WeightedMean(torch.autograd.Function):
+    """sum(w · cross-entropy) / n, with the gradient (q - onehot(y)) · w / n for the logits.
+
+    Autograd would keep several tensors of the logits' size; here the gradient takes the place of the one softmax.
+    It is formed in backward, with the incoming gradient: under a loss scale half precisions then do not underflow.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, y, weight, cross_entropy, n, softmax):
+        ctx.save_for_backward(logits, y, weight, n)
+        ctx.softmax = softmax
+        return (weight * cross_entropy).sum() / n
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        logits, y, weight, n = ctx.saved_tensors
+        scale = (weight * (grad / n))[:, None]
+        # Its place is taken by the gradient: a second backward through a retained graph computes it again.
+        softmax, ctx.softmax = ctx.softmax, None
+        x = logits.flatten(2)
+        gradient = torch.empty(x.shape, dtype=x.dtype, device=x.device) if softmax is None else softmax
+        for group in _groups(logits):
+            part = torch.softmax(x[group], 1, dtype=weight.dtype) if softmax is None else softmax[group]
+            part.mul_(scale[group]).scatter_add_(1, y[group, None], -scale[group])
+            if softmax is None:
+                gradient[group] = part
+        return gradient.view(logits.shape), None, None, None, None, None
+
+
+def _precision(logits):
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _groups(logits):
+    """Slices over the images of ``logits``."""
+    images = len(logits)
+    size = _GROUP_ON_CPU if logits.device.type == "cpu" else _GROUP_ON_GPU
+    step = max(1, size * images // max(1, logits.numel()))
+    return [slice(start, start + step) for start in range(0, images, step)]
+
+
+def _checked(logits, labels, confidence, num_pseudo):
+    """The number of pseudo-labelled samples, after checking what can be checked without reading tensors."""
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(f"logits must be (N, C, H, W) floating point, not {tuple(logits.shape)} {logits.dtype}")
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(labels.shape) != expected:
+        raise ValueError(f"labels must be {expected} for these logits, not {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
+    if confidence is None and num_pseudo is None:
+        return 0
+    if confidence is None or num_pseudo is None:
+        raise ValueError("confidence and num_pseudo belong together: give both, or none when all is labelled")
+    num_pseudo = operator.index(num_pseudo)
+    if not 0 <= num_pseudo <= len(logits):
+        raise ValueError(f"num_pseudo must be in 0..{len(logits)}, not {num_pseudo}")
+    if tuple(confidence.shape) != expected or not confidence.is_floating_point():
+        raise ValueError(f"confidence must be {expected} floating point for these logits, "
+                         f"not {tuple(confidence.shape)} {confidence.dtype}")
+    return num_pseudo
