@@ -52,3 +52,7 @@ class Steps:
     def __iter__(self):
         for step in range(self.start, self.total):
             yield [key for stream in self.streams for key in stream.batch(step)]
+
+    def num_pseudo(self, step):
+        """How many samples of batch ``step`` are pseudo-labelled; they come first."""
+        return sum(len(stream.batch(step)) for stream in self.streams if stream.kind == "pseudo")

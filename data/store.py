@@ -116,6 +116,31 @@ class PseudoLabelStore:
             raise UserError(f"{path} was written by another version of this software; run the labelling again")
         return manifest
 
+    def check_split(self, dataset, split, split_id, names):
+        """Raise ``UserError`` unless the store is whole and holds the pseudo labels of ``names``, in that order."""
+        manifest = self.read_manifest()
+        if manifest.get("dataset") != dataset or manifest.get("names_sha256") != names_digest(names):
+            raise UserError(f"the pseudo labels in {self.folder} are of {manifest.get('dataset')}, split "
+                            f"{manifest.get('split')}, id {manifest.get('split_id')}, not of {dataset}, split {split}, "
+                            f"id {split_id}; label this split or correct --pseudo-dir")
+        for name in names:
+            for path in (self.label_path(name), self.confidence_path(name)):
+                if not path.is_file():
+                    raise UserError(f"the pseudo label {path} is missing; run the labelling again")
+
+
+def find_predictions(folder, source):
+    """A whole store beneath ``folder`` whose logits come from ``source`` (entries of its manifest), or None."""
+    for path in sorted(Path(folder).glob("*/manifest.json")):
+        store = PseudoLabelStore(path.parent)
+        try:
+            manifest = store.read_manifest()
+        except UserError:
+            continue
+        if all(manifest.get(key) == value for key, value in source.items()):
+            return store
+    return None
+
 
 def _read_png(path):
     try:

@@ -9,15 +9,17 @@ logits are still there from the round before, so PLE costs no forward pass.
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
 from data.confidence import decode
+from data.store import PseudoLabelStore, find_predictions, names_digest
 from dmt.enhancement import takes_previous
 from dmt.prediction import classify_with_confidence, covering, dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds, codes_of_thresholds, sample
+from utils.files import sha256
 
 _WRITERS = 4
 _PENDING = 64  # images that may wait to be written, so that a slow disk does not fill the memory
@@ -134,6 +136,33 @@ def write_pseudo_labels(names, shapes, test_size, store, previous, thresholds, r
             counts += result
     pixels, before, after, changed = (int(count) for count in counts)
     return {"before": before / pixels, "after": after / pixels, "changed": changed / pixels}
+
+
+def label(predict_with, checkpoint, old, names, store, source, rules, class_names, device="cpu", progress=iter):
+    """The whole of a labelling stage: both passes, and the manifest that makes the store valid.
+
+    ``predict_with(file, store)`` runs the first pass with a checkpoint file. ``old`` is the previous checkpoint of the
+    same arm (PLE) or None; its predictions are taken from the neighbouring stores, or made where none has them.
+    ``source`` (dataset, split, network, test size) goes into the manifest. Returns the shares of labelled pixels.
+    """
+    origin = {**source, "names_sha256": names_digest(names)}
+    store.remove_manifest()
+    histogram, shapes = predict_with(checkpoint, store)
+    previous = None
+    if old is not None:
+        previous = find_predictions(store.folder.parent, {**origin, "checkpoint_sha256": sha256(old)})
+        if previous is None:
+            previous = PseudoLabelStore(store.folder / "previous")
+            predict_with(old, previous)
+    warn_of_empty_classes(histogram, class_names)
+    thresholds = histogram.thresholds(rules.ratio)
+    shares = write_pseudo_labels(names, shapes, source["test_size"], store, previous, thresholds, rules, device,
+                                 progress)
+    store.write_manifest({
+        **origin, "checkpoint_sha256": sha256(checkpoint), "checkpoint": checkpoint.name, "images": len(names),
+        "previous": old.name if old else None, "rules": asdict(rules), "labeled_share": shares,
+        "thresholds": [float(value) for value in thresholds], "map_size": list(shapes[0][1])})
+    return shares
 
 
 def warn_of_empty_classes(histogram, class_names):

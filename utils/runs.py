@@ -3,13 +3,14 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import make_folder, write_json
+from utils.files import make_folder, replacing, write_json, write_text
 
 
 class Stage:
@@ -50,9 +51,23 @@ class Stage:
         """Append one JSON line to metrics.jsonl."""
         self._append(self._metrics, json.dumps({"time": round(time.time(), 3), **values}))
 
-    def log_result(self, miou_percent):
-        """Append the line ``NAME: mIoU`` (in percent) to the run's log.txt."""
-        self._append(self.output_dir / "log.txt", f"{self.name}: {miou_percent:.4f}")
+    def finish(self, miou, save=True):
+        """Make the best snapshot the stage's checkpoint, and write the line ``NAME: mIoU`` (in percent) to log.txt."""
+        if save:
+            with replacing(self.checkpoint) as temporary:
+                shutil.copyfile(self.best, temporary)
+        log = self.output_dir / "log.txt"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        lines = [line for line in lines if not line.startswith(f"{self.name}: ")]  # of an earlier run of this stage
+        write_text(log, "\n".join([*lines, f"{self.name}: {100 * miou:.4f}", ""]))
+        write_json(self.folder / "result.json", {"miou": miou, "checkpoint": self.checkpoint.name if save else None})
+        for left_over in (self.best, self.state):
+            left_over.unlink(missing_ok=True)
+
+    def tensorboard(self, after_step=0):
+        """A TensorBoard writer in the stage's folder; events after ``after_step`` are dropped."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=after_step or None)
 
     @staticmethod
     def _append(path, line):

@@ -1,0 +1,179 @@
+"""One training function for supervised and mutual training (DMT paper).
+
+The caller says which images form the batches; everything else is the same: SGD, polynomial schedule, dynamic mutual
+loss, validation at intervals, and the snapshot with the best validation mIoU as the result.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from data.store import GREY_LEVELS
+from dmt.loss import DynamicMutualLoss
+from models.deeplab import upsample
+from utils import checkpoints
+from utils.errors import UserError
+from utils.metrics import ConfusionMatrix
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of a training: SGD with momentum, lr * (1 - step / total)^power per step, and the loss's gammas."""
+
+    lr: float
+    weight_decay: float = 0.0005
+    gamma1: float = 0.0
+    gamma2: float = 0.0
+    momentum: float = 0.9
+    power: float = 0.9
+    val_num_steps: int = 500
+    log_num_steps: int = 50
+    save_num_steps: int = 500
+
+    def lr_at(self, step, total):
+        """Learning rate of ``step`` (from 0) of ``total``."""
+        return self.lr * (1 - step / total) ** self.power
+
+
+class Interrupted(Exception):
+    """The training was asked to stop; its state is saved and the same command goes on from there."""
+
+
+class Trainer:
+    """A training that can stop after any step and go on with the same bits.
+
+    ``steps`` is the ``data.batches.Steps`` behind the loader; ``validate(model) -> ConfusionMatrix``; ``stage`` is the
+    ``utils.runs.Stage`` that gets metrics, snapshots and the saved state (``save=False``: neither of the latter two);
+    ``describe`` is the dict of plain values that every checkpoint of this training carries.
+    """
+
+    def __init__(self, model, recipe, steps, input_format, precision, device, stage, validate, describe, *,
+                 save=True, board=None, stop_requested=lambda: False):
+        self.recipe, self.steps, self.input_format, self.device = recipe, steps, input_format, torch.device(device)
+        self.stage, self.validate, self.describe, self.save = stage, validate, describe, save
+        self.board, self.stop_requested = board, stop_requested
+        self.loss = DynamicMutualLoss(recipe.gamma1, recipe.gamma2)
+        optimizer = torch.optim.SGD(model.active_parameters(), lr=recipe.lr, momentum=recipe.momentum,
+                                    weight_decay=recipe.weight_decay, fused=self.device.type == "cuda" or None)
+        self.precision = precision
+        self.model, self.optimizer = precision.prepare(model, optimizer)
+        self.levels = torch.from_numpy(GREY_LEVELS).to(self.device)
+        self.step = 0
+        self.best_miou, self.best_step = -1.0, 0
+        self._start_sums()
+        self._epoch = ConfusionMatrix(model.num_classes)
+
+    def run(self, loader, progress=iter):
+        """Train to the end and return (best validation mIoU, its step). ``loader`` starts at batch ``self.step``.
+
+        Raises ``UserError`` when the loss is not finite, ``Interrupted`` when asked to stop.
+        """
+        self.model.train()
+        for batch in progress(loader):
+            self._train_step(*batch)
+            last = self.step == self.steps.total
+            due = self.step % self.recipe.val_num_steps == 0 or last
+            end_of_epoch = self.step % self.steps.per_epoch == 0
+            if due or end_of_epoch or self.step % self.recipe.log_num_steps == 0:
+                self._log(end_of_epoch)
+            if due:
+                self._validate()
+            stopping = self.stop_requested()
+            if self.save and (due or stopping or self.step % self.recipe.save_num_steps == 0):
+                checkpoints.save(self.stage.state, self.state_dict())
+            if stopping and not last:
+                raise Interrupted
+        return self.best_miou, self.best_step
+
+    def _train_step(self, images, labels, grey):
+        """One step on a batch whose pseudo-labelled samples come first. No host synchronization.
+
+        images (N, h, w, 3) uint8 BGR; labels (N, h, w) uint8, 255 = ignored; grey (N, h, w) uint8, the confidences.
+        """
+        lr = self.recipe.lr_at(self.step, self.steps.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        images, labels, grey = (part.to(self.device, non_blocking=True) for part in (images, labels, grey))
+        confidence = self.levels[grey.int()]
+        with self.precision.autocast():
+            logits = self.model(self.input_format.normalize(images))
+        loss, statistics = self.loss(upsample(logits, labels.shape[1:]), labels, confidence,
+                                     self.steps.num_pseudo(self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.precision.step(loss, self.optimizer)
+        self.step += 1
+        self._epoch.update(labels, statistics["prediction"])
+        self._add(loss.detach(), statistics)
+
+    def _start_sums(self):
+        self._sums = torch.zeros(6, dtype=torch.float64, device=self.device)
+        self._bad_step = torch.full((), math.inf, device=self.device)  # first step whose loss was not finite
+        self._counted = 0
+
+    def _add(self, loss, statistics):
+        values = [loss] + [statistics[name] for name in ("unweighted_loss", "mean_weight", "disagreements",
+                                                         "student_wins", "valid_pixels")]
+        self._sums += torch.stack([value.double() for value in values])
+        self._bad_step = torch.where(torch.isfinite(loss), self._bad_step, self._bad_step.clamp(max=self.step))
+        self._counted += 1
+
+    def _log(self, end_of_epoch):
+        """Read the sums of the steps since the last time, in one synchronization; stop when a loss was not finite."""
+        loss, unweighted, weight, disagreements, wins, valid, bad_step = (
+            torch.cat([self._sums, self._bad_step.double()[None]]).tolist())
+        if math.isfinite(bad_step):
+            kept = f"; the best snapshot so far is {self.stage.best}" if self.save and self.best_step else ""
+            raise UserError(f"the loss of {self.stage.name} is not finite at step {int(bad_step)} of "
+                            f"{self.steps.total}{kept}. Usual causes: too high a learning rate (--lr), weights given "
+                            "with the wrong input format (--coco), overflow in mixed precision")
+        count = max(self._counted, 1)
+        values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
+                  "disagreeing_share": disagreements / max(valid, 1), "student_wins_share": wins / max(disagreements, 1),
+                  "lr": self.recipe.lr_at(self.step - 1, self.steps.total)}
+        if self.precision.kind == "fp16":
+            values.update(scale=self.precision.scale(), skipped_steps=int(self.precision.skipped.item()))
+        self._write("train", values)
+        self._start_sums()
+        if end_of_epoch:
+            result = self._epoch.compute()
+            self._write("epoch", {"epoch": self.step // self.steps.per_epoch, "miou": result["miou"],
+                                  "pixel_accuracy": result["pixel_accuracy"]})
+            self._epoch.reset()
+
+    def _validate(self):
+        result = self.validate(self.model).compute()
+        iou = [None if math.isnan(value) else float(value) for value in result["iou"]]
+        miou = 0.0 if math.isnan(result["miou"]) else float(result["miou"])
+        self._write("validation", {"miou": miou, "pixel_accuracy": float(result["pixel_accuracy"]), "iou": iou})
+        if miou > self.best_miou:  # the first of equals stays
+            self.best_miou, self.best_step = miou, self.step
+            if self.save:
+                checkpoints.save_checkpoint(self.stage.best, self.model, **self.describe, miou=miou, iou=iou,
+                                            step=self.step)
+
+    def _write(self, kind, values):
+        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in values.items()}
+        self.stage.log_metrics(kind=kind, step=self.step, **finite)
+        if self.board is not None:
+            for name, value in finite.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(f"{kind}/{name}", value, self.step)
+
+    def state_dict(self):
+        """Everything that the rest of the training depends on."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "precision": self.precision.state_dict(), "step": self.step, "best_miou": self.best_miou,
+                "best_step": self.best_step, "sums": self._sums, "bad_step": self._bad_step, "counted": self._counted,
+                "epoch_matrix": torch.from_numpy(self._epoch.state()), "describe": self.describe}
+
+    def load_state_dict(self, state):
+        """Go on where ``state_dict`` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        self.step, self.best_miou, self.best_step = state["step"], state["best_miou"], state["best_step"]
+        self._sums, self._bad_step = state["sums"].to(self.device), state["bad_step"].to(self.device)
+        self._counted = state["counted"]
+        self._epoch.restore(state["epoch_matrix"])

@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""One stage of DMT+PLE: train (supervised or on pseudo labels), label the unlabelled images, or test."""
+
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+
+from utils.errors import UserError, reports_user_errors
+from utils.options import parse_options
+
+
+@reports_user_errors
+def main(arguments=None):
+    """Parse the command line and run the stage it asks for."""
+    options = parse_options(arguments)
+    job = Job(options)
+    if options.labeling:
+        job.label()
+    elif options.state == 3:
+        job.test()
+    else:
+        job.train(mutual=options.state == 1)
+
+
+class Job:
+    """What the options name, looked up and checked: dataset, device, network, folders."""
+
+    def __init__(self, options):
+        import torch
+        from data.specs import load_spec, resolve_root
+        from models.input_format import input_format
+        from utils.precision import choose_precision
+
+        self.options = options
+        spec = load_spec(options.dataset)
+        self.spec = dataclasses.replace(spec, crop=tuple(options.crop_size or spec.crop),
+                                        test_size=tuple(options.test_size or spec.test_size))
+        self.root = resolve_root(spec, options.data_root)
+        self.device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"--device {options.device}: this machine has no usable GPU; leave the option out")
+        torch.backends.cudnn.benchmark = True  # crops and test images have one size each
+        self.workers = options.workers
+        if self.workers is None:
+            self.workers = 0 if self.device.type == "cpu" else min(8, torch.get_num_threads())
+        self.input_format = input_format(options.coco)
+        self.precision = choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, self.device)
+
+    # --- the three kinds of stage -------------------------------------------------------------------------------
+
+    def train(self, mutual):
+        """Supervised training, or mutual training on the pseudo labels of another arm and the labelled images."""
+        import torch
+        from data import batches, datasets, images
+        from dmt.training import Interrupted, Recipe, Trainer
+        from utils.console import progress_bar
+        from utils.runs import Stage
+
+        options = self.options
+        streams, names, pseudo_names, store = [], self._labeled(), [], None
+        if mutual:
+            pseudo_names, store = self._pseudo_labeled()
+            streams.append(batches.Stream(datasets.PSEUDO, len(pseudo_names), options.batch_size_pseudo, options.seed))
+        if options.batch_size_labeled:
+            streams.append(batches.Stream(datasets.LABELED, len(names), options.batch_size_labeled, options.seed))
+        elif not mutual:
+            raise UserError("--batch-size-labeled 0: supervised training needs labelled images; give at least 1")
+        val_names = self._validation_names()
+        images.check_pairs(self.spec, [*self._pairs(names, "train"), *self._pairs(val_names, "val")])
+
+        stage = Stage(options.output_dir, options.exp_name or self._default_name())
+        model = self._model()
+        stage.write_config({**vars(options), "describe": self._describe()})
+        recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2,
+                        val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
+                        save_num_steps=options.save_num_steps)
+        steps = batches.Steps(streams, options.epochs)
+        stop = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: stop.append(received))
+        stage.start_metrics()
+        trainer = Trainer(model, recipe, steps, self.input_format, self.precision, self.device, stage,
+                          self._validator(val_names), self._describe(), save=not options.do_not_save,
+                          board=stage.tensorboard(), stop_requested=lambda: bool(stop))
+        dataset = datasets.TrainingImages(self.spec, self.root, self.spec.crop, options.seed, names, pseudo_names, store,
+                                          augment_pseudo=not options.no_aug)
+        loader = self._loader(dataset, datasets.collate_training, batch_sampler=steps)
+        print(f"{stage.name}: {len(names)} labelled and {len(pseudo_names)} pseudo-labelled images, {options.epochs} "
+              f"epochs of {steps.per_epoch} steps on {self.device} in {self.precision.kind}")
+        try:
+            miou, step = trainer.run(loader, progress_bar(f"train {stage.name}", "step"))
+        except Interrupted:
+            print(f"{stage.name}: stopped at step {trainer.step}", file=sys.stderr)
+            sys.exit(128 + stop[0])
+        stage.finish(miou, save=not options.do_not_save)
+        print(f"{stage.name}: best validation mIoU {100 * miou:.2f} % at step {step}")
+
+    def label(self):
+        """Label the unlabelled images of the split with --continue-from, and with PLE if --oldfilename is given."""
+        from data import datasets, images
+        from data.lists import unlabeled_names
+        from data.store import PseudoLabelStore
+        from dmt import labeling
+        from utils.console import progress_bar
+        from utils.files import make_folder
+
+        options = self.options
+        names = unlabeled_names(self._lists_spec(), self.root, options.train_set, options.sets_id)
+        if not names:
+            raise UserError(f"--train-set {options.train_set} has no unlabelled images to label; choose another split")
+        images.check_present(self.spec.image_path(self.root, name) for name in names)
+        checkpoint = self._checkpoint(options.continue_from, "--continue-from", "label with")
+        old = self._checkpoint(options.oldfilename, "--oldfilename", "") if options.oldfilename else None
+        rules = labeling.LabelingRules(options.label_ratio, options.increment, self._background(),
+                                       not options.no_conflict_reduction)
+        store = PseudoLabelStore(make_folder(self._pseudo_dir()), self.spec.palette)
+        dataset = datasets.WholeImages(self.spec, self.root, names, "train", self.spec.test_size, labels=False)
+
+        def predict(file, target):
+            loader = self._loader(dataset, datasets.collate_whole, batch_size=options.batch_size_labeling)
+            return labeling.predict(self._model(file), loader, names, target, self.input_format, self.precision,
+                                    self.device, progress_bar(f"predict with {file.name}", "batch"))
+
+        source = {"dataset": self.spec.name, "split": str(options.train_set), "split_id": str(options.sets_id),
+                  "test_size": list(self.spec.test_size), "network": self._network()}
+        shares = labeling.label(predict, checkpoint, old, names, store, source, rules, self.spec.class_names,
+                                self.device, progress_bar("thresholds and PLE", "image", len(names)))
+        ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
+        print(f"labelled {len(names)} images in {store.folder}: {100 * shares['before']:.2f} % of the pixels{ple}")
+
+    def test(self):
+        """Print the validation result of --continue-from."""
+        from data import images
+
+        names = self._validation_names()
+        images.check_pairs(self.spec, self._pairs(names, "val"))
+        model = self._model(self._checkpoint(self.options.continue_from, "--continue-from", "test"))
+        result = self._validator(names)(model).compute()
+        for name, iou in zip(self.spec.class_names, result["iou"]):
+            print(f"{name:20} {100 * iou:6.2f}")
+        print(f"{'pixel accuracy':20} {100 * result['pixel_accuracy']:6.2f}")
+        print(f"{'mIoU':20} {100 * result['miou']:6.2f}")
+
+    # --- what the stages share ----------------------------------------------------------------------------------
+
+    def _lists_spec(self):
+        """The spec, with its lists in --lists-dir if that is given."""
+        folder = self.options.lists_dir
+        return dataclasses.replace(self.spec, lists=str(Path(folder).expanduser().absolute())) if folder else self.spec
+
+    def _labeled(self):
+        from data.lists import labeled_names
+        return labeled_names(self._lists_spec(), self.root, self.options.train_set, self.options.sets_id)
+
+    def _validation_names(self):
+        from data.lists import find_validation_list, read_list
+        if self.options.valtiny:
+            return read_list(self.spec.list_path(self.root, "valtiny.txt"))
+        return read_list(find_validation_list(self.spec, self.root))
+
+    def _pseudo_labeled(self):
+        """Names and store of the pseudo labels, checked to be of this split."""
+        from data import images
+        from data.lists import unlabeled_names
+        from data.store import PseudoLabelStore
+
+        options = self.options
+        if not options.batch_size_pseudo:
+            raise UserError("--batch-size-pseudo 0: semi-supervised training needs pseudo-labelled images; "
+                            "give at least 1, or --state=2 for supervised training")
+        names = unlabeled_names(self._lists_spec(), self.root, options.train_set, options.sets_id)
+        if not names:
+            raise UserError(f"--train-set {options.train_set} has no unlabelled images; choose another split, "
+                            "or --state=2 for supervised training")
+        store = PseudoLabelStore(self._pseudo_dir())
+        store.check_split(self.spec.name, options.train_set, options.sets_id, names)
+        images.check_present(self.spec.image_path(self.root, name) for name in names)
+        return names, store
+
+    def _pairs(self, names, subset):
+        return [(self.spec.image_path(self.root, name, subset), self.spec.label_path(self.root, name, subset))
+                for name in names]
+
+    def _pseudo_dir(self):
+        return Path(self.options.pseudo_dir or Path(self.options.output_dir) / "pseudo_labels").expanduser()
+
+    def _background(self):
+        choice = self.options.background
+        background = {"spec": self.spec.background, "none": None}.get(choice, choice)
+        if background is not None and background >= self.spec.num_classes:
+            raise UserError(f"--background {background}: {self.spec.name} has the classes 0 to "
+                            f"{self.spec.num_classes - 1}; give one of them or none")
+        return background
+
+    def _default_name(self):
+        return f"{self.spec.name}-{self.options.train_set}-{self.options.sets_id}"
+
+    def _checkpoint(self, path, flag, purpose):
+        from utils.checkpoints import find_checkpoint
+        if not path:
+            raise UserError(f"{flag} is missing: give the checkpoint to {purpose}")
+        return find_checkpoint(path, self.options.output_dir)
+
+    def _network(self):
+        options = self.options
+        return {"backbone": options.backbone, "aspp_branches": options.aspp_branches,
+                "input_format": self.input_format.name, "num_classes": self.spec.num_classes}
+
+    def _describe(self):
+        return {**self._network(), "class_names": list(self.spec.class_names), "dataset": self.spec.name}
+
+    def _model(self, checkpoint=None):
+        """The network on the device: from a checkpoint, or with backbone weights on a seeded head."""
+        import torch
+        from models import deeplab_v2
+        from models.weights import load_imagenet_weights
+        from utils.checkpoints import load_model
+
+        options = self.options
+        torch.manual_seed(options.seed)
+        model = deeplab_v2(self.spec.num_classes, options.backbone, options.aspp_branches)
+        if checkpoint is None and options.continue_from:
+            checkpoint = self._checkpoint(options.continue_from, "--continue-from", "start from")
+        if checkpoint is not None:
+            trained_with = load_model(model, checkpoint).get("input_format", self.input_format.name)
+            if trained_with != self.input_format.name:
+                print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses "
+                      f"{self.input_format.name}; {'add' if trained_with == 'coco' else 'leave out'} --coco",
+                      file=sys.stderr)
+        elif options.coco and not options.weights:
+            raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
+                            "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from nothing")
+        else:
+            load_imagenet_weights(model, options.weights)
+        return model.to(self.device)
+
+    def _loader(self, dataset, collate, **batches):
+        from torch.utils.data import DataLoader
+        from data.datasets import start_worker
+        return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=start_worker,
+                          pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
+
+    def _validator(self, names):
+        """A function model -> ConfusionMatrix over the validation images ``names``; its loader is kept between calls."""
+        from data import datasets
+        from dmt.evaluation import evaluate
+        from utils.console import progress_bar
+
+        dataset = datasets.WholeImages(self.spec, self.root, names, "val", self.spec.test_size, labels=True)
+        loader = self._loader(dataset, datasets.collate_whole, batch_size=self.options.batch_size_labeling)
+        return lambda model: evaluate(model, loader, self.input_format, self.precision, self.device,
+                                      progress_bar("validate", "batch"))
+
+
+if __name__ == "__main__":
+    main()

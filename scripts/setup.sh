@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sourced by demo.sh and test.sh: creates .venv with the pinned requirements, or reuses it. Sets PYTHON.
+set -euo pipefail
+
+stamp=.venv/requirements.sha256
+wanted=$(sha256sum requirements.txt | cut -d' ' -f1)
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    python=$(command -v python3.11 || command -v python3 || true)
+    if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "error: Python 3.11 or newer is needed; install it (with its venv module) and start again" >&2
+        exit 2
+    fi
+    echo "setting up .venv (about 5 GB, a few minutes; once only) ..."
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    echo "$wanted" > "$stamp"
+fi
+PYTHON=$PWD/.venv/bin/python
+export PYTHON

@@ -1,0 +1,154 @@
+"""The options of main.py. Nothing here imports torch, so that ``--help`` and a typing error answer at once."""
+
+import argparse
+import math
+import sys
+
+_EPILOG = """\
+examples:
+  supervised training of arm c on the 1/20 split:
+    python main.py --state=2 --dataset=voc --train-set=20 --sets-id=1 --coco --continue-from=voc_coco_resnet101.pt \\
+        --epochs=134 --batch-size-labeled=8 --lr=0.002 --seed=1 --val-num-steps=220 --mixed-precision --exp-name=my__p0--c
+  arm i labels the unlabelled images, then arm c is trained on them and on the labelled ones:
+    python main.py --labeling --dataset=voc --train-set=20 --sets-id=1 --continue-from=my__p0--i.pt --label-ratio=0.2
+    python main.py --dataset=voc --train-set=20 --sets-id=1 --coco --continue-from=my__p0--c.pt --epochs=4 --lr=0.001 \\
+        --gamma1=5 --gamma2=5 --seed=1 --mixed-precision --exp-name=my__p1--c
+The launchers (dmt_ple-*.sh) do all of it; DRY_RUN=1 in front of one prints every command.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _number(kind, low, what, strict=False, high=math.inf):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (value > low if strict else value >= low) or not value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+    return parse
+
+
+_count = _number(int, 1, "a positive whole number")
+_count_or_zero = _number(int, 0, "a whole number of at least 0")
+_positive = _number(float, 0, "a number above 0", strict=True)
+_not_negative = _number(float, 0, "a number of at least 0")
+_any_number = _number(float, -math.inf, "a finite number", strict=True)
+
+
+def _background(text):
+    return text if text in ("spec", "none") else _count_or_zero(text)
+
+
+def parse_options(arguments=None):
+    """Parse main.py's command line into an ``argparse.Namespace``; a wrong one ends in one line and exit status 2."""
+    parser = _Parser(prog="main.py", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG,
+                     description="Semi-supervised semantic segmentation with Dynamic Mutual Training (DMT) and Pseudo "
+                                 "Label Enhancement (PLE): one stage of it, or a test.", allow_abbrev=False)
+    for add in (_stage, _data, _network, _training, _labeling, _machine):
+        add(parser)
+    return parser.parse_args(arguments)
+
+
+def _stage(parser):
+    group = parser.add_argument_group("what to do")
+    group.add_argument("--state", type=int, choices=(1, 2, 3), default=1,
+                       help="1 semi-supervised training on pseudo labels and labelled images (default), "
+                            "2 fully supervised training, 3 test the checkpoint --continue-from on the validation set")
+    group.add_argument("--labeling", action="store_true",
+                       help="only label the unlabelled images with the checkpoint --continue-from, then stop")
+    group.add_argument("--exp-name", metavar="NAME", help="name of the stage: the checkpoint becomes NAME.pt "
+                                                          "(default: dataset, split and id)")
+    group.add_argument("--output-dir", metavar="DIR", default="runs", help="folder for everything written (runs)")
+    group.add_argument("--continue-from", metavar="FILE", help="checkpoint to start from, to label with, or to test; "
+                       "a relative path is looked up here, then in --output-dir")
+    group.add_argument("--do-not-save", action="store_true", help="train without writing checkpoints")
+
+
+def _data(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", metavar="{voc,city,YAML}", default="voc",
+                       help="voc (default), city, another built-in spec, or the path of a YAML spec (data/specs/)")
+    group.add_argument("--data-root", metavar="DIR",
+                       help="the dataset's folder (default: VOC_ROOT or CITYSCAPES_ROOT from the environment)")
+    group.add_argument("--lists-dir", metavar="DIR", help="folder of the split lists (default: inside the dataset)")
+    group.add_argument("--train-set", metavar="D", default="1",
+                       help="split, such as 20 for 1/20 of the labels, 106-l for a half made by dms_sample.py, "
+                            "1 for all labels (default)")
+    group.add_argument("--sets-id", metavar="S", default="0", help="which of the random splits: 0 (default), 1 or 2")
+    group.add_argument("--valtiny", action="store_true", help="validate on the short list valtiny.txt")
+    group.add_argument("--crop-size", metavar=("H", "W"), nargs=2, type=_count, help="training crop (dataset's own)")
+    group.add_argument("--test-size", metavar=("H", "W"), nargs=2, type=_count,
+                       help="size for validation and labelling (dataset's own)")
+    group.add_argument("--no-aug", action="store_true",
+                       help="only resize pseudo-labelled images to the crop instead of augmenting them")
+
+
+def _network(parser):
+    group = parser.add_argument_group("network")
+    group.add_argument("--coco", action="store_true", help="the weights take the input format of the COCO (Caffe) "
+                       "model, BGR in 0..255, instead of ImageNet's: give it in every stage of such an arm")
+    group.add_argument("--backbone", choices=("resnet101", "resnet50", "small"), default="resnet101",
+                       help="resnet101 (default, the papers'), resnet50, or small for CPUs")
+    group.add_argument("--aspp-branches", type=int, choices=(2, 4), default=2,
+                       help="active branches of the head: 2 as released (default), 4 as in the DeepLab-v2 paper")
+    group.add_argument("--weights", metavar="FILE|none",
+                       help="backbone weights when there is no --continue-from: a torchvision file, or none for random "
+                            "ones (default: torchvision's ImageNet weights, downloaded)")
+
+
+def _training(parser):
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", metavar="N", type=_count, default=30,
+                       help="passes over the pseudo-labelled images, or the labelled ones if supervised (30)")
+    group.add_argument("--batch-size-labeled", metavar="N", type=_count_or_zero, default=1,
+                       help="labelled images a step (1)")
+    group.add_argument("--batch-size-pseudo", metavar="N", type=_count_or_zero, default=7,
+                       help="pseudo-labelled images a step (7)")
+    group.add_argument("--lr", metavar="X", type=_positive, default=0.002, help="initial learning rate (0.002)")
+    group.add_argument("--weight-decay", metavar="X", type=_not_negative, default=0.0005, help="(0.0005)")
+    group.add_argument("--gamma1", metavar="X", type=_not_negative, default=0.0,
+                       help="exponent of the dynamic weight where teacher and student agree (0: no weighting)")
+    group.add_argument("--gamma2", metavar="X", type=_not_negative, default=0.0,
+                       help="exponent where they disagree and the teacher is surer (0)")
+    group.add_argument("--seed", metavar="N", type=_count_or_zero, default=1, help="seed of every random draw (1)")
+    group.add_argument("--val-num-steps", metavar="N", type=_count, default=500, help="steps between validations (500)")
+    group.add_argument("--log-num-steps", metavar="N", type=_count, default=50, help="steps between log entries (50)")
+    group.add_argument("--save-num-steps", metavar="N", type=_count, default=500,
+                       help="steps between saves of the training state, from which a killed stage goes on (500)")
+
+
+def _labeling(parser):
+    group = parser.add_argument_group("pseudo labels")
+    group.add_argument("--pseudo-dir", metavar="DIR", help="folder of the pseudo labels: --labeling writes it, training "
+                       "reads it (default: pseudo_labels in --output-dir)")
+    group.add_argument("--label-ratio", metavar="R", type=_positive, default=0.2,
+                       help="share of each class's pixels to label (0.2)")
+    group.add_argument("--oldfilename", metavar="FILE",
+                       help="the arm's checkpoint of the round before: turns pseudo label enhancement (PLE) on")
+    group.add_argument("--Increment", "--beta", dest="increment", metavar="BETA", type=_any_number, default=0.15,
+                       help="PLE takes the previous prediction where it is surer by this much (0.15)")
+    group.add_argument("--background", metavar="{spec,none,N}", type=_background, default="spec",
+                       help="PLE's background class: the dataset's (default), none, or a class number")
+    group.add_argument("--no-conflict-reduction", action="store_true",
+                       help="PLE without its rules for background against foreground (for the ablation)")
+    group.add_argument("--batch-size-labeling", metavar="N", type=_count, default=8,
+                       help="images a forward pass in labelling and validation (8)")
+
+
+def _machine(parser):
+    group = parser.add_argument_group("machine")
+    group.add_argument("--mixed-precision", action="store_true", help="fp16 with dynamic loss scaling (needs a GPU)")
+    group.add_argument("--amp-backend", choices=("torch", "apex"), default="torch",
+                       help="torch (default) or apex, where NVIDIA's old apex.amp is installed")
+    group.add_argument("--amp-dtype", choices=("fp16", "bf16"), default="fp16",
+                       help="16-bit format of --mixed-precision: fp16 (default, as in the papers) or bf16")
+    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    group.add_argument("--workers", metavar="N", type=_count_or_zero,
+                       help="loader processes (default: 0 on a CPU, else up to 8); results do not depend on it")
