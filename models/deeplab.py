@@ -12,14 +12,14 @@ _DILATED = {"weights": None, "replace_stride_with_dilation": [False, True, True]
 
 
 class NarrowResNet(ResNet):
-    """torchvision's ResNet with an eighth of the channels in its four layers: 32, 64, 128 and 256 come out."""
+    """torchvision's ResNet with a quarter of the channels: its four layers give 64, 128, 256 and 512."""
 
     def _make_layer(self, block, planes, *args, **kwargs):
-        return super()._make_layer(block, planes // 8, *args, **kwargs)
+        return super()._make_layer(block, planes // 4, *args, **kwargs)
 
 
 def _small(weights=None, replace_stride_with_dilation=None):
-    return NarrowResNet(Bottleneck, [2, 2, 2, 2], replace_stride_with_dilation=replace_stride_with_dilation)
+    return NarrowResNet(Bottleneck, [1, 1, 1, 1], replace_stride_with_dilation=replace_stride_with_dilation)
 
 
 BACKBONES = {"resnet101": resnet101, "resnet50": resnet50, "small": _small}
@@ -79,7 +79,7 @@ class DeepLabV2(nn.Module):
 def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2):
     """A DeepLab-v2 with random weights for ``num_classes`` classes.
 
-    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet for CPUs). ``aspp_branches`` is 2, as in what DMT's
+    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet of 14 layers for CPUs). ``aspp_branches`` is 2, as in what DMT's
     authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError`` for anything else.
     """
     if backbone not in BACKBONES:

@@ -1,0 +1,53 @@
+"""The two forms in which networks take their input: torchvision's (ImageNet weights) and Caffe's (COCO weights)."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """Channel order and the value that 255 becomes; mean and standard deviation of the channels, in that order."""
+
+    name: str
+    rgb: bool
+    full: float
+    mean: tuple
+    std: tuple
+
+    def normalize(self, images):
+        """``images`` (N, H, W, 3) uint8 BGR on any device -> (N, 3, H, W) float32, ready for the network.
+
+        Computes (x · full / 255 - mean) / std per channel as (x - mean') / std', in two passes at most over the
+        floats. The result keeps the order of ``images`` in memory, so its memory format is channels_last.
+        """
+        mean, std = _constants(self, images.device)
+        if self.rgb:
+            images = images.flip(-1)  # while a value is still one byte
+        normalized = torch.sub(images, mean)  # uint8 - float32 -> float32
+        if std is not None:
+            normalized.div_(std)
+        return normalized.permute(0, 3, 1, 2)
+
+
+IMAGENET = InputFormat("imagenet", rgb=True, full=1.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+COCO = InputFormat("coco", rgb=False, full=255.0, mean=(104.008, 116.669, 122.675), std=(1.0, 1.0, 1.0))
+
+
+def input_format(coco):
+    """The input format of the COCO (Caffe) weights if ``coco``, else that of ImageNet weights."""
+    return COCO if coco else IMAGENET
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(form, device):
+    """Mean and standard deviation in grey levels, (3,) float32 each on ``device``; None for a deviation of 1.
+
+    Cached, because a copy to the GPU in every step would make the step wait.
+    """
+    scale = 255 / form.full
+    with torch.inference_mode(False):
+        mean = torch.tensor([scale * value for value in form.mean], device=device)
+        std = torch.tensor([scale * value for value in form.std], device=device)
+    return mean, None if all(scale * value == 1 for value in form.std) else std
