@@ -7,10 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-# Images are taken in groups of about this many logits: one at a time on a CPU, so that the passes over them find them
-# in the cache, and enough to keep a GPU busy with temporaries of at most 128 MB.
-_GROUP_ON_CPU = 2**21
-_GROUP_ON_GPU = 2**25
+# Images are taken in groups of at most this many logits (128 MB in float32), or one by one where one has more: that
+# bounds the temporaries. Smaller groups would fit the CPU's cache, but cost more in starting threads than they save.
+_GROUP = 2**25
 
 
 def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2):
@@ -111,22 +110,18 @@ def _student(logits, y, keep_softmax):
     """What the loss needs of the student's softmax, without gradient. ``logits`` (N, C, H, W), ``y`` (N, P) int64."""
     x = logits.flatten(2)
     dtype = _precision(logits)
-    prediction = torch.empty_like(y)
-    q_max, q_label, cross_entropy = (torch.empty(y.shape, dtype=dtype, device=y.device) for _ in range(3))
     # The softmax of half-precision logits would take twice their memory until backward: there it is computed again.
-    softmax = torch.empty(x.shape, dtype=dtype, device=y.device) if keep_softmax and dtype == logits.dtype else None
+    softmax = torch.empty_like(x) if keep_softmax and dtype == logits.dtype else None
+    x_max = torch.empty(y.shape, dtype=logits.dtype, device=y.device)
+    prediction, q_max = torch.empty_like(y), torch.empty_like(x_max, dtype=dtype)
     for group in _groups(logits):
-        q = torch.softmax(x[group], 1, dtype=dtype)
-        if softmax is not None:
-            softmax[group] = q
-        x_max, a = x[group].max(1)
-        x_label = x[group].gather(1, y[group, None])[:, 0]
-        prediction[group] = a
-        q_max[group] = q.gather(1, a[:, None])[:, 0]
-        q_label[group] = q.gather(1, y[group, None])[:, 0]
-        # q[a] = 1 / sum(exp(x - max x)), so this is the log of the sum; log(q[y]) would overflow for small q[y].
-        cross_entropy[group] = (x_max.to(dtype) - x_label.to(dtype)) - q_max[group].log()
-    return _Student(prediction, q_max, q_label, cross_entropy, softmax)
+        torch.max(x[group], 1, out=(x_max[group], prediction[group]))
+        q = torch.softmax(x[group], 1, dtype=dtype, out=None if softmax is None else softmax[group])
+        torch.gather(q, 1, prediction[group, None], out=q_max[group, None])
+    x_label = x.gather(1, y[:, None])[:, 0]
+    below = x_label.to(dtype) - x_max.to(dtype)
+    # q[a] = 1 / sum(exp(x - max x)), so its log stands for the log of the sum; log(q[y]) would overflow for small q[y].
+    return _Student(prediction, q_max, below.exp() * q_max, -(below + q_max.log()), softmax)
 
 
 class _WeightedMean(torch.autograd.Function):
@@ -166,8 +161,7 @@ def _precision(logits):
 def _groups(logits):
     """Slices over the images of ``logits``."""
     images = len(logits)
-    size = _GROUP_ON_CPU if logits.device.type == "cpu" else _GROUP_ON_GPU
-    step = max(1, size * images // max(1, logits.numel()))
+    step = max(1, _GROUP * images // max(1, logits.numel()))
     return [slice(start, start + step) for start in range(0, images, step)]
 
 

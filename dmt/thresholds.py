@@ -59,7 +59,7 @@ class ConfidenceHistogram:
             raise ValueError(f"labels are {labels.shape} but confidences are {codes.shape}")
         _check_range("label", labels, self.num_classes)
         _check_range("confidence code", codes, NUM_CODES)
-        cells = labels.astype(np.int64).ravel() * NUM_CODES + codes.ravel()
+        cells = labels.astype(np.int64).ravel() * NUM_CODES + codes.astype(np.int64).ravel()
         np.add.at(self.counts.reshape(-1), cells, 1)
 
     def merge(self, other):
@@ -159,10 +159,8 @@ def apply_thresholds(labels, codes, threshold_codes, ignore=255):
     needed = np.full(ignore + 1, no_class)
     needed[:num_classes] = threshold_codes
     needed[ignore] = 0
-    try:
-        needed = needed[labels]
-    except IndexError as error:
-        raise ValueError(f"labels reach {labels.max()}, but there are {num_classes} classes") from error
+    _check_range("label", labels, ignore + 1)
+    needed = needed[labels]
     if (needed == no_class).any():
         raise ValueError(f"some labels are neither one of the {num_classes} classes nor {ignore}")
     return np.where(codes < needed, labels.dtype.type(ignore), labels)
