@@ -1,7 +1,8 @@
 """Draws one generated image: 1 to 4 shapes, partly hiding each other, on a textured background with distractors.
 
-Colours and textures of shapes and background come from the same distributions, so that only the form tells the class.
-All lengths are relative to ``_unit``, 1/112 of the image's shorter side.
+Colour hints at the class and never gives it away: there are four hues, each shared by three or four classes and by
+distractors that belong to the background. Textures say nothing. All lengths are relative to ``_unit``, 1/112 of the
+image's shorter side.
 """
 
 import math
@@ -14,9 +15,11 @@ IGNORE = 255
 SUBSETS = ("train", "val", "test")
 _OVERSAMPLING = 4
 _SHIFT = 4  # fractional bits of polygon corners
-_LEAST_CONTRAST = 55.0  # between a shape's mean colour and the background's, Euclidean in BGR
+_HUES = ((60, 60, 205), (70, 170, 60), (200, 105, 50), (60, 185, 210))  # BGR: red, green, blue, yellow
+_HUES_OF = {DISC: (0, 1), SQUARE: (1, 2), TRIANGLE: (2, 3), RING: (3, 0), CROSS: (0, 2), BAR: (1, 3), STAR: (3, 0)}
+_FIRST_HUE = 0.75  # share of a class's shapes that have the first of its two hues
 _LEAST_INSIDE = 0.75  # share of a shape that lies inside the image
-_LEAST_VISIBLE = 0.65  # share of a shape that later ones leave uncovered
+_LEAST_VISIBLE = 0.75  # share of a shape that later ones leave uncovered
 
 
 def render(seed, subset, index, height, width):
@@ -41,7 +44,7 @@ def render(seed, subset, index, height, width):
                 break
         else:
             continue
-        _paint(rng, image, coverage, window, _unit(height, width))
+        _paint(rng, image, _color(rng, _HUES_OF[kind][int(rng.random() >= _FIRST_HUE)]), coverage, window, _unit(height, width))
         ring = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         label[window][ring] = IGNORE
         label[window][mask] = kind
@@ -52,6 +55,18 @@ def render(seed, subset, index, height, width):
 
 def _unit(height, width):
     return min(height, width) / 112
+
+
+def _color(rng, hue):
+    """A colour (3,) BGR near ``_HUES[hue]``; paler and darker ones too."""
+    color = np.array(_HUES[hue], float)
+    color += (color.mean() - color) * rng.uniform(0, 0.4)
+    return color * rng.uniform(0.7, 1.15) + rng.normal(0, 10, 3)
+
+
+def _gray(rng):
+    """A background colour (3,) BGR of little saturation."""
+    return rng.uniform(50, 190) + rng.normal(0, 14, 3)
 
 
 def _noise(rng, height, width, cells, amplitude):
@@ -66,8 +81,8 @@ def _noise(rng, height, width, cells, amplitude):
 def _texture(rng, mean, height, width, unit):
     """A textured patch (height, width, 3) float32 around the colour ``mean``: noise, and often stripes or checks."""
     longer = max(height, width) / unit
-    patch = _noise(rng, height, width, max(2, longer / 28), rng.uniform(6, 18))
-    patch += _noise(rng, height, width, max(2, longer / 5), rng.uniform(3, 14))
+    patch = _noise(rng, height, width, max(2, longer / 28), rng.uniform(4, 13))
+    patch += _noise(rng, height, width, max(2, longer / 5), rng.uniform(2, 10))
     pattern = rng.integers(0, 4)
     if pattern:
         angle, period = rng.uniform(0, math.pi), rng.uniform(5, 16) * unit
@@ -78,7 +93,7 @@ def _texture(rng, mean, height, width, unit):
             wave *= np.sin(y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle)))
         elif pattern == 3:
             wave = np.sign(wave)
-        patch += wave[..., None] * rng.uniform(-28, 28, 3).astype(np.float32)
+        patch += wave[..., None] * (rng.uniform(-16, 16) + rng.uniform(-8, 8, 3)).astype(np.float32)
     patch += np.asarray(mean, np.float32)
     return patch
 
@@ -86,11 +101,11 @@ def _texture(rng, mean, height, width, unit):
 def _background(rng, height, width):
     """Texture with distractors that belong to no class: lines, curves and ragged blobs. (height, width, 3) float32."""
     unit = _unit(height, width)
-    image = _texture(rng, rng.uniform(45, 210, 3), height, width, unit)
-    for _ in range(rng.integers(0, 4)):
+    image = _texture(rng, _gray(rng), height, width, unit)
+    for _ in range(rng.integers(0, 3)):
         _blob(rng, image, unit)
-    for _ in range(rng.integers(0, 5)):
-        color = np.clip(rng.uniform(20, 235, 3), 0, 255)
+    for _ in range(rng.integers(0, 4)):
+        color = _color(rng, rng.integers(len(_HUES))) if rng.random() < 0.4 else _gray(rng)
         start, middle, end = rng.uniform(-0.2, 1.2, (3, 2)) * (width, height)
         steps = np.linspace(0, 1, 16)[:, None]
         curve = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * middle + steps ** 2 * end
@@ -112,7 +127,8 @@ def _blob(rng, image, unit):
     right, bottom = np.clip(points.max(0) + 1, (left + 1, top + 1), (width, height))
     mask = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillPoly(mask, [points - (left, top)], 1)
-    patch = _texture(rng, rng.uniform(45, 210, 3), bottom - top, right - left, unit)
+    color = _color(rng, rng.integers(len(_HUES))) if rng.random() < 0.4 else _gray(rng)
+    patch = _texture(rng, color, bottom - top, right - left, unit)
     np.copyto(image[top:bottom, left:right], patch, where=mask[..., None] > 0)
 
 
@@ -146,7 +162,7 @@ def _contours(rng, kind):
 def _placed(rng, kind, height, width):
     """A shape at a random place, scale, aspect and rotation: its outlines in pixels, and the window around it."""
     unit = _unit(height, width)
-    low, high = (46, 82) if kind == BAR else (32, 72)
+    low, high = (50, 86) if kind == BAR else (36, 76)
     radius = rng.uniform(low, high) / 2 * unit
     angle = rng.uniform(0, 2 * math.pi)
     turn = np.array([(math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))])
@@ -179,16 +195,10 @@ def _leaves_visible(owner, mask, areas):
     return all(hidden[number] <= (1 - _LEAST_VISIBLE) * areas[number] for number in range(1, len(areas)))
 
 
-def _paint(rng, image, coverage, window, unit):
+def _paint(rng, image, color, coverage, window, unit):
     """Blend a textured, shaded shape, often with a cast shadow, into ``image`` (changed in place)."""
     view = image[window]
     height, width = coverage.shape
-    mean = view.mean((0, 1))
-    color = rng.uniform(30, 225, 3)
-    for _ in range(12):
-        if np.linalg.norm(color - mean) >= _LEAST_CONTRAST:
-            break
-        color = rng.uniform(30, 225, 3)
     alpha = coverage.astype(np.float32)[..., None] / 255
     if rng.random() < 0.5:
         offset = rng.uniform(-4, 4, 2) * unit
@@ -205,9 +215,9 @@ def _paint(rng, image, coverage, window, unit):
 def _photographed(rng, image):
     """Light, shadow, blur and sensor noise: (H, W, 3) float32 to uint8."""
     height, width = image.shape[:2]
-    grid = rng.normal(0, 0.16, (3, 3)).astype(np.float32)
-    grid += rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, 3, dtype=np.float32)[:, None]
-    grid += rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, 3, dtype=np.float32)[None]
+    grid = rng.normal(0, 0.12, (3, 3)).astype(np.float32)
+    grid += rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, 3, dtype=np.float32)[:, None]
+    grid += rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, 3, dtype=np.float32)[None]
     light = cv2.resize(np.exp(grid), (width, height), interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.4:  # the edge of a large shadow
         angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.3, 0.3)
@@ -217,5 +227,5 @@ def _photographed(rng, image):
     image = image * light[..., None]
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0) * math.sqrt(_unit(height, width)))
-    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(2, 13))
+    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(2, 8))
     return cv2.convertScaleAbs(np.maximum(image, 0))
