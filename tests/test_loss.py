@@ -236,6 +236,23 @@ class _RefusesReadingOperators(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_without_waiting():
+    logits, labels, confidence = random_batch(12)
+    expected, _ = DynamicMutualLoss(5, 3)(logits, labels, confidence, 3)
+    gradient, = torch.autograd.grad(expected, logits)
+    there = [tensor.detach().cuda() for tensor in (logits, labels, confidence)]
+    there[0].requires_grad_()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss, _ = DynamicMutualLoss(5, 3)(*there, 3)
+        result, = torch.autograd.grad(loss, there[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(loss.cpu(), expected)
+    torch.testing.assert_close(result.cpu(), gradient)
+
+
 @pytest.mark.parametrize("change, message", [
     ({"logits": torch.zeros(2, 3, 4)}, "logits must be"),
     ({"logits": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "logits must be"),
