@@ -160,7 +160,7 @@ def apply_thresholds(labels, codes, threshold_codes, ignore=255):
     needed[:num_classes] = threshold_codes
     needed[ignore] = 0
     _check_range("label", labels, ignore + 1)
-    needed = needed[labels]
+    needed = np.take(needed, labels)
     if (needed == no_class).any():
         raise ValueError(f"some labels are neither one of the {num_classes} classes nor {ignore}")
     return np.where(codes < needed, labels.dtype.type(ignore), labels)
