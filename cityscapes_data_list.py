@@ -57,7 +57,8 @@ def names_in(folder):
                 for file_name in sorted(file.name for file in (folder / city).iterdir())
                 if file_name.endswith(IMAGE_SUFFIX)]
     except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}; check its permissions") from error
+        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}; "
+                        "check its permissions") from error
 
 
 def _warn(text):

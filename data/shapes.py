@@ -44,7 +44,9 @@ def render(seed, subset, index, height, width):
                 break
         else:
             continue
-        _paint(rng, image, _color(rng, _HUES_OF[kind][int(rng.random() >= _FIRST_HUE)]), coverage, window, _unit(height, width))
+        first, second = _HUES_OF[kind]
+        color = _color(rng, first if rng.random() < _FIRST_HUE else second)
+        _paint(rng, image, color, coverage, window, _unit(height, width))
         ring = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         label[window][ring] = IGNORE
         label[window][mask] = kind

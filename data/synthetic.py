@@ -74,12 +74,15 @@ def _names(layout, num_train, num_val, train_names, val_names):
     if layout not in LAYOUTS:
         raise UserError(f"the layout is {layout!r}; use one of {', '.join(LAYOUTS)}")
     if layout == "voc":
-        train = [f"shapes_{index:06d}" for index in range(1, num_train + 1)]
-        val = [f"shapes_{index:06d}" for index in range(_FIRST_VALIDATION, _FIRST_VALIDATION + num_val)]
-        return {"train": list(train_names or train), "val": list(val_names or val)}
-    return {"train": list(train_names or _city_names("train", num_train)),
-            "val": list(val_names or _city_names("val", num_val)),
-            "test": _city_names("test", max(1, num_val // 4))}
+        names = {"train": [f"shapes_{index:06d}" for index in range(1, num_train + 1)],
+                 "val": [f"shapes_{index:06d}" for index in range(_FIRST_VALIDATION, _FIRST_VALIDATION + num_val)]}
+    else:
+        names = {"train": _city_names("train", num_train), "val": _city_names("val", num_val),
+                 "test": _city_names("test", max(1, num_val // 4))}
+    for subset, given in (("train", train_names), ("val", val_names)):
+        if given is not None:
+            names[subset] = list(given)
+    return names
 
 
 def _city_names(subset, count):
@@ -89,8 +92,9 @@ def _city_names(subset, count):
 
 
 def _check(names, seed, size, workers):
-    for value, least, what in ((len(names["train"]), 1, "number of training images"), (seed, 0, "seed"),
-                               (len(names["val"]), 1, "number of validation images"), (workers, 1, "number of workers")):
+    for value, least, what in ((len(names["train"]), 1, "number of training images"),
+                               (len(names["val"]), 1, "number of validation images"),
+                               (seed, 0, "seed"), (workers, 1, "number of workers")):
         if value < least:
             raise UserError(f"the {what} is {value}; it must be at least {least}")
     if len(size) != 2 or not all(32 <= side <= 4096 for side in size):
@@ -104,12 +108,13 @@ def _check(names, seed, size, workers):
 @contextlib.contextmanager
 def _locked(root):
     """Let one process at a time work in ``root``; the next one then finds the dataset complete."""
-    try:
-        lock = open(root / _LOCK, "w")
-    except OSError as error:
-        raise UserError(f"{root / _LOCK} cannot be written: {error.strerror or error}; choose another folder") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(open(root / _LOCK, "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(f"{root / _LOCK} cannot be locked: {error.strerror or error}; "
+                            "choose another folder") from error
         yield
 
 
@@ -227,6 +232,14 @@ def _write_lists(root, names, layout):
         write_list(spec.list_path(root, file_name), listed)
 
 
+def _wanted(count, list_file, usual):
+    """Number of images, and their names if a list was given."""
+    names = read_list(list_file) if list_file else None
+    if names is not None and count is not None:
+        names = names[:max(count, 0)]
+    return usual if count is None else count, names
+
+
 @reports_user_errors
 def main(arguments=None):
     """Generate a dataset from the command line."""
@@ -246,10 +259,10 @@ def main(arguments=None):
                         help="list of names for the training images, as many as it has or the first --train of them")
     parser.add_argument("--val-names", metavar="FILE", help="the same for the validation images, with --val")
     args = parser.parse_args(arguments)
-    train_names = read_list(args.names)[:args.train] if args.names else None
-    val_names = read_list(args.val_names)[:args.val] if args.val_names else None
-    root = generate(args.out, 320 if args.train is None else args.train, 80 if args.val is None else args.val,
-                    args.seed, tuple(args.size), args.workers, args.layout, train_names, val_names)
+    num_train, train_names = _wanted(args.train, args.names, 320)
+    num_val, val_names = _wanted(args.val, args.val_names, 80)
+    root = generate(args.out, num_train, num_val, args.seed, tuple(args.size), args.workers, args.layout, train_names,
+                    val_names)
     counts = read_json(root / MANIFEST)["counts"]
     print(f"{root}: " + ", ".join(f"{count} {subset}" for subset, count in counts.items())
           + f" images; use it with --dataset {LAYOUTS[args.layout]} --data-root {root}")
