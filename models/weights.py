@@ -1,0 +1,170 @@
+"""First weights of a network: torchvision's ImageNet weights, or the COCO weights of a Caffe model, converted.
+
+The COCO weights are the DeepLab-ResNet-101 of Hung et al. (BMVC 2018, arXiv 1802.07934), ``resnet101COCO-41f33a49.pth``:
+    python -m models.weights convert-coco resnet101COCO-41f33a49.pth --out .
+"""
+
+import argparse
+import errno
+import re
+import sys
+from pathlib import Path
+
+import torch
+from torchvision.models import ResNet50_Weights, ResNet101_Weights
+
+from models.deeplab import deeplab_v2
+from utils.errors import UserError, reports_user_errors
+from utils.files import replacing, sha256
+
+_IMAGENET = {"resnet101": ResNet101_Weights.IMAGENET1K_V1, "resnet50": ResNet50_Weights.IMAGENET1K_V1}
+_HEAD = "classifier.0.convs."
+_CAFFE_HEAD = "layer5.conv2d_list."
+_COUNTER = "num_batches_tracked"  # BatchNorm's; older files have none, and nothing here uses it
+COCO_FILES = {"voc_coco_resnet101.pt": 21, "city_coco_resnet101.pt": 19}
+
+
+def load_imagenet_weights(model, source=None):
+    """Load torchvision's ImageNet weights into the backbone of ``model``, in place; the head keeps its initialization.
+
+    ``source`` is None (download them, or take torchvision's cached copy), "none" (leave the backbone random), or a
+    file with a torchvision ResNet state dict, whose ``fc.*`` are ignored. ``small`` has no ImageNet weights: None
+    leaves it random and says so. Raises ``UserError`` when the file or the download cannot be had or does not fit.
+    """
+    if source == "none":
+        return
+    if source is not None:
+        state, where = load_tensors(source), source
+    elif model.backbone_name in _IMAGENET:
+        state, where = _download(_IMAGENET[model.backbone_name]), "the download"
+    else:
+        print(f"note: the backbone {model.backbone_name} has no ImageNet weights; it starts from random ones")
+        return
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    own = model.backbone.state_dict()
+    _check_fit(state, own, f"{where} does not fit the backbone {model.backbone_name}", "give another --weights FILE")
+    model.backbone.load_state_dict({**own, **state})
+
+
+def convert_coco(state_dict, model):
+    """The full state dict of ``model`` with the tensors of the Caffe model's ``state_dict`` in it; prints the numbers.
+
+    ``layer5.conv2d_list.i.*`` becomes ``classifier.0.convs.i.*``, everything else gets the prefix ``backbone.``. A
+    head for another number of classes keeps the initialization of ``model``: 528 tensors match a ResNet-101 for 21
+    classes, 520 for any other number. Raises ``UserError`` naming the first tensor that is missing, unknown or of
+    another shape.
+    """
+    own = model.state_dict()
+    renamed = {_new_name(name): tensor for name, tensor in state_dict.items()}
+    bias = renamed.get(_HEAD + "0.bias")
+    # A missing bias counts as fitting, so that it is reported as missing. A head that does not fit is replaced by the
+    # model's own before the check, which still finds it incomplete.
+    head_fits = bias is None or bias.shape == own[_HEAD + "0.bias"].shape
+    if not head_fits:
+        renamed.update({name: own[name] for name in renamed if name.startswith(_HEAD) and name in own})
+    _check_fit(renamed, own, "the COCO weights do not fit", "download the file again")
+    kept = 0 if head_fits else sum(name.startswith(_HEAD) for name in own)
+    matching = sum(not name.endswith(_COUNTER) for name in renamed) - kept
+    print(f"{model.num_classes} classes: {matching} tensors match, {kept} of the head keep their initialization")
+    return {**own, **{name: tensor.to(own[name].dtype) for name, tensor in renamed.items()}}
+
+
+def load_tensors(path):
+    """The state dict in the file ``path``: names to tensors on the CPU.
+
+    Nothing in the file is executed. Raises ``UserError`` when it is missing, damaged or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"the weights {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # torch's reader meets damaged bytes with nearly every kind of exception
+        raise UserError(f"{path} is not a file of weights, or it is damaged ({type(error).__name__}); get it again "
+                        "or give another file") from error
+    if not isinstance(state, dict) or not state or not all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()):
+        raise UserError(f"{path} does not hold a state dict (names to tensors); give a file made by "
+                        "torch.save(model.state_dict(), FILE)")
+    return state
+
+
+def _download(weights):
+    """torchvision's state dict of ``weights``, from its cache or the network."""
+    name = weights.url.rsplit("/", 1)[-1]
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except Exception as error:  # network, proxy, disk, hash: whatever it was, the way out is the same
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        place = Path(torch.hub.get_dir()) / "checkpoints" / name
+        raise UserError(f"the ImageNet weights {name} cannot be had from {weights.url} ({reason}); put the file at "
+                        f"{place}, or give --weights FILE, or --weights none to start from random ones") from error
+
+
+def _check_fit(state, own, what, remedy):
+    """Every tensor of ``own`` must be in ``state`` with its shape, and nothing else; counters may be missing."""
+    for name, tensor in own.items():
+        if name in state and state[name].shape != tensor.shape:
+            raise UserError(f"{what}: {name} has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}; {remedy}")
+        if name not in state and not name.endswith(_COUNTER):
+            raise UserError(f"{what}: {name} is missing; {remedy}")
+    for name in state:
+        if name not in own:
+            raise UserError(f"{what}: {name} is unknown; {remedy}")
+
+
+def _new_name(name):
+    return _HEAD + name[len(_CAFFE_HEAD):] if name.startswith(_CAFFE_HEAD) else f"backbone.{name}"
+
+
+def _check_hash(path):
+    """The 8 or more hexadecimal digits in the name of ``path`` must be the start of its SHA-256."""
+    digits = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", Path(path).name)
+    if digits is None:
+        raise UserError(f"{path}: the name lacks the start of the file's SHA-256, as in resnet101COCO-41f33a49.pth; "
+                        "give the file its name back")
+    actual = sha256(path)
+    if not actual.startswith(digits[1]):
+        raise UserError(f"{path} is damaged: its SHA-256 starts with {actual[:len(digits[1])]}, not {digits[1]}; "
+                        "delete it and download it again")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _class_count(text):
+    if not text.isdecimal() or not 2 <= int(text) <= 255:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 2 to 255")
+    return int(text)
+
+
+@reports_user_errors
+def main(arguments=None):
+    """The command ``convert-coco``."""
+    parser = _Parser(prog="python -m models.weights", description="Convert the COCO weights of the Caffe model.")
+    command = parser.add_subparsers(dest="command", required=True, parser_class=_Parser).add_parser(
+        "convert-coco", help="write voc_coco_resnet101.pt and city_coco_resnet101.pt")
+    command.add_argument("file", metavar="FILE", help="resnet101COCO-41f33a49.pth")
+    command.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: the working directory)")
+    command.add_argument("--num-classes", metavar="N", type=_class_count,
+                         help="write only coco_resnet101_N.pt, for a dataset of your own with N classes")
+    options = parser.parse_args(arguments)
+    _check_hash(options.file)
+    caffe = load_tensors(options.file)
+    count = options.num_classes
+    for name, num_classes in ({f"coco_resnet101_{count}.pt": count} if count else COCO_FILES).items():
+        torch.manual_seed(0)  # of a head that keeps its initialization
+        state = convert_coco(caffe, deeplab_v2(num_classes))
+        path = Path(options.out) / name
+        with replacing(path) as temporary:
+            try:
+                torch.save({"model": state, "input_format": "coco"}, temporary)
+            except RuntimeError as error:  # torch's zip writer reports a full disk this way
+                raise OSError(errno.ENOSPC, "no space left or write error") from error
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
