@@ -40,7 +40,7 @@ def render(seed, subset, index, height, width):
             contours, left, top, side = _placed(rng, kind, height, width)
             coverage, window, inside = _coverage(contours, left, top, side, height, width)
             mask = coverage >= 128
-            if inside >= _LEAST_INSIDE and mask.any() and _leaves_visible(owner[window], mask, areas):
+            if inside >= _LEAST_INSIDE and mask.any() and _leaves_visible(owner, window, mask, areas):
                 break
         else:
             continue
@@ -191,10 +191,10 @@ def _coverage(contours, left, top, side, height, width):
     return part, (slice(y0, y1), slice(x0, x1)), part.sum(dtype=np.int64) / max(coverage.sum(dtype=np.int64), 1)
 
 
-def _leaves_visible(owner, mask, areas):
+def _leaves_visible(owner, window, mask, areas):
     """Whether a new shape with this mask leaves enough to see of every shape already there."""
-    hidden = np.bincount(owner[mask], minlength=len(areas))
-    return all(hidden[number] <= (1 - _LEAST_VISIBLE) * areas[number] for number in range(1, len(areas)))
+    visible = np.bincount(owner.ravel(), minlength=len(areas)) - np.bincount(owner[window][mask], minlength=len(areas))
+    return all(visible[number] >= _LEAST_VISIBLE * areas[number] for number in range(1, len(areas)))
 
 
 def _paint(rng, image, color, coverage, window, unit):
