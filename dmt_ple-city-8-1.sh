@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# DMT+PLE on Cityscapes with 1/8 of the labels: two arms with different pre-training, c (COCO) and i (ImageNet).
+set -euo pipefail
+
+dataset=${dataset:-city}
+split=${split:-8}  # 1/8 of the images are labelled
+id=${id:-1}  # which of the random splits
+exp=${exp:-dmt_ple-city-$split-$id}  # name of the experiment
+
+coco_arms=${coco_arms:-c}  # arms from COCO weights; the other starts from ImageNet weights
+coco_weights=${coco_weights-city_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
+seed_c=${seed_c:-1}
+seed_i=${seed_i:-2}
+weight_decay=${weight_decay:-0.0005}
+
+# Round 0, supervised:
+ep0=${ep0:-329}  # epochs; 170 in DMT
+batch0=${batch0:-8}
+lr0=${lr0:-0.004}
+val0=${val0:-350}  # steps between validations
+
+# Rounds of mutual training, one for each ratio:
+ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
+beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
+ep=${ep:-10}  # epochs a round
+batch_labeled=${batch_labeled:-2 1}  # labelled images a step: in round 1, then
+batch_pseudo=${batch_pseudo:-6 7}  # pseudo-labelled images a step: in round 1, then
+lr=${lr:-0.004}
+gamma1=${gamma1:-3}  # dynamic weight where the arms agree
+gamma2=${gamma2:-3}  # and where they disagree and the teacher is surer
+val=${val:-300}  # steps between validations
+batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
+
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+
+round0 c "$split"
+round0 i "$split"
+
+round=0
+for ratio in $ratios; do
+    round=$((round + 1))
+    label $round i "$ratio"
+    train $round c i
+    label $round c "$ratio"  # with its checkpoint of the round before, as i did
+    train $round i c
+done
+
+print_results

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# DMT+PLE on PASCAL VOC 2012 with 1/20 of the labels: two arms with different pre-training, c (COCO) and i (ImageNet).
+# For other splits: split=8 id=2 ep0=54 dmt_ple-voc-20-1.sh
+set -euo pipefail
+
+dataset=${dataset:-voc}
+split=${split:-20}  # 1/20 of the images are labelled
+id=${id:-1}  # which of the random splits
+exp=${exp:-dmt_ple-voc-$split-$id}  # name of the experiment
+
+coco_arms=${coco_arms:-c}  # arms from COCO weights; the other starts from ImageNet weights
+coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
+seed_c=${seed_c:-1}
+seed_i=${seed_i:-2}
+weight_decay=${weight_decay:-0.0005}
+
+# Round 0, supervised:
+ep0=${ep0:-134}  # epochs; keep the number of steps when the split changes
+batch0=${batch0:-8}
+lr0=${lr0:-0.002}
+val0=${val0:-220}  # steps between validations
+
+# Rounds of mutual training, one for each ratio:
+ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
+beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
+ep=${ep:-4}  # epochs a round
+batch_labeled=${batch_labeled:-1}  # labelled images a step
+batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
+lr=${lr:-0.001}
+gamma1=${gamma1:-5}  # dynamic weight where the arms agree
+gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
+val=${val:-500}  # steps between validations
+batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
+
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+
+round0 c "$split"
+round0 i "$split"
+
+round=0
+for ratio in $ratios; do
+    round=$((round + 1))
+    label $round i "$ratio"
+    train $round c i
+    label $round c "$ratio"  # with its checkpoint of the round before, as i did
+    train $round i c
+done
+
+print_results

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# DMT+PLE on CamVid (VOC layout, 11 classes, 360 x 480) with 1/8 of the labels, from random weights: no downloads, and
+# small enough for a CPU. The arms l and r differ by what they see in round 0 (the two subsets that dms_sample.py makes)
+# and by their seeds; arm b is the supervised baseline on all labels of the split.
+#     scripts/dmt_ple-camvid.sh DATA_ROOT
+# The folder of the data is only read: the split lists go to OUTPUT_DIR/lists.
+set -euo pipefail
+
+dataset=${dataset:-camvid}
+split=${split:-8}  # 1/8 of the images are labelled
+id=${id:-0}  # which of the random splits
+exp=${exp:-dmt_ple-camvid-$split-$id}  # name of the experiment
+
+backbone=${backbone:-small}
+weights=${weights:-none}  # none: random; or a file with torchvision's weights of the backbone
+coco_arms=${coco_arms:-}  # arms from COCO weights: none
+coco_weights=${coco_weights-}
+seed_b=${seed_b:-1}
+seed_l=${seed_l:-1}
+seed_r=${seed_r:-2}
+weight_decay=${weight_decay:-0.0005}
+
+# Round 0 and the baseline, supervised:
+ep0=${ep0:-200}  # epochs
+batch0=${batch0:-8}
+lr0=${lr0:-0.02}
+val0=${val0:-200}  # steps between validations
+
+# Rounds of mutual training, one for each ratio:
+ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
+beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
+ep=${ep:-8}  # epochs a round
+batch_labeled=${batch_labeled:-1}  # labelled images a step
+batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
+lr=${lr:-0.01}
+gamma1=${gamma1:-5}  # dynamic weight where the arms agree
+gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
+val=${val:-100}  # steps between validations
+batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
+
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+    DATA_ROOT=$1
+    shift
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+EXTRA="--backbone=$backbone --weights=$weights $EXTRA"
+
+if [ -z "$LISTS_DIR" ]; then
+    LISTS_DIR=$OUTPUT_DIR/lists
+    call "$PYTHON" "${root}generate_splits.py" --dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"} --out="$LISTS_DIR"
+    call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"} \
+        --lists="$LISTS_DIR" --out="$LISTS_DIR"
+fi
+
+round0 b "$split"
+round0 l "$split-l"
+round0 r "$split-r"
+
+round=0
+for ratio in $ratios; do
+    round=$((round + 1))
+    label $round l "$ratio"
+    train $round r l
+    label $round r "$ratio"  # with its checkpoint of the round before, as l did
+    train $round l r
+done
+
+test_arm 0 b
+test_arm $round l
+test_arm $round r
+
+print_results

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Sourced by the launchers: derives the names of stages, checkpoints and folders, and calls main.py. A launcher sets the
+# numbers of its experiment, sources this file, and writes its rounds down with the functions below.
+#
+# The stage EXP__pROUND--ARM trains ARM in ROUND and writes OUTPUT_DIR/EXP__pROUND--ARM.pt; round 0 is supervised. Round
+# N starts from the checkpoints of round N-1: with them the arms label, into OUTPUT_DIR/pseudo/EXP__p(N-1)--ARM.
+set -euo pipefail
+
+# "" in the repository's root, else the root's path with a slash: paths in commands stay short where they can, and since
+# the working directory is left alone, relative paths mean what the user meant.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)/
+if [ "$root" = "$(pwd -P)/" ]; then root=; fi
+
+# Variables of every launcher:
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
+DATA_ROOT=${DATA_ROOT:-}  # folder of the dataset; empty: VOC_ROOT, CITYSCAPES_ROOT, ... from the environment
+LISTS_DIR=${LISTS_DIR:-}  # folder of the split lists; empty: inside the dataset
+MIXED_PRECISION=${MIXED_PRECISION:-1}  # 0: float32 throughout
+PYTHON=${PYTHON:-}  # interpreter; empty: the repository's .venv/bin/python if it is there, else python3
+EXTRA=${EXTRA:-}  # more options for every main.py, as in EXTRA="--workers=4 --aspp-branches=4"
+DRY_RUN=${DRY_RUN:-}  # 1: print every command instead of running it
+
+if [ -z "$PYTHON" ]; then
+    PYTHON=python3
+    if [ -x "${root}.venv/bin/python" ]; then PYTHON=${root}.venv/bin/python; fi
+fi
+if [ "$DRY_RUN" = 0 ]; then DRY_RUN=; fi
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+# The comment on top of the launcher, then every variable with its default and its meaning.
+print_help() {
+    sed -n '2,/^[^#]/ { s/^# \{0,1\}//p; }' "$1"
+    echo
+    echo "Variables, to be set in front of the command as in: ep=1 DRY_RUN=1 $0"
+    sed -nE 's/^([A-Za-z0-9_]+)=\$\{[A-Za-z0-9_]+:?-(.*)\}([[:space:]]+#[[:space:]]*(.*))?$/  \1=\2|\4/p' \
+        "$1" "${BASH_SOURCE[0]}" | awk -F'|' '{ printf "%-40s %s\n", $1, $2 }'
+}
+
+case ${1:-} in
+    "") ;;
+    -h | --help) print_help "${BASH_SOURCE[1]}"; exit 0 ;;
+    *) fail "unknown argument '$1': numbers are set in the environment, as in ep=1 $0 (see $0 --help)" ;;
+esac
+
+name() { echo "${exp}__p$1--$2"; }               # name ROUND ARM
+checkpoint() { echo "$OUTPUT_DIR/$(name "$@").pt"; }     # checkpoint ROUND ARM
+pseudo_dir() { echo "$OUTPUT_DIR/pseudo/$(name "$@")"; } # pseudo_dir ROUND ARM: labels made by that checkpoint
+seed_of() { local variable=seed_$1; echo "${!variable}"; }
+
+# is_coco ARM: does the arm descend from the COCO weights? Then every stage of it takes --coco.
+is_coco() {
+    [ -n "$coco_weights" ] && [[ " $coco_arms " == *" $1 "* ]]
+}
+
+# of_round "VALUES" ROUND: the value of that round; the last one serves all further rounds.
+of_round() {
+    local values
+    read -ra values <<< "$1"
+    local index=$(($2 <= ${#values[@]} ? $2 - 1 : ${#values[@]} - 1))
+    echo "${values[index]}"
+}
+
+# call WORD ...: run the command, or print it ready for a shell.
+call() {
+    printf '%q' "$1"
+    printf ' %q' "${@:2}"
+    printf '\n'
+    if [ -z "$DRY_RUN" ]; then "$@"; fi
+}
+
+# stage OPTION ...: main.py with these options and those of every stage.
+stage() {
+    local words=("$PYTHON" "${root}main.py" "$@" --dataset="$dataset" --output-dir="$OUTPUT_DIR") extra
+    if [ -n "$DATA_ROOT" ]; then words+=(--data-root="$DATA_ROOT"); fi
+    if [ -n "$LISTS_DIR" ]; then words+=(--lists-dir="$LISTS_DIR"); fi
+    if [ "$MIXED_PRECISION" != 0 ]; then words+=(--mixed-precision); fi
+    read -ra extra <<< "$EXTRA"
+    call "${words[@]}" "${extra[@]}"
+}
+
+# train_labeled STAGE ARM SPLIT EPOCHS SEED VAL_NUM_STEPS: supervised training of an arm from its first weights.
+train_labeled() {
+    local options=(--exp-name="$1" --state=2 --train-set="$3" --sets-id="$id")
+    if is_coco "$2"; then
+        local weights=$coco_weights
+        if [ ! -f "$weights" ] && [ "${weights#/}" = "$weights" ]; then weights=$root$weights; fi
+        if [ -z "$DRY_RUN" ] && [ ! -f "$weights" ] && [ ! -f "$OUTPUT_DIR/$1.pt" ]; then
+            fail "the COCO weights $weights are missing; run ${root:-./}prepare_coco.sh first"
+        fi
+        options+=(--coco --continue-from="$weights")
+    fi
+    stage "${options[@]}" --epochs="$4" --batch-size-labeled="$batch0" --lr="$lr0" --weight-decay="$weight_decay" \
+        --seed="$5" --val-num-steps="$6"
+}
+
+# round0 ARM SPLIT: round 0 of an arm, on the labelled images of SPLIT.
+round0() {
+    train_labeled "$(name 0 "$1")" "$1" "$2" "$ep0" "$(seed_of "$1")" "$val0"
+}
+
+# label ROUND ARM RATIO: the arm labels the unlabelled images with its checkpoint of the round before; from round 2 on
+# with PLE, for which the checkpoint of yet a round earlier labels too. An empty beta leaves PLE out: plain DMT.
+label() {
+    local last=$(($1 - 1)) arm=$2
+    local options=(--labeling --train-set="$split" --sets-id="$id")
+    if is_coco "$arm"; then options+=(--coco); fi
+    options+=(--continue-from="$(checkpoint $last "$arm")")
+    if [ $last -gt 0 ] && [ -n "$beta" ]; then
+        options+=(--oldfilename="$(checkpoint $((last - 1)) "$arm")" --Increment="$beta")
+    fi
+    stage "${options[@]}" --label-ratio="$3" --batch-size-labeling="$batch_labeling" \
+        --pseudo-dir="$(pseudo_dir $last "$arm")"
+}
+
+# train ROUND ARM TEACHER: the arm goes on from its checkpoint of the round before, on labels of the teacher's.
+train() {
+    local last=$(($1 - 1)) arm=$2 teacher=$3
+    local options=(--exp-name="$(name "$1" "$arm")" --state=1 --train-set="$split" --sets-id="$id")
+    if is_coco "$arm"; then options+=(--coco); fi
+    stage "${options[@]}" --continue-from="$(checkpoint $last "$arm")" --pseudo-dir="$(pseudo_dir $last "$teacher")" \
+        --epochs="$ep" --batch-size-labeled="$(of_round "$batch_labeled" "$1")" \
+        --batch-size-pseudo="$(of_round "$batch_pseudo" "$1")" --lr="$lr" --weight-decay="$weight_decay" \
+        --gamma1="$gamma1" --gamma2="$gamma2" --seed="$(seed_of "$arm")" --val-num-steps="$val"
+}
+
+# test_arm ROUND ARM: validation of a finished stage, class by class.
+test_arm() {
+    local options=(--state=3)
+    if is_coco "$2"; then options+=(--coco); fi
+    stage "${options[@]}" --continue-from="$(checkpoint "$1" "$2")"
+}
+
+# The mIoU of every stage so far, as log.txt has them.
+print_results() {
+    if [ -n "$DRY_RUN" ]; then return; fi
+    printf '\n%-44s %s\n' "stage" "best validation mIoU (%)"
+    awk -F': ' '{ printf "%-44s %.2f\n", $1, $2 }' "$OUTPUT_DIR/log.txt"
+}
