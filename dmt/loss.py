@@ -116,7 +116,7 @@ def _student(logits, y, keep_softmax):
     prediction, q_max = torch.empty_like(y), torch.empty_like(x_max, dtype=dtype)
     for group in _groups(logits):
         torch.max(x[group], 1, out=(x_max[group], prediction[group]))
-        q = torch.softmax(x[group], 1, dtype=dtype, out=None if softmax is None else softmax[group])
+        q = _softmax(x[group], dtype, out=None if softmax is None else softmax[group])
         torch.gather(q, 1, prediction[group, None], out=q_max[group, None])
     x_label = x.gather(1, y[:, None])[:, 0]
     below = x_label.to(dtype) - x_max.to(dtype)
@@ -147,11 +147,20 @@ class _WeightedMean(torch.autograd.Function):
         x = logits.flatten(2)
         gradient = torch.empty(x.shape, dtype=x.dtype, device=x.device) if softmax is None else softmax
         for group in _groups(logits):
-            part = torch.softmax(x[group], 1, dtype=weight.dtype) if softmax is None else softmax[group]
+            part = _softmax(x[group], weight.dtype) if softmax is None else softmax[group]
             part.mul_(scale[group]).scatter_add_(1, y[group, None], -scale[group])
             if softmax is None:
                 gradient[group] = part
         return gradient.view(logits.shape), None, None, None, None, None
+
+
+def _softmax(x, dtype, out=None):
+    """q (n, C, P) of the logits ``x`` (n, C, P), in their layout."""
+    if x.stride(1) != 1:
+        return torch.softmax(x, 1, dtype=dtype, out=out)
+    # channels_last: along a dimension that is not the last one, softmax would first rearrange all the logits.
+    out = None if out is None else out.transpose(1, 2)
+    return torch.softmax(x.transpose(1, 2), 2, dtype=dtype, out=out).transpose(1, 2)
 
 
 def _precision(logits):
