@@ -27,6 +27,7 @@ class Job:
     """What the options name, looked up and checked: dataset, device, network, folders."""
 
     def __init__(self, options):
+        import cv2
         import torch
         from data.specs import load_spec, resolve_root
         from models.input_format import input_format
@@ -40,6 +41,7 @@ class Job:
         self.device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"--device {options.device}: this machine has no usable GPU; leave the option out")
+        cv2.setNumThreads(1)  # its threads and torch's would wait for each other
         torch.set_flush_denormal(True)  # a CPU computes many times slower on the tiny numbers of a confident softmax
         torch.backends.cudnn.benchmark = True  # crops and test images have one size each
         self.workers = options.workers
