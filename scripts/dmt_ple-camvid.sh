@@ -18,6 +18,7 @@ coco_weights=${coco_weights-}
 seed_b=${seed_b:-1}
 seed_l=${seed_l:-1}
 seed_r=${seed_r:-2}
+crop=${crop:-241 321}  # height and width of the training crops
 weight_decay=${weight_decay:-0.0005}
 
 # Round 0 and the baseline, supervised:
@@ -43,13 +44,14 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     shift
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
-EXTRA="--backbone=$backbone --weights=$weights $EXTRA"
+EXTRA="--backbone=$backbone --weights=$weights --crop-size $crop $EXTRA"
 
 if [ -z "$LISTS_DIR" ]; then
     LISTS_DIR=$OUTPUT_DIR/lists
-    call "$PYTHON" "${root}generate_splits.py" --dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"} --out="$LISTS_DIR"
-    call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"} \
-        --lists="$LISTS_DIR" --out="$LISTS_DIR"
+    data=(--dataset="$dataset")
+    if [ -n "$DATA_ROOT" ]; then data+=(--data-root="$DATA_ROOT"); fi
+    call "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
+    call "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
 fi
 
 round0 b "$split"

@@ -1,0 +1,225 @@
+"""The launchers: what DRY_RUN prints is the recipe, flag by flag; and prepare_coco.sh's ways out."""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import deeplab_v2
+from utils.options import parse_options
+
+ROOT = Path(__file__).parent.parent
+CHAINS = ["dmt_ple-voc-20-1", "dmt_ple-voc-106-1lr", "dmt_ple-city-8-1", "dmt_ple-voc-sbd-0"]
+SCRIPTS = [*(f"{chain}.sh" for chain in CHAINS), "prepare_coco.sh", "scripts/dmt_ple-camvid.sh"]
+RATIOS = ("0.2", "0.4", "0.6", "0.8", "1.0")
+
+
+def start(script, *arguments, cwd=ROOT, **variables):
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": "python", **variables}
+    return subprocess.run([str(ROOT / script), *map(str, arguments)], cwd=cwd, env=environment, capture_output=True,
+                          text=True, timeout=120)
+
+
+def commands(script, *arguments, **variables):
+    """The printed commands, each as a list of words."""
+    done = start(script, *arguments, DRY_RUN="1", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def expected_chain(exp, dataset, first, second, round0, split, rounds, coco, coco_weights):
+    """The 22 commands as strings. ``first`` is the arm that labels first; ``round0`` lists (arm, split) in order."""
+    out = f"runs/{exp}"
+    common = f"--dataset={dataset} --output-dir={out} --mixed-precision"
+    seeds = {arm: seed for seed, (arm, _) in enumerate(round0, start=1)}
+
+    def flag(arm):
+        return "--coco " if arm in coco else ""
+
+    lines = []
+    for arm, labeled in round0:
+        weights = f"--coco --continue-from={coco_weights} " if arm in coco else ""
+        lines.append(f"--exp-name={exp}__p0--{arm} --state=2 --train-set={labeled} {weights}{rounds['zero']} "
+                     f"--seed={seeds[arm]} --val-num-steps={rounds['val0']} {common}")
+    sets = f"--train-set={split}"
+    for number, ratio in enumerate(RATIOS, start=1):
+        last = number - 1
+        for teacher, student in ((first, second), (second, first)):
+            ple = f"--oldfilename={out}/{exp}__p{last - 1}--{teacher}.pt --Increment=0.15 " if number > 1 else ""
+            lines.append(f"--labeling {sets} {flag(teacher)}--continue-from={out}/{exp}__p{last}--{teacher}.pt {ple}"
+                         f"--label-ratio={ratio} --batch-size-labeling=8 "
+                         f"--pseudo-dir={out}/pseudo/{exp}__p{last}--{teacher} {common}")
+            lines.append(f"--exp-name={exp}__p{number}--{student} --state=1 {sets} {flag(student)}"
+                         f"--continue-from={out}/{exp}__p{last}--{student}.pt --pseudo-dir={out}/pseudo/{exp}__p{last}--"
+                         f"{teacher} {rounds['first' if number == 1 else 'later']} --seed={seeds[student]} "
+                         f"--val-num-steps={rounds['val']} {common}")
+    return lines
+
+
+def recipe(zero, val0, epochs, lr, gamma, val, first=(1, 7)):
+    """The numbers of a chain as the flags that carry them; ``zero`` is (epochs, lr) of round 0."""
+    def mutual(labeled, pseudo):
+        return (f"--epochs={epochs} --batch-size-labeled={labeled} --batch-size-pseudo={pseudo} --lr={lr} "
+                f"--weight-decay=0.0005 --gamma1={gamma} --gamma2={gamma}")
+    return {"zero": f"--epochs={zero[0]} --batch-size-labeled=8 --lr={zero[1]} --weight-decay=0.0005", "val0": val0,
+            "val": val, "first": mutual(*first), "later": mutual(1, 7)}
+
+
+EXPECTED = {
+    "dmt_ple-voc-20-1": (1, expected_chain(
+        "dmt_ple-voc-20-1", "voc", "i", "c", [("c", "20"), ("i", "20")], "20",
+        recipe((134, 0.002), 220, 4, 0.001, 5, 500), "c", "voc_coco_resnet101.pt")),
+    "dmt_ple-voc-106-1lr": (1, expected_chain(
+        "dmt_ple-voc-106-1lr", "voc", "l", "r", [("l", "106-l"), ("r", "106-r")], "106",
+        recipe((300, 0.002), 100, 4, 0.001, 5, 500), "lr", "voc_coco_resnet101.pt")),
+    "dmt_ple-city-8-1": (1, expected_chain(
+        "dmt_ple-city-8-1", "city", "i", "c", [("c", "8"), ("i", "8")], "8",
+        recipe((329, 0.004), 350, 10, 0.004, 3, 300, first=(2, 6)), "c", "city_coco_resnet101.pt")),
+    "dmt_ple-voc-sbd-0": (0, expected_chain(
+        "dmt_ple-voc-sbd-0", "voc", "i", "c", [("c", "train"), ("i", "train")], "train",
+        recipe((85, 0.002), 350, 5, 0.001, 5, 500), "c", "voc_coco_resnet101.pt")),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_chain_is_the_papers(chain):
+    split_id, expected = EXPECTED[chain]
+    printed = commands(f"{chain}.sh")
+    assert len(printed) == len(expected) == 22
+    for words, line in zip(printed, expected):
+        assert words[:2] == ["python", "main.py"]
+        assert sorted(words[2:]) == sorted([*line.split(), f"--sets-id={split_id}"])
+        parse_options(words[2:])  # main.py takes every one of them
+
+
+def test_one_stage_word_for_word():
+    lines = start("dmt_ple-voc-20-1.sh", DRY_RUN="1").stdout.splitlines()
+    out = "runs/dmt_ple-voc-20-1"
+    assert lines[6] == (
+        f"python main.py --labeling --train-set=20 --sets-id=1 --continue-from={out}/dmt_ple-voc-20-1__p1--i.pt "
+        f"--oldfilename={out}/dmt_ple-voc-20-1__p0--i.pt --Increment=0.15 --label-ratio=0.4 --batch-size-labeling=8 "
+        f"--pseudo-dir={out}/pseudo/dmt_ple-voc-20-1__p1--i --dataset=voc --output-dir={out} --mixed-precision")
+    assert lines[7] == (
+        f"python main.py --exp-name=dmt_ple-voc-20-1__p2--c --state=1 --train-set=20 --sets-id=1 --coco "
+        f"--continue-from={out}/dmt_ple-voc-20-1__p1--c.pt --pseudo-dir={out}/pseudo/dmt_ple-voc-20-1__p1--i --epochs=4 "
+        "--batch-size-labeled=1 --batch-size-pseudo=7 --lr=0.001 --weight-decay=0.0005 --gamma1=5 --gamma2=5 --seed=1 "
+        f"--val-num-steps=500 --dataset=voc --output-dir={out} --mixed-precision")
+
+
+def test_every_pseudo_label_folder_is_written_once():
+    for chain in CHAINS:
+        written = [word for words in commands(f"{chain}.sh") if "--labeling" in words
+                   for word in words if word.startswith("--pseudo-dir")]
+        assert len(set(written)) == len(written) == 10
+
+
+def test_the_oracle_is_trained_on_request():
+    *chain, oracle = commands("dmt_ple-voc-sbd-0.sh", ORACLE="1")
+    assert len(chain) == 22
+    assert {"--exp-name=dmt_ple-voc-sbd-0__oracle", "--state=2", "--train-set=1", "--sets-id=0", "--coco", "--epochs=30",
+            "--continue-from=voc_coco_resnet101.pt", "--batch-size-labeled=8", "--seed=0"} <= set(oracle)
+
+
+def test_numbers_come_from_the_environment():
+    printed = commands("dmt_ple-voc-20-1.sh", ep="1", split="8", id="2", ratios="0.5", beta="", MIXED_PRECISION="0",
+                       EXTRA="--backbone=small --weights=none --workers=0", coco_weights="", DATA_ROOT="/my data",
+                       LISTS_DIR="lists", OUTPUT_DIR="here")
+    assert len(printed) == 6
+    for words in printed:
+        assert {"--sets-id=2", "--train-set=8", "--data-root=/my data", "--lists-dir=lists",
+                "--output-dir=here"} <= set(words)
+        assert words[-3:] == ["--backbone=small", "--weights=none", "--workers=0"]
+        assert not {"--coco", "--mixed-precision"} & set(words)
+    assert "--exp-name=dmt_ple-voc-8-2__p1--c" in printed[3] and "--epochs=1" in printed[3]
+    plain = commands("dmt_ple-voc-20-1.sh", beta="")
+    assert not any(word.startswith(("--oldfilename", "--Increment")) for words in plain for word in words)
+
+
+def test_launchers_work_from_any_directory(tmp_path):
+    printed = commands("dmt_ple-city-8-1.sh", cwd=tmp_path, OUTPUT_DIR="mine")
+    assert printed[0][1] == str(ROOT.resolve() / "main.py")
+    assert f"--continue-from={ROOT.resolve() / 'city_coco_resnet101.pt'}" in printed[0]
+    assert "--output-dir=mine" in printed[0]  # the user's own, relative to where the user is
+    (tmp_path / "city_coco_resnet101.pt").touch()
+    assert "--continue-from=city_coco_resnet101.pt" in commands("dmt_ple-city-8-1.sh", cwd=tmp_path)[0]
+    assert f"--output-dir={ROOT.resolve()}/runs/dmt_ple-city-8-1" in commands("dmt_ple-city-8-1.sh", cwd=tmp_path)[0]
+
+
+def test_camvid_makes_its_lists_beside_the_run():
+    printed = commands("scripts/dmt_ple-camvid.sh", "/data/camvid", OUTPUT_DIR="out")
+    data = ["--dataset=camvid", "--data-root=/data/camvid"]
+    assert printed[0] == ["python", "generate_splits.py", *data, "--out=out/lists"]
+    assert printed[1] == ["python", "dms_sample.py", *data, "--lists=out/lists", "--out=out/lists"]
+    stages = printed[2:]
+    assert len(stages) == 3 + 20 + 3
+    assert [word for words in stages[:3] for word in words if word.startswith("--train-set")] == [
+        "--train-set=8", "--train-set=8-l", "--train-set=8-r"]
+    for words in stages:
+        parse_options(words[2:])
+        assert {"--backbone=small", "--weights=none", "--lists-dir=out/lists", "--dataset=camvid"} <= set(words)
+    assert all("--state=3" in words for words in stages[-3:])
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "scripts/rounds.sh"])
+def test_scripts_parse(script):
+    assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True, check=False).stderr == b""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_unknown_arguments(script):
+    done = start(script, "--help")
+    assert done.returncode == 0 and "Variables" in done.stdout and "PYTHON=" in done.stdout
+    done = start(script, "--epochs=3")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_missing_coco_weights_are_one_line(tmp_path):
+    done = start("dmt_ple-voc-20-1.sh", cwd=tmp_path, coco_weights="absent.pt", OUTPUT_DIR="out")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "prepare_coco.sh" in done.stderr
+
+
+# --- prepare_coco.sh ---------------------------------------------------------------------------------------------
+
+
+def made_up_coco(folder):
+    """A file with the names and shapes of the Caffe model, named after its hash."""
+    with torch.device("meta"):
+        names = deeplab_v2(21).state_dict()
+    state = {name.replace("backbone.", "").replace("classifier.0.convs.", "layer5.conv2d_list."):
+             torch.tensor(1.0).expand(tensor.shape)
+             for name, tensor in names.items() if not name.endswith("num_batches_tracked")}
+    torch.save(state, folder / "made")
+    digits = hashlib.sha256((folder / "made").read_bytes()).hexdigest()[:8]
+    return (folder / "made").rename(folder / f"resnet101COCO-{digits}.pth")
+
+
+def test_prepare_coco_goes_on_checks_converts_and_skips(tmp_path):
+    (tmp_path / "web").mkdir()
+    source = made_up_coco(tmp_path / "web")
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / f"{source.name}.part").write_bytes(source.read_bytes()[:1000])  # an interrupted download
+    variables = {"COCO_URL": source.as_uri(), "COCO_DIR": "out", "PYTHON": sys.executable, "cwd": tmp_path}
+    done = start("prepare_coco.sh", **variables)
+    assert done.returncode == 0, done.stderr
+    assert "528 tensors match" in done.stdout and "520 tensors match" in done.stdout
+    assert {path.name for path in target.iterdir()} == {source.name, "voc_coco_resnet101.pt", "city_coco_resnet101.pt"}
+    assert (target / source.name).read_bytes() == source.read_bytes()
+    again = start("prepare_coco.sh", **variables)
+    assert again.returncode == 0 and "already" in again.stdout and "downloading" not in again.stdout
+
+
+def test_prepare_coco_says_what_to_do_by_hand(tmp_path):
+    (tmp_path / "resnet101COCO-41f33a49.pth").write_bytes(b"an error page")
+    wrong, absent = (
+        start("prepare_coco.sh", COCO_DIR=str(tmp_path / "out"), COCO_URL=(tmp_path / f"{name}-41f33a49.pth").as_uri())
+        for name in ("resnet101COCO", "gone"))
+    damaged = start("prepare_coco.sh", COCO_DIR=str(tmp_path))
+    for done, message in ((wrong, "another file"), (absent, "put it at"), (damaged, "is damaged")):
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
