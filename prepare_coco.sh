@@ -51,10 +51,10 @@ download() {
         echo "downloading $COCO_URL"
         if command -v curl >/dev/null; then
             curl "${quiet[@]}" --fail --location --retry 3 --continue-at - --output "$file.part" "$COCO_URL" ||
-                fail "the download of $COCO_URL failed (curl: $?); start this script again to go on with it, or $by_hand"
+                fail "the download of $COCO_URL failed (curl: $?); start again to go on with it, or $by_hand"
         elif command -v wget >/dev/null; then
             wget --quiet --continue --output-document="$file.part" "$COCO_URL" ||
-                fail "the download of $COCO_URL failed (wget: $?); start this script again to go on with it, or $by_hand"
+                fail "the download of $COCO_URL failed (wget: $?); start again to go on with it, or $by_hand"
         else
             fail "there is neither curl nor wget to download $COCO_URL; install one, or $by_hand"
         fi

@@ -79,8 +79,9 @@ class DeepLabV2(nn.Module):
 def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2):
     """A DeepLab-v2 with random weights for ``num_classes`` classes.
 
-    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet of 14 layers for CPUs). ``aspp_branches`` is 2, as in what DMT's
-    authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError`` for anything else.
+    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet of 13 convolutions in a row, for CPUs).
+    ``aspp_branches`` is 2, as in what DMT's authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError``
+    for anything else.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}")

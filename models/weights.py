@@ -1,6 +1,6 @@
 """First weights of a network: torchvision's ImageNet weights, or the COCO weights of a Caffe model, converted.
 
-The COCO weights are the DeepLab-ResNet-101 of Hung et al. (BMVC 2018, arXiv 1802.07934), ``resnet101COCO-41f33a49.pth``:
+The COCO weights are the DeepLab-ResNet-101 of Hung et al. (BMVC 2018, arXiv 1802.07934):
     python -m models.weights convert-coco resnet101COCO-41f33a49.pth --out .
 """
 
@@ -147,7 +147,7 @@ def main(arguments=None):
     command = parser.add_subparsers(dest="command", required=True, parser_class=_Parser).add_parser(
         "convert-coco", help="write voc_coco_resnet101.pt and city_coco_resnet101.pt")
     command.add_argument("file", metavar="FILE", help="resnet101COCO-41f33a49.pth")
-    command.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: the working directory)")
+    command.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: here)")
     command.add_argument("--num-classes", metavar="N", type=_class_count,
                          help="write only coco_resnet101_N.pt, for a dataset of your own with N classes")
     options = parser.parse_args(arguments)

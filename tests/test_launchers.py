@@ -55,8 +55,8 @@ def expected_chain(exp, dataset, first, second, round0, split, rounds, coco, coc
                          f"--label-ratio={ratio} --batch-size-labeling=8 "
                          f"--pseudo-dir={out}/pseudo/{exp}__p{last}--{teacher} {common}")
             lines.append(f"--exp-name={exp}__p{number}--{student} --state=1 {sets} {flag(student)}"
-                         f"--continue-from={out}/{exp}__p{last}--{student}.pt --pseudo-dir={out}/pseudo/{exp}__p{last}--"
-                         f"{teacher} {rounds['first' if number == 1 else 'later']} --seed={seeds[student]} "
+                         f"--continue-from={out}/{exp}__p{last}--{student}.pt "
+                         f"--pseudo-dir={out}/pseudo/{exp}__p{last}--{teacher} {rounds['first' if number == 1 else 'later']} --seed={seeds[student]} "
                          f"--val-num-steps={rounds['val']} {common}")
     return lines
 
@@ -106,8 +106,8 @@ def test_one_stage_word_for_word():
         f"--pseudo-dir={out}/pseudo/dmt_ple-voc-20-1__p1--i --dataset=voc --output-dir={out} --mixed-precision")
     assert lines[7] == (
         f"python main.py --exp-name=dmt_ple-voc-20-1__p2--c --state=1 --train-set=20 --sets-id=1 --coco "
-        f"--continue-from={out}/dmt_ple-voc-20-1__p1--c.pt --pseudo-dir={out}/pseudo/dmt_ple-voc-20-1__p1--i --epochs=4 "
-        "--batch-size-labeled=1 --batch-size-pseudo=7 --lr=0.001 --weight-decay=0.0005 --gamma1=5 --gamma2=5 --seed=1 "
+        f"--continue-from={out}/dmt_ple-voc-20-1__p1--c.pt --pseudo-dir={out}/pseudo/dmt_ple-voc-20-1__p1--i "
+        "--epochs=4 --batch-size-labeled=1 --batch-size-pseudo=7 --lr=0.001 --weight-decay=0.0005 --gamma1=5 --gamma2=5 --seed=1 "
         f"--val-num-steps=500 --dataset=voc --output-dir={out} --mixed-precision")
 
 
@@ -121,8 +121,8 @@ def test_every_pseudo_label_folder_is_written_once():
 def test_the_oracle_is_trained_on_request():
     *chain, oracle = commands("dmt_ple-voc-sbd-0.sh", ORACLE="1")
     assert len(chain) == 22
-    assert {"--exp-name=dmt_ple-voc-sbd-0__oracle", "--state=2", "--train-set=1", "--sets-id=0", "--coco", "--epochs=30",
-            "--continue-from=voc_coco_resnet101.pt", "--batch-size-labeled=8", "--seed=0"} <= set(oracle)
+    assert {"--exp-name=dmt_ple-voc-sbd-0__oracle", "--state=2", "--train-set=1", "--sets-id=0", "--coco",
+            "--epochs=30", "--continue-from=voc_coco_resnet101.pt", "--batch-size-labeled=8", "--seed=0"} <= set(oracle)
 
 
 def test_numbers_come_from_the_environment():

@@ -65,7 +65,8 @@ def test_inactive_branches_get_no_gradient_and_stay_as_loaded():
     unchanged = {name for name in before if torch.equal(before[name], after[name])}
     assert unchanged == inactive
     everything = deeplab_v2(4, "small", aspp_branches=4)
-    assert len(everything.active_parameters()) == len(list(everything.parameters())) == len(model.active_parameters()) + 4
+    assert len(everything.active_parameters()) == len(list(everything.parameters()))
+    assert len(everything.active_parameters()) == len(model.active_parameters()) + 4
 
 
 def test_checkpoints_are_the_same_for_two_and_four_branches():

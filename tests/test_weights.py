@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def caffe():
-    """A made-up state dict with names and shapes of the Caffe model for 21 classes; zero-stride, so it takes no room."""
+    """A made-up state dict with names and shapes of the Caffe model for 21 classes; it takes no room."""
     with torch.device("meta"):
         names = deeplab_v2(21).state_dict()
     state = {}
