@@ -2,6 +2,7 @@
 """One stage of DMT+PLE: train (supervised or on pseudo labels), label the unlabelled images, or test."""
 
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ class Job:
     """What the options name, looked up and checked: dataset, device, network, folders."""
 
     def __init__(self, options):
+        # Threads that spin while they wait make a busy machine ten times slower; OpenMP reads this when torch loads it.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import cv2
         import torch
         from data.specs import load_spec, resolve_root

@@ -1,0 +1,52 @@
+"""The house keeps its shape: imports point one way, and asking for help is cheap."""
+
+import ast
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LEAVES = {"utils.errors", "utils.files"}  # plain tools without state that everybody may use
+OWN = {"main", "tools", "dmt", "models", "data", "utils", "scripts", "benchmarks", "tests"}
+MAY_IMPORT = {  # package -> other packages of ours; beside itself and the leaves
+    "utils": set(), "models": set(), "data": set(), "dmt": {"models", "data", "utils"},
+    "tools": {"dmt", "models", "data", "utils"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_imports_point_one_way(package):
+    files = sorted((REPOSITORY / package).rglob("*.py"))
+    assert files or package == "tools"
+    for path in files:
+        for name in imports(path):
+            top = name.split(".")[0]
+            if top in OWN and top != package and top not in MAY_IMPORT[package]:
+                assert name in LEAVES, f"{path.relative_to(REPOSITORY)} imports {name}"
+
+
+def test_nothing_below_main_sees_its_options():
+    for package in ("dmt", "models", "data"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            assert "utils.options" not in set(imports(path)), path
+
+
+def test_main_stays_short():
+    assert len((REPOSITORY / "main.py").read_text().splitlines()) <= 260
+
+
+def test_help_does_not_load_torch(script):
+    start = time.monotonic()
+    done = script("-X", "importtime", "main.py", "--help")
+    assert done.returncode == 0 and "--continue-from" in done.stdout
+    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert time.monotonic() - start < 30  # a hang, not a measurement
