@@ -18,25 +18,26 @@ coco_weights=${coco_weights-}
 seed_b=${seed_b:-1}
 seed_l=${seed_l:-1}
 seed_r=${seed_r:-2}
-crop=${crop:-241 321}  # height and width of the training crops
+crop=${crop:-193 257}  # height and width of the training crops
 weight_decay=${weight_decay:-0.0005}
 
 # Round 0 and the baseline, supervised:
-ep0=${ep0:-200}  # epochs
+ep0=${ep0:-100}  # epochs of l and r
+ep_b=${ep_b:-200}  # epochs of the baseline b: as many steps as l or r takes in all, or nearly
 batch0=${batch0:-8}
 lr0=${lr0:-0.02}
-val0=${val0:-200}  # steps between validations
+val0=${val0:-100}  # steps between validations
 
 # Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-ep=${ep:-8}  # epochs a round
+ep=${ep:-4}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
 lr=${lr:-0.01}
 gamma1=${gamma1:-5}  # dynamic weight where the arms agree
 gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
-val=${val:-100}  # steps between validations
+val=${val:-92}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
@@ -54,7 +55,7 @@ if [ -z "$LISTS_DIR" ]; then
     call "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
 fi
 
-round0 b "$split"
+train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 round0 l "$split-l"
 round0 r "$split-r"
 
