@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# The whole method on generated images, on a CPU, in minutes: two small networks from random weights learn from a few
+# labels, then teach each other in three rounds of DMT, two of them with PLE; a third one learns from the same labels
+# alone. Ends with a table and a picture. Nothing is downloaded but, on the first call, the Python packages.
+#     ./demo.sh        SEED=1 ./demo.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+SEED=${SEED:-0}  # of the images, of the split id (SEED modulo 3) and of every training
+images=${images:-800}  # training images
+val_images=${val_images:-80}  # validation images
+size=${size:-80}  # largest height and width of an image in pixels
+
+dataset=shapes
+split=${split:-20}  # 1/20 of the images are labelled
+id=${id:-$((SEED % 3))}  # which of the random splits
+exp=${exp:-demo$([ "$SEED" = 0 ] || echo "-$SEED")}  # name of the experiment: demo, demo-1, ...
+OUTPUT_DIR=${OUTPUT_DIR:-runs/$exp}  # folder for everything written
+DATA_ROOT=${DATA_ROOT:-$OUTPUT_DIR/data}  # where the images go
+
+backbone=${backbone:-small}
+coco_arms=
+coco_weights=
+seed_b=$((10 * SEED + 1))
+seed_l=$((10 * SEED + 2))
+seed_r=$((10 * SEED + 3))
+crop=${crop:-65 65}  # height and width of the training crops
+test_size=${test_size:-81 81}  # images are padded to this for validation and labelling
+weight_decay=${weight_decay:-0.0005}
+
+# Round 0, supervised, each arm on its subset of the labels:
+ep0=${ep0:-75}  # epochs
+batch0=${batch0:-8}
+lr0=${lr0:-0.04}
+val0=${val0:-50}  # steps between validations
+
+# The supervised baseline, on all labels of the split; more steps than an arm has in all its rounds:
+ep_b=${ep_b:-220}  # epochs
+
+# Rounds of mutual training, one for each ratio; three instead of the papers' five, to save time:
+ratios=${ratios:-0.4 0.7 1.0}  # share of each class's pixels that gets pseudo labels
+beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
+ep=${ep:-2}  # epochs a round
+batch_labeled=${batch_labeled:-2}  # labelled images a step
+batch_pseudo=${batch_pseudo:-6}  # pseudo-labelled images a step
+lr=${lr:-0.04}
+gamma1=${gamma1:-5}  # dynamic weight where the arms agree
+gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
+val=${val:-50}  # steps between validations
+batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
+
+MIXED_PRECISION=0
+source scripts/rounds.sh
+EXTRA="--backbone=$backbone --weights=none --crop-size $crop --test-size $test_size --workers=0 $EXTRA"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two stages run side by side instead
+logs=$OUTPUT_DIR/logs
+declare -A running=()  # name -> process group
+trap 'for group in "${running[@]}"; do kill -- "-$group" 2>/dev/null || true; done' EXIT
+
+# begin NAME WORD ...: run the words in the background; what they print goes to $logs/NAME.txt.
+begin() {
+    if [ -n "$DRY_RUN" ]; then "${@:2}"; return; fi
+    set -m  # a process group of its own, to stop it as a whole
+    "${@:2}" > "$logs/$1.txt" 2>&1 &
+    set +m
+    running[$1]=$!
+}
+
+# finish NAME ...: wait for what has begun and print how it ended; give up when it failed.
+finish() {
+    local name status
+    if [ -n "$DRY_RUN" ]; then return; fi
+    for name in "$@"; do
+        status=0
+        wait "${running[$name]}" || status=$?
+        unset "running[$name]"
+        if [ $status != 0 ]; then
+            tail -n 3 "$logs/$name.txt" >&2
+            echo "error: the stage '$name' failed (status $status); $logs/$name.txt holds everything it printed" >&2
+            exit $status
+        fi
+        printf '%4d s  %s\n' $SECONDS "$(tail -n 1 "$logs/$name.txt")"
+    done
+}
+
+# A folder holds one demo: stages of another one in it would end up in the same table.
+check_numbers() {
+    local numbers file=$OUTPUT_DIR/numbers.txt
+    numbers="$SEED $images $val_images $size $split $id $EXTRA $weight_decay | $ep0 $batch0 $lr0 $val0 $ep_b |"
+    numbers+=" $ratios | $beta | $ep $batch_labeled $batch_pseudo $lr $gamma1 $gamma2 $val"
+    mkdir -p "$logs" || fail "the folder $OUTPUT_DIR cannot be made; set OUTPUT_DIR to another one"
+    if [ -f "$file" ] && [ "$(cat "$file")" != "$numbers" ]; then
+        fail "$OUTPUT_DIR holds a demo with other numbers; remove it, or set OUTPUT_DIR to another folder"
+    fi
+    echo "$numbers" > "$file"
+}
+
+if [ -z "$DRY_RUN" ]; then
+    source scripts/setup.sh
+    check_numbers
+fi
+SECONDS=0  # bash counts them on
+
+call "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
+    --size "$size" "$size" --workers=2
+call "$PYTHON" generate_splits.py --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
+call "$PYTHON" dms_sample.py --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
+if [ -z "$DRY_RUN" ]; then echo; fi
+
+begin b train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"  # beside everything else
+begin l-0 round0 l "$split-l"
+begin r-0 round0 r "$split-r"
+finish l-0 r-0
+
+round=0
+for ratio in $ratios; do
+    round=$((round + 1))
+    begin label-l-$round label $round l "$ratio"
+    begin label-r-$round label $round r "$ratio"  # with its checkpoint of the round before, as l does
+    finish label-l-$round label-r-$round
+    begin r-$round train $round r l
+    begin l-$round train $round l r
+    finish r-$round l-$round
+done
+finish b
+
+if [ -z "$DRY_RUN" ]; then echo; fi
+call "$PYTHON" -m tools.summarize "$OUTPUT_DIR"
+if [ -z "$DRY_RUN" ]; then echo "The demo took $SECONDS s."; fi
