@@ -12,7 +12,7 @@ val_images=${val_images:-80}  # validation images
 size=${size:-80}  # largest height and width of an image in pixels
 
 dataset=shapes
-split=${split:-20}  # 1/20 of the images are labelled
+split=${split:-50}  # 1/50 of the images are labelled
 id=${id:-$((SEED % 3))}  # which of the random splits
 exp=${exp:-demo$([ "$SEED" = 0 ] || echo "-$SEED")}  # name of the experiment: demo, demo-1, ...
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$exp}  # folder for everything written
@@ -29,13 +29,13 @@ test_size=${test_size:-81 81}  # images are padded to this for validation and la
 weight_decay=${weight_decay:-0.0005}
 
 # Round 0, supervised, each arm on its subset of the labels:
-ep0=${ep0:-75}  # epochs
+ep0=${ep0:-100}  # epochs
 batch0=${batch0:-8}
 lr0=${lr0:-0.04}
 val0=${val0:-50}  # steps between validations
 
 # The supervised baseline, on all labels of the split; more steps than an arm has in all its rounds:
-ep_b=${ep_b:-220}  # epochs
+ep_b=${ep_b:-500}  # epochs
 
 # Rounds of mutual training, one for each ratio; three instead of the papers' five, to save time:
 ratios=${ratios:-0.4 0.7 1.0}  # share of each class's pixels that gets pseudo labels

@@ -1,8 +1,9 @@
 """Draws one generated image: 1 to 4 shapes, partly hiding each other, on a textured background with distractors.
 
-Colour hints at the class and never gives it away: there are four hues, each shared by three or four classes and by
-distractors that belong to the background. Textures say nothing. All lengths are relative to ``_unit``, 1/112 of the
-image's shorter side.
+Colour hints at the class and does not quite give it away: each of seven hues is the usual one of a class, the rare one
+of another, and that of some distractors, which belong to the background; light and paleness blur it. So a small network
+learns the classes within a minute of training, but not from a handful of images. Textures say nothing. All lengths are
+relative to ``_unit``, 1/112 of the image's shorter side.
 """
 
 import math
@@ -15,9 +16,11 @@ IGNORE = 255
 SUBSETS = ("train", "val", "test")
 _OVERSAMPLING = 4
 _SHIFT = 4  # fractional bits of polygon corners
-_HUES = ((60, 60, 205), (70, 170, 60), (200, 105, 50), (60, 185, 210))  # BGR: red, green, blue, yellow
-_HUES_OF = {DISC: (0, 1), SQUARE: (1, 2), TRIANGLE: (2, 3), RING: (3, 0), CROSS: (0, 2), BAR: (1, 3), STAR: (3, 0)}
-_FIRST_HUE = 0.75  # share of a class's shapes that have the first of its two hues
+_HUES = ((55, 55, 205), (65, 165, 55), (205, 85, 55), (50, 190, 210),  # BGR: red, green, blue, yellow,
+         (185, 60, 170), (190, 180, 50), (50, 125, 220))  # purple, turquoise, orange
+_HUES_OF = {kind: (kind - 1, kind % 7) for kind in range(DISC, STAR + 1)}
+_FIRST_HUE = 0.95  # share of a class's shapes that have the first of its two hues
+_HUED_DISTRACTORS = 0.2  # share of the distractors that have one of the hues; the others are greyish
 _LEAST_INSIDE = 0.75  # share of a shape that lies inside the image
 _LEAST_VISIBLE = 0.75  # share of a shape that later ones leave uncovered
 
@@ -107,7 +110,7 @@ def _background(rng, height, width):
     for _ in range(rng.integers(0, 3)):
         _blob(rng, image, unit)
     for _ in range(rng.integers(0, 4)):
-        color = _color(rng, rng.integers(len(_HUES))) if rng.random() < 0.4 else _gray(rng)
+        color = _color(rng, rng.integers(len(_HUES))) if rng.random() < _HUED_DISTRACTORS else _gray(rng)
         start, middle, end = rng.uniform(-0.2, 1.2, (3, 2)) * (width, height)
         steps = np.linspace(0, 1, 16)[:, None]
         curve = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * middle + steps ** 2 * end
@@ -129,7 +132,7 @@ def _blob(rng, image, unit):
     right, bottom = np.clip(points.max(0) + 1, (left + 1, top + 1), (width, height))
     mask = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillPoly(mask, [points - (left, top)], 1)
-    color = _color(rng, rng.integers(len(_HUES))) if rng.random() < 0.4 else _gray(rng)
+    color = _color(rng, rng.integers(len(_HUES))) if rng.random() < _HUED_DISTRACTORS else _gray(rng)
     patch = _texture(rng, color, bottom - top, right - left, unit)
     np.copyto(image[top:bottom, left:right], patch, where=mask[..., None] > 0)
 

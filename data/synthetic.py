@@ -27,7 +27,7 @@ from data.specs import load_spec
 from utils.errors import UserError, reports_user_errors
 from utils.files import make_folder, read_json, write_json
 
-VERSION = 1  # raise it when the images change, so that existing folders are made again
+VERSION = 2  # raise it when the images change, so that existing folders are made again
 MANIFEST = "synthetic.json"
 LAYOUTS = {"voc": "shapes", "cityscapes": "city"}  # layout -> the dataset spec that reads it
 _LOCK = ".lock"
