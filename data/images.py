@@ -44,15 +44,15 @@ def read_mask(path, spec):
             if file.mode not in ("P", "L", "1"):
                 raise UserError(f"the mask {path} has colours (mode {file.mode}) instead of one class number a pixel; "
                                 "convert it to a palette or greyscale PNG")
-            values = np.array(file)
+            values = np.array(file, np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"the mask {path} does not decode ({error}); replace the file") from error
     table, wrong = _value_tables(spec)
-    if wrong[values].any():
-        value = int(values[wrong[values]][0])
+    if cv2.LUT(values, wrong).any():
+        value = int(values[wrong[values] > 0][0])
         raise UserError(f"the mask {path} holds the value {value}, but {spec.name} has the classes "
                         f"0 to {spec.num_classes - 1} and {spec.ignore} for ignored pixels; correct the mask or the spec")
-    return values if table is None else table[values]
+    return values if table is None else cv2.LUT(values, table)
 
 
 _tables = {}
@@ -64,13 +64,13 @@ def _value_tables(spec):
         if spec.label_ids is not None:
             table = np.array(spec.label_ids, np.uint8)
             table[table == spec.ignore] = 255
-            wrong = np.zeros(256, bool)
+            wrong = np.zeros(256, np.uint8)
         else:
             table = np.arange(256, dtype=np.uint8)
             table[spec.ignore] = 255
-            wrong = np.ones(256, bool)
-            wrong[: spec.num_classes] = False
-            wrong[spec.ignore] = False
+            wrong = np.ones(256, np.uint8)
+            wrong[: spec.num_classes] = 0
+            wrong[spec.ignore] = 0
             if spec.ignore == 255:
                 table = None
         _tables[spec] = table, wrong

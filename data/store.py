@@ -24,6 +24,9 @@ from utils.files import read_json, write_bytes, write_json
 FORMAT = 1
 LOGIT_STEP = 1 / 2048  # logits below the pixel's largest, in steps of this; 16 bits reach down to -32
 
+# Differences to the row above: beside OpenCV's own choice a sixth smaller, and read in half the time.
+_GREY_PNG = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP, cv2.IMWRITE_PNG_COMPRESSION, 6]
+
 # Grey value of a stored confidence: steps of 0.085 in log(p / (1 - p)), from 1/150 to 1 - 2^-24; 0 where ignored.
 _ODDS = np.linspace(-5.0, np.log(2.0**24 - 1), 255)
 GREY_LEVELS = np.concatenate([[0.0], 1 / (1 + np.exp(-_ODDS))]).astype(np.float32)
@@ -90,7 +93,7 @@ class PseudoLabelStore:
         image.save(content, "PNG")
         write_bytes(self.label_path(name), content.getvalue())
         grey = np.where(labels == 255, np.uint8(0), GREY_OF_CODE[codes])
-        _, content = cv2.imencode(".png", grey)
+        _, content = cv2.imencode(".png", grey, _GREY_PNG)
         write_bytes(self.confidence_path(name), content.tobytes())
 
     def read_pseudo_label(self, name):

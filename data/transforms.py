@@ -1,7 +1,7 @@
-"""The training transform, in uint8: scale, pad, crop and flip in one pass over the pixels of the crop.
+"""The training transform, in uint8: scale, pad, crop and flip.
 
 Scaling is bilinear with half-pixel centres and no antialiasing for images, nearest (source index floor(i * in / out))
-for labels and confidences. Only the crop's own pixels are computed.
+for labels and confidences, of which only the crop's own pixels are computed.
 """
 
 from dataclasses import dataclass
@@ -36,17 +36,11 @@ def draw_window(rng, size, crop, scales=(0.5, 1.5)):
 
 def crop_image(image, window, crop):
     """(h, w, 3) uint8 crop of the scaled ``image`` (H, W, 3) uint8, padded with 0."""
+    # Faster than computing the crop's pixels alone: cv2.resize is several times quicker a pixel than cv2.warpAffine.
+    scaled = resize_image(image, (window.height, window.width))
     rows, columns = _covered(window, crop)
-    step_y, step_x = image.shape[0] / window.height, image.shape[1] / window.width
-    offset_y = (window.top + 0.5) * step_y - 0.5
-    if window.flip:  # read the covered columns from right to left
-        offset_x, step_x = (window.left + columns - 0.5) * step_x - 0.5, -step_x
-    else:
-        offset_x = (window.left + 0.5) * step_x - 0.5
-    matrix = np.array([[step_x, 0.0, offset_x], [0.0, step_y, offset_y]])
-    pixels = cv2.warpAffine(image, matrix, (columns, rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                            borderMode=cv2.BORDER_REPLICATE)
-    return _padded(pixels, window, crop, 0)
+    pixels = scaled[window.top : window.top + rows, window.left : window.left + columns]
+    return _padded(cv2.flip(pixels, 1) if window.flip else pixels, window, crop, 0)
 
 
 def crop_nearest(values, window, crop, fill):
