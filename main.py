@@ -2,7 +2,9 @@
 """One stage of DMT+PLE: train (supervised or on pseudo labels), label the unlabelled images, or test."""
 
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -57,59 +59,88 @@ class Job:
 
     def train(self, mutual):
         """Supervised training, or mutual training on the pseudo labels of another arm and the labelled images."""
-        import torch
         from data import batches, datasets, images
-        from dmt.training import Interrupted, Recipe, Trainer
-        from utils.console import progress_bar
+        from dmt import collapse
         from utils.runs import Stage
 
         options = self.options
-        streams, names, pseudo_names, store = [], self._labeled(), [], None
+        streams, names, pseudo_names, store, manifest = [], self._labeled(), [], None, None
         if mutual:
-            pseudo_names, store = self._pseudo_labeled()
+            pseudo_names, store, manifest = self._pseudo_labeled()
             streams.append(batches.Stream(datasets.PSEUDO, len(pseudo_names), options.batch_size_pseudo, options.seed))
         if options.batch_size_labeled:
             streams.append(batches.Stream(datasets.LABELED, len(names), options.batch_size_labeled, options.seed))
         elif not mutual:
             raise UserError("--batch-size-labeled 0: supervised training needs labelled images; give at least 1")
         val_names = self._validation_names()
-        images.check_pairs(self.spec, [*self._pairs(names, "train"), *self._pairs(val_names, "val")])
+        start = self._checkpoint(options.continue_from, "", "") if options.continue_from else None
+        fingerprint = self._fingerprint(start, manifest, labeled=names, validation=val_names)
+        with Stage(options.output_dir, options.exp_name or self._default_name()) as stage:
+            result = None if options.do_not_save or options.redo else stage.result(fingerprint)
+            if result is None:
+                if store is not None:
+                    store.check_files(pseudo_names)
+                    images.check_present(self.spec.image_path(self.root, name) for name in pseudo_names)
+                images.check_pairs(self.spec, [*self._pairs(names, "train"), *self._pairs(val_names, "val")])
+                dataset = datasets.TrainingImages(self.spec, self.root, self.spec.crop, options.seed, names,
+                                                  pseudo_names, store, augment_pseudo=not options.no_aug)
+                result = self._run_training(stage, batches.Steps(streams, options.epochs), dataset, val_names, start,
+                                            fingerprint)
+                print(f"{stage.name}: best validation mIoU {100 * result['miou']:.2f} % at step {result['step']}")
+            else:
+                print(f"{stage.name}: already finished, mIoU {100 * result['miou']:.2f} %")
+            fallen = collapse.fall(stage.name, result["start_miou"], result["miou"])
+            if fallen:
+                self._on_collapse(fallen)
 
-        stage = Stage(options.output_dir, options.exp_name or self._default_name())
-        model = self._model()
-        stage.write_config({**vars(options), "describe": self._describe()})
+    def _run_training(self, stage, steps, dataset, val_names, start, fingerprint):
+        """Train from ``start`` (a checkpoint or None), or from where an interrupted training of the stage stopped."""
+        from data import datasets
+        from dmt.training import Interrupted, Recipe, Trainer
+        from utils.console import progress_bar
+
+        options, save = self.options, not self.options.do_not_save
+        model, start_miou = self._model(start)
         recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2,
                         val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
                         save_num_steps=options.save_num_steps)
-        steps = batches.Steps(streams, options.epochs)
+        state = stage.interrupted_state(fingerprint) if save and not options.redo else None
+        step = state["step"] if state else 0
+        stage.write_config({**vars(options), "fingerprint": fingerprint})
+        stage.start_metrics(step)
         stop = []
+        trainer = Trainer(model, recipe, steps, self.input_format, self.precision, self.device, stage,
+                          self._validator(val_names), self._describe(), fingerprint, save=save,
+                          board=stage.tensorboard(step), stop_requested=lambda: bool(stop),
+                          on_collapse=self._on_collapse)
+        if state:
+            trainer.load_state_dict(state)
+        loader = self._loader(dataset, datasets.collate_training, batch_sampler=steps)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _: stop.append(received))
-        stage.start_metrics()
-        trainer = Trainer(model, recipe, steps, self.input_format, self.precision, self.device, stage,
-                          self._validator(val_names), self._describe(), save=not options.do_not_save,
-                          board=stage.tensorboard(), stop_requested=lambda: bool(stop))
-        dataset = datasets.TrainingImages(self.spec, self.root, self.spec.crop, options.seed, names, pseudo_names, store,
-                                          augment_pseudo=not options.no_aug)
-        loader = self._loader(dataset, datasets.collate_training, batch_sampler=steps)
-        print(f"{stage.name}: {len(names)} labelled and {len(pseudo_names)} pseudo-labelled images, {options.epochs} "
-              f"epochs of {steps.per_epoch} steps on {self.device} in {self.precision.kind}")
+        print(f"{stage.name}: {len(dataset.names['labeled'])} labelled and {len(dataset.names['pseudo'])} pseudo-labelled "
+              f"images, {options.epochs} epochs of {steps.per_epoch} steps on {self.device} in {self.precision.kind}"
+              + (f", going on from step {step}" if step else ""), flush=True)
         try:
-            miou, step = trainer.run(loader, progress_bar(f"train {stage.name}", "step"))
+            miou, best_step = trainer.run(loader, progress_bar(f"train {stage.name}", "step"))
         except Interrupted:
-            print(f"{stage.name}: stopped at step {trainer.step}", file=sys.stderr)
+            print(f"{stage.name}: stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
             sys.exit(128 + stop[0])
-        stage.finish(miou, save=not options.do_not_save)
-        print(f"{stage.name}: best validation mIoU {100 * miou:.2f} % at step {step}")
+        result = {"miou": miou, "step": best_step, "start_miou": start_miou,
+                  "skipped_steps": int(self.precision.skipped.item())}
+        stage.finish(result, fingerprint, save)
+        if result["skipped_steps"]:
+            print(f"{stage.name}: {result['skipped_steps']} of {steps.total} steps skipped by the loss scaler")
+        return result
 
     def label(self):
         """Label the unlabelled images of the split with --continue-from, and with PLE if --oldfilename is given."""
         from data import datasets, images
         from data.lists import unlabeled_names
         from data.store import PseudoLabelStore
-        from dmt import labeling
+        from dmt import collapse, labeling
         from utils.console import progress_bar
-        from utils.files import make_folder
+        from utils.files import locked, make_folder
 
         options = self.options
         names = unlabeled_names(self._lists_spec(), self.root, options.train_set, options.sets_id)
@@ -120,20 +151,35 @@ class Job:
         old = self._checkpoint(options.oldfilename, "--oldfilename", "") if options.oldfilename else None
         rules = labeling.LabelingRules(options.label_ratio, options.increment, self._background(),
                                        not options.no_conflict_reduction)
-        store = PseudoLabelStore(make_folder(self._pseudo_dir()), self.spec.palette)
+        folder = make_folder(self._pseudo_dir())
+        store = PseudoLabelStore(folder, self.spec.palette)
         dataset = datasets.WholeImages(self.spec, self.root, names, "train", self.spec.test_size, labels=False)
+        known = {}
 
-        def predict(file, target):
-            loader = self._loader(dataset, datasets.collate_whole, batch_size=options.batch_size_labeling)
-            return labeling.predict(self._model(file), loader, names, target, self.input_format, self.precision,
-                                    self.device, progress_bar(f"predict with {file.name}", "batch"))
+        def predict(file, target, batches):
+            model, _ = self._model(file, known)
+            loader = self._loader(dataset, datasets.collate_whole, batch_sampler=batches)
+            return labeling.predict(model, loader, names, target, self.input_format, self.precision, self.device,
+                                    progress_bar(f"predict with {file.name}", "batch"))
+
+        def check(histogram):
+            labeling.warn_of_empty_classes(histogram, self.spec.class_names)
+            collapsed = collapse.one_class(histogram.pixels(), self.spec.class_names, known.get(checkpoint))
+            if collapsed:
+                self._on_collapse(collapsed)
 
         source = {"dataset": self.spec.name, "split": str(options.train_set), "split_id": str(options.sets_id),
                   "test_size": list(self.spec.test_size), "network": self._network()}
-        shares = labeling.label(predict, checkpoint, old, names, store, source, rules, self.spec.class_names,
-                                self.device, progress_bar("thresholds and PLE", "image", len(names)))
+        with locked(folder / ".lock", f"the folder of pseudo labels {folder}"):
+            if options.redo:
+                shutil.rmtree(folder / "logits", ignore_errors=True)
+                store.remove_manifest()
+            shares, new = labeling.label(predict, checkpoint, old, names, store, source, rules,
+                                         options.batch_size_labeling, self.device,
+                                         progress_bar("thresholds and PLE", "image", len(names)), check)
         ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
-        print(f"labelled {len(names)} images in {store.folder}: {100 * shares['before']:.2f} % of the pixels{ple}")
+        print(f"{'labelled' if new else 'already labelled:'} {len(names)} images in {folder}: "
+              f"{100 * shares['before']:.2f} % of the pixels{ple}")
 
     def test(self):
         """Print the validation result of --continue-from."""
@@ -141,7 +187,7 @@ class Job:
 
         names = self._validation_names()
         images.check_pairs(self.spec, self._pairs(names, "val"))
-        model = self._model(self._checkpoint(self.options.continue_from, "--continue-from", "test"))
+        model, _ = self._model(self._checkpoint(self.options.continue_from, "--continue-from", "test"))
         result = self._validator(names)(model).compute()
         for name, iou in zip(self.spec.class_names, result["iou"]):
             print(f"{name:20} {100 * iou:6.2f}")
@@ -180,9 +226,7 @@ class Job:
             raise UserError(f"--train-set {options.train_set} has no unlabelled images; choose another split, "
                             "or --state=2 for supervised training")
         store = PseudoLabelStore(self._pseudo_dir())
-        store.check_split(self.spec.name, options.train_set, options.sets_id, names)
-        images.check_present(self.spec.image_path(self.root, name) for name in names)
-        return names, store
+        return names, store, store.check_split(self.spec.name, options.train_set, options.sets_id, names)
 
     def _pairs(self, names, subset):
         return [(self.spec.image_path(self.root, name, subset), self.spec.label_path(self.root, name, subset))
@@ -216,8 +260,33 @@ class Job:
     def _describe(self):
         return {**self._network(), "class_names": list(self.spec.class_names), "dataset": self.spec.name}
 
-    def _model(self, checkpoint=None):
-        """The network on the device: from a checkpoint, or with backbone weights on a seeded head."""
+    def _fingerprint(self, start, manifest, **lists):
+        """Everything that the result of a training depends on, but for the contents of the images, as plain values."""
+        from data.store import names_digest
+        from utils.files import sha256
+
+        options = vars(self.options)
+        return json.loads(json.dumps({
+            "options": {name: options[name] for name in (
+                "state", "train_set", "sets_id", "epochs", "batch_size_labeled", "batch_size_pseudo", "lr",
+                "weight_decay", "gamma1", "gamma2", "seed", "val_num_steps", "batch_size_labeling", "no_aug")},
+            "network": self._network(), "precision": self.precision.kind, "device": self.device.type,
+            "dataset": {**dataclasses.asdict(self.spec), "root": None},
+            "lists": {f"{name}_names": names_digest(names) for name, names in lists.items()},
+            "start": sha256(start) if start else str(self.options.weights and Path(self.options.weights).name),
+            "pseudo_labels": manifest}))
+
+    def _on_collapse(self, message):
+        from dmt.collapse import Collapse
+        if self.options.on_collapse == "stop":
+            raise Collapse(message)
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    def _model(self, checkpoint=None, known=None):
+        """(network on the device, its validation mIoU or None): from a checkpoint, or backbone weights on a seeded head.
+
+        ``known`` is a dict that gets the checkpoint's validation IoU per class, where the file has it.
+        """
         import torch
         from models import deeplab_v2
         from models.weights import load_imagenet_weights
@@ -226,10 +295,13 @@ class Job:
         options = self.options
         torch.manual_seed(options.seed)
         model = deeplab_v2(self.spec.num_classes, options.backbone, options.aspp_branches)
-        if checkpoint is None and options.continue_from:
-            checkpoint = self._checkpoint(options.continue_from, "--continue-from", "start from")
+        miou = None
         if checkpoint is not None:
-            trained_with = load_model(model, checkpoint).get("input_format", self.input_format.name)
+            content = load_model(model, checkpoint)
+            miou = content.get("miou") if isinstance(content.get("miou"), float) else None
+            if known is not None:
+                known[checkpoint] = content.get("iou")
+            trained_with = content.get("input_format", self.input_format.name)
             if trained_with != self.input_format.name:
                 print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses "
                       f"{self.input_format.name}; {'add' if trained_with == 'coco' else 'leave out'} --coco",
@@ -239,7 +311,7 @@ class Job:
                             "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from nothing")
         else:
             load_imagenet_weights(model, options.weights)
-        return model.to(self.device, memory_format=torch.channels_last)
+        return model.to(self.device, memory_format=torch.channels_last), miou
 
     def _loader(self, dataset, collate, **batches):
         from torch.utils.data import DataLoader

@@ -1,17 +1,22 @@
 """The pseudo-label store: what a labelling stage leaves, one folder per round and arm.
 
     manifest.json        which checkpoint, list, thresholds and options it came from; written last
+    predictions.json     which checkpoint, list and network the logits came from
     labels/NAME.png      pseudo label after thresholds and PLE, palette PNG, 255 = ignored: any viewer opens it
     confidence/NAME.png  confidence of those labels, 8-bit grey PNG, 0 where the label is 255
     logits/NAME.npz      the network's own output at 1/8 resolution, 16-bit: the raw prediction, kept because in the
                          next round it is the "previous" prediction of PLE, and needs no second forward pass then
 """
 
+import contextlib
 import hashlib
 import io
+import shutil
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +24,7 @@ from PIL import Image
 
 from data import confidence
 from utils.errors import UserError
-from utils.files import read_json, write_bytes, write_json
+from utils.files import read_sealed_json, sync, write_bytes, write_sealed_json
 
 FORMAT = 1
 LOGIT_STEP = 1 / 2048  # logits below the pixel's largest, in steps of this; 16 bits reach down to -32
@@ -66,24 +71,26 @@ class PseudoLabelStore:
         """Path of the raw prediction of image ``name``."""
         return self.folder / "logits" / f"{name}.npz"
 
-    def write_logits(self, name, steps):
-        """Store ``steps`` (C, h, w) uint16: how far each logit lies below the largest, in ``LOGIT_STEP``."""
+    def write_logits(self, name, prediction):
+        """Store a ``Prediction``."""
         content = io.BytesIO()
-        np.savez_compressed(content, steps=steps)
-        write_bytes(self.logits_path(name), content.getvalue())
+        np.savez_compressed(content, steps=prediction.steps, size=prediction.size, map_size=prediction.map_size)
+        write_bytes(self.logits_path(name), content.getvalue(), durable=False)
 
     def read_logits(self, name):
-        """(C, h, w) uint16 as written. Raises ``UserError`` when the file is missing or damaged."""
+        """The ``Prediction`` of image ``name``. Raises ``UserError`` when the file is missing or damaged (CRC-32)."""
         path = self.logits_path(name)
         try:
             with np.load(path, allow_pickle=False) as file:
-                steps = file["steps"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+                prediction = Prediction(file["steps"], tuple(file["size"].tolist()), tuple(file["map_size"].tolist()))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+                RuntimeError, OverflowError, MemoryError) as error:
             raise UserError(f"the prediction {path} is missing or damaged ({type(error).__name__}); "
                             "delete the file and run the labelling again") from error
-        if steps.dtype != np.uint16 or steps.ndim != 3:
+        steps, size, map_size = prediction
+        if steps.dtype != np.uint16 or steps.ndim != 3 or len(size) != 2 or len(map_size) != 2:
             raise UserError(f"the prediction {path} is damaged; delete the file and run the labelling again")
-        return steps
+        return prediction
 
     def write_pseudo_label(self, name, labels, codes):
         """Store ``labels`` (H, W) uint8 with 255 = ignored and confidence ``codes`` (H, W) uint16."""
@@ -91,22 +98,30 @@ class PseudoLabelStore:
         image.putpalette(self._palette)
         content = io.BytesIO()
         image.save(content, "PNG")
-        write_bytes(self.label_path(name), content.getvalue())
+        write_bytes(self.label_path(name), content.getvalue(), durable=False)
         grey = np.where(labels == 255, np.uint8(0), GREY_OF_CODE[codes])
         _, content = cv2.imencode(".png", grey, _GREY_PNG)
-        write_bytes(self.confidence_path(name), content.tobytes())
+        write_bytes(self.confidence_path(name), content.tobytes(), durable=False)
 
     def read_pseudo_label(self, name):
         """(labels (H, W) uint8 with 255 = ignored, grey confidence (H, W) uint8) of image ``name``."""
         return _read_png(self.label_path(name)), _read_png(self.confidence_path(name))
 
+    def damaged(self, names):
+        """The pseudo-label files of ``names`` that are missing, cut off or changed, as paths in order."""
+        paths = [path for name in names for path in (self.label_path(name), self.confidence_path(name))]
+        with ThreadPoolExecutor(4) as pool:
+            return [path for path, whole in zip(paths, pool.map(_is_whole_png, paths)) if not whole]
+
     def write_manifest(self, values):
-        """Write the manifest, which makes the store valid. It comes last."""
-        write_json(self.folder / "manifest.json", {"format": FORMAT, **values})
+        """Write the manifest, which makes the store valid. It comes last, when all the rest is on the disk."""
+        sync()
+        write_sealed_json(self.folder / "manifest.json", {"format": FORMAT, **values})
 
     def remove_manifest(self):
-        """Make the store invalid before it is written anew."""
-        (self.folder / "manifest.json").unlink(missing_ok=True)
+        """Make the store invalid before its labels are written anew."""
+        for name in ("manifest.json", "pruned"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def read_manifest(self):
         """The manifest. Raises ``UserError`` when there is none (never labelled, or labelling was cut off)."""
@@ -114,43 +129,106 @@ class PseudoLabelStore:
         if not path.is_file():
             raise UserError(f"there are no pseudo labels in {self.folder}: run main.py --labeling first "
                             "(with the same --pseudo-dir), or let an interrupted labelling finish")
-        manifest = read_json(path)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        manifest = read_sealed_json(path)
+        if manifest.get("format") != FORMAT:
             raise UserError(f"{path} was written by another version of this software; run the labelling again")
         return manifest
 
+    def pruned(self):
+        """Whether the labels were removed after they had served (the file ``pruned`` says so)."""
+        return (self.folder / "pruned").exists()
+
+    def begin_predictions(self, source):
+        """Make room for predictions that come from ``source`` (a dict); those of another source are removed."""
+        path = self.folder / "predictions.json"
+        try:
+            if read_sealed_json(path) == source:
+                return
+        except UserError:
+            pass
+        shutil.rmtree(self.folder / "logits", ignore_errors=True)
+        write_sealed_json(path, source)
+
     def check_split(self, dataset, split, split_id, names):
-        """Raise ``UserError`` unless the store is whole and holds the pseudo labels of ``names``, in that order."""
+        """The manifest, if the store is whole and holds the pseudo labels of ``names``, in that order.
+
+        Raises ``UserError`` otherwise.
+        """
         manifest = self.read_manifest()
         if manifest.get("dataset") != dataset or manifest.get("names_sha256") != names_digest(names):
             raise UserError(f"the pseudo labels in {self.folder} are of {manifest.get('dataset')}, split "
                             f"{manifest.get('split')}, id {manifest.get('split_id')}, not of {dataset}, split {split}, "
                             f"id {split_id}; label this split or correct --pseudo-dir")
+        return manifest
+
+    def check_files(self, names):
+        """Raise ``UserError`` when pseudo labels of ``names`` are missing (``PseudoLabelsPruned`` when removed)."""
+        if self.pruned():
+            self.remove_manifest()
+            raise PseudoLabelsPruned(f"the pseudo labels in {self.folder} were removed after they had served, to save "
+                                     "disk, and are needed again; run their labelling again (the launchers do)")
         for name in names:
             for path in (self.label_path(name), self.confidence_path(name)):
                 if not path.is_file():
                     raise UserError(f"the pseudo label {path} is missing; run the labelling again")
 
 
+class Prediction(NamedTuple):
+    """A raw prediction: ``steps`` (C, h, w) uint16, how far each logit lies below the largest, in ``LOGIT_STEP``;
+    ``size`` of the image and ``map_size`` of the whole logit map, both (height, width)."""
+
+    steps: np.ndarray
+    size: tuple
+    map_size: tuple
+
+
+class PseudoLabelsPruned(UserError):
+    """Pseudo labels were removed after their round and are needed again; the launchers label again on this status."""
+
+    status = 3
+
+
 def find_predictions(folder, source):
-    """A whole store beneath ``folder`` whose logits come from ``source`` (entries of its manifest), or None."""
-    for path in sorted(Path(folder).glob("*/manifest.json")):
-        store = PseudoLabelStore(path.parent)
-        try:
-            manifest = store.read_manifest()
-        except UserError:
-            continue
-        if all(manifest.get(key) == value for key, value in source.items()):
-            return store
+    """The store beneath ``folder`` whose logits come from ``source`` (see ``begin_predictions``), or None."""
+    for path in sorted(Path(folder).glob("*/predictions.json")):
+        with contextlib.suppress(UserError):
+            if read_sealed_json(path) == source:
+                return PseudoLabelStore(path.parent)
     return None
+
+
+def _is_whole_png(path):
+    """Whether the PNG at ``path`` has all its chunks, up to the last one, with the CRCs they were written with."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return _chunks_are_whole(content)
+
+
+def _chunks_are_whole(content):
+    if content[:8] != b"\x89PNG\r\n\x1a\n":
+        return False
+    place = 8
+    while place + 12 <= len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            return False
+        if content[place + 4 : place + 8] == b"IEND":
+            return end + 4 == len(content)
+        place = end + 4
+    return False
 
 
 def _read_png(path):
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        if not _chunks_are_whole(content):  # Pillow does not look at the CRC of the pixels
+            raise ValueError("cut off or changed")
+        with Image.open(io.BytesIO(content)) as image:
             if image.mode not in ("P", "L"):
                 raise ValueError(f"mode {image.mode}")
             return np.array(image)
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
         raise UserError(f"the pseudo label {path} is missing or damaged ({error}); "
-                        "delete the folder and run the labelling again") from error
+                        "run the labelling again, it makes damaged files anew") from error

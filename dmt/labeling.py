@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from data.confidence import decode
-from data.store import PseudoLabelStore, find_predictions, names_digest
+from data.store import Prediction, PseudoLabelStore, find_predictions, names_digest
 from dmt.enhancement import takes_previous
 from dmt.prediction import classify_with_confidence, covering, dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds, codes_of_thresholds, sample
+from utils.errors import UserError
 from utils.files import sha256
+from utils.runs import difference
 
 _WRITERS = 4
 _PENDING = 64  # images that may wait to be written, so that a slow disk does not fill the memory
@@ -61,14 +63,13 @@ class Writers:
 
 @torch.inference_mode()
 def predict(model, loader, names, store, input_format, precision, device, progress=iter):
-    """First pass: run ``model`` (set to eval mode) over ``loader`` and write the logits of ``names`` to ``store``.
+    """First pass: run ``model`` (set to eval mode) over ``loader`` and write its logits to ``store``.
 
-    ``loader`` gives batches of ``data.datasets.collate_whole``. Returns the ``ConfidenceHistogram`` of every 16th
-    pixel and the list of (size, map size) of the images, in the order of ``names``.
+    ``loader`` gives batches of ``data.datasets.collate_whole``, whose indices count in ``names``. Returns the
+    ``ConfidenceHistogram`` of every 16th pixel of these images.
     """
     model.eval()
     histogram = ConfidenceHistogram(model.num_classes)
-    shapes = [None] * len(names)
     with Writers() as writers:
         for images, _, indices, sizes in progress(loader):
             test_size = images.shape[1:3]
@@ -80,21 +81,44 @@ def predict(model, loader, names, store, input_format, precision, device, progre
                 steps = quantize(logits[:, :rows, :columns])
                 classes, codes = classify_with_confidence(dequantize(steps), size, test_size, map_size)
                 histogram.update_codes(sample(classes), sample(codes))
-                writers.add(store.write_logits, names[index], steps.cpu().numpy().astype(np.uint16))
-                shapes[index] = (tuple(size), map_size)
-    return histogram, shapes
+                prediction = Prediction(steps.cpu().numpy().astype(np.uint16), tuple(size), map_size)
+                writers.add(store.write_logits, names[index], prediction)
+    return histogram
 
 
 @torch.inference_mode()
-def stored_prediction(store, name, shape, test_size, device="cpu"):
-    """(classes (H, W) uint8, confidence codes (H, W) uint16) of an image whose logits are in ``store``.
-
-    ``shape`` is the pair (size, map size) that ``predict`` returned for it.
-    """
-    steps = torch.from_numpy(store.read_logits(name).astype(np.int32)).to(device)
-    size, map_size = shape
+def stored_prediction(store, name, test_size, device="cpu"):
+    """(classes (H, W) uint8, confidence codes (H, W) uint16) of an image whose logits are in ``store``."""
+    steps, size, map_size = store.read_logits(name)
+    steps = torch.from_numpy(steps.astype(np.int32)).to(device)
     classes, codes = classify_with_confidence(dequantize(steps), size, test_size, map_size)
     return classes.cpu().numpy(), codes.cpu().numpy().astype(np.uint16)
+
+
+def complete_predictions(predict_batches, names, store, batch_size, num_classes, test_size, device="cpu"):
+    """Predict what ``store`` does not hold yet; returns the ``ConfidenceHistogram`` of all ``names``.
+
+    ``predict_batches(batches)`` runs ``predict`` on lists of indices. A batch of which one image is missing or damaged
+    is predicted whole, so that every image is computed in the same company as in a labelling that nothing interrupted.
+    """
+    histogram = ConfidenceHistogram(num_classes)
+    missing = []
+    for start in range(0, len(names), batch_size):
+        batch = list(range(start, min(start + batch_size, len(names))))
+        part = ConfidenceHistogram(num_classes)
+        try:
+            if not all(store.logits_path(names[index]).is_file() for index in batch):
+                raise UserError("not predicted yet")
+            for index in batch:
+                classes, codes = stored_prediction(store, names[index], test_size, device)
+                part.update_codes(sample(classes), sample(codes))
+        except (UserError, ValueError, RuntimeError):  # missing or damaged: made anew
+            missing.append(batch)
+        else:
+            histogram.merge(part)
+    if missing:
+        histogram.merge(predict_batches(missing))
+    return histogram
 
 
 def decide(current, previous, threshold_codes, rules):
@@ -115,7 +139,7 @@ def decide(current, previous, threshold_codes, rules):
     return np.where(mask, old, before), np.where(mask, old_codes, codes), before
 
 
-def write_pseudo_labels(names, shapes, test_size, store, previous, thresholds, rules, device="cpu", progress=iter):
+def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, device="cpu", progress=iter):
     """Second pass: decide and write the pseudo label of every image.
 
     ``previous`` is the store that holds the previous model's logits, or None. Returns the shares of labelled pixels:
@@ -124,45 +148,77 @@ def write_pseudo_labels(names, shapes, test_size, store, previous, thresholds, r
     threshold_codes = codes_of_thresholds(thresholds)
     counts = np.zeros(4, np.int64)
 
-    def one(name, shape):
-        current = stored_prediction(store, name, shape, test_size, device)
-        old = None if previous is None else stored_prediction(previous, name, shape, test_size, device)
+    def one(name):
+        current = stored_prediction(store, name, test_size, device)
+        old = None if previous is None else stored_prediction(previous, name, test_size, device)
         labels, codes, before = decide(current, old, threshold_codes, rules)
         store.write_pseudo_label(name, labels, codes)
         return labels.size, (before != 255).sum(), (labels != 255).sum(), (labels != before).sum()
 
     with ThreadPoolExecutor(_WRITERS) as pool:
-        for result in progress(pool.map(one, names, shapes)):
+        for result in progress(pool.map(one, names)):
             counts += result
     pixels, before, after, changed = (int(count) for count in counts)
     return {"before": before / pixels, "after": after / pixels, "changed": changed / pixels}
 
 
-def label(predict_with, checkpoint, old, names, store, source, rules, class_names, device="cpu", progress=iter):
+def label(predict_with, checkpoint, old, names, store, source, rules, batch_size, device="cpu", progress=iter,
+          check=lambda histogram: None):
     """The whole of a labelling stage: both passes, and the manifest that makes the store valid.
 
-    ``predict_with(file, store)`` runs the first pass with a checkpoint file. ``old`` is the previous checkpoint of the
-    same arm (PLE) or None; its predictions are taken from the neighbouring stores, or made where none has them.
-    ``source`` (dataset, split, network, test size) goes into the manifest. Returns the shares of labelled pixels.
+    ``predict_with(file, store, batches)`` runs the first pass with a checkpoint file. ``old`` is the previous
+    checkpoint of the same arm (PLE) or None; its predictions are taken from the neighbouring stores, or made where none
+    has them. ``source`` (dataset, split, network, test size) goes into the manifest. ``check`` sees the histogram
+    before anything is decided. What an earlier start has left is used: a finished labelling is only verified, an
+    interrupted one goes on. Returns (shares of labelled pixels, whether there was anything to do).
     """
-    origin = {**source, "names_sha256": names_digest(names)}
+    origin = {**source, "names_sha256": names_digest(names), "batch_size": batch_size}
+    origins = {file: {**origin, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
+    expected = {**origins[checkpoint], "rules": asdict(rules), "previous": None if old is None else old.name,
+                "previous_sha256": None if old is None else origins[old]["checkpoint_sha256"]}
+    shares = finished_shares(store, expected, names)
+    if shares is not None:
+        return shares, False
     store.remove_manifest()
-    histogram, shapes = predict_with(checkpoint, store)
+
+    def complete(file, target):
+        target.begin_predictions(origins[file])
+        return complete_predictions(lambda batches: predict_with(file, target, batches), names, target, batch_size,
+                                    source["network"]["num_classes"], source["test_size"], device)
+
+    histogram = complete(checkpoint, store)
+    check(histogram)
     previous = None
     if old is not None:
-        previous = find_predictions(store.folder.parent, {**origin, "checkpoint_sha256": sha256(old)})
-        if previous is None:
-            previous = PseudoLabelStore(store.folder / "previous")
-            predict_with(old, previous)
-    warn_of_empty_classes(histogram, class_names)
+        previous = (find_predictions(store.folder.parent, origins[old]) or PseudoLabelStore(store.folder / "previous"))
+        complete(old, previous)
     thresholds = histogram.thresholds(rules.ratio)
-    shares = write_pseudo_labels(names, shapes, source["test_size"], store, previous, thresholds, rules, device,
-                                 progress)
-    store.write_manifest({
-        **origin, "checkpoint_sha256": sha256(checkpoint), "checkpoint": checkpoint.name, "images": len(names),
-        "previous": old.name if old else None, "rules": asdict(rules), "labeled_share": shares,
-        "thresholds": [float(value) for value in thresholds], "map_size": list(shapes[0][1])})
-    return shares
+    shares = write_pseudo_labels(names, source["test_size"], store, previous, thresholds, rules, device, progress)
+    store.write_manifest({**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
+                          "thresholds": [float(value) for value in thresholds]})
+    return shares, True
+
+
+def finished_shares(store, expected, names):
+    """The shares of labelled pixels when ``store`` holds the finished labelling ``expected``, else None.
+
+    Says on standard output why a labelling that had finished is made anew, or which of its files are damaged.
+    """
+    if not (store.folder / "manifest.json").is_file():
+        return None
+    try:
+        manifest = store.read_manifest()
+        reason = difference({key: manifest.get(key) for key in expected}, expected)
+    except UserError as error:
+        reason = str(error)
+    if reason is None and not store.pruned():
+        damaged = store.damaged(names)
+        if damaged:
+            reason = f"{damaged[0]} is missing or damaged" + (f" and {len(damaged) - 1} more" if damaged[1:] else "")
+    if reason is None:
+        return manifest["labeled_share"]
+    print(f"{store.folder}: labelled anew, since {reason}", flush=True)
+    return None
 
 
 def warn_of_empty_classes(histogram, class_names):

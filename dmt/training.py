@@ -4,16 +4,18 @@ The caller says which images form the batches; everything else is the same: SGD,
 loss, validation at intervals, and the snapshot with the best validation mIoU as the result.
 """
 
+import json
 import math
 from dataclasses import dataclass
 
 import torch
 
 from data.store import GREY_LEVELS
+from dmt.collapse import Collapse, not_finite
 from dmt.loss import DynamicMutualLoss
 from models.deeplab import upsample
 from utils import checkpoints
-from utils.errors import UserError
+from utils.files import sha256
 from utils.metrics import ConfusionMatrix
 
 
@@ -36,6 +38,11 @@ class Recipe:
         return self.lr * (1 - step / total) ** self.power
 
 
+def stop(message):
+    """What happens on a collapse unless the user wants to go on: raise ``Collapse``."""
+    raise Collapse(message)
+
+
 class Interrupted(Exception):
     """The training was asked to stop; its state is saved and the same command goes on from there."""
 
@@ -45,14 +52,16 @@ class Trainer:
 
     ``steps`` is the ``data.batches.Steps`` behind the loader; ``validate(model) -> ConfusionMatrix``; ``stage`` is the
     ``utils.runs.Stage`` that gets metrics, snapshots and the saved state (``save=False``: neither of the latter two);
-    ``describe`` is the dict of plain values that every checkpoint of this training carries.
+    ``describe`` is the dict of plain values that every checkpoint of this training carries, ``fingerprint`` the one of
+    everything that the result depends on: a saved state is good for no other.
     """
 
-    def __init__(self, model, recipe, steps, input_format, precision, device, stage, validate, describe, *,
-                 save=True, board=None, stop_requested=lambda: False):
+    def __init__(self, model, recipe, steps, input_format, precision, device, stage, validate, describe, fingerprint,
+                 *, save=True, board=None, stop_requested=lambda: False, on_collapse=stop):
         self.recipe, self.steps, self.input_format, self.device = recipe, steps, input_format, torch.device(device)
-        self.stage, self.validate, self.describe, self.save = stage, validate, describe, save
-        self.board, self.stop_requested = board, stop_requested
+        self.stage, self.validate, self.describe, self.fingerprint, self.save = (
+            stage, validate, describe, fingerprint, save)
+        self.board, self.stop_requested, self.on_collapse = board, stop_requested, on_collapse
         self.loss = DynamicMutualLoss(recipe.gamma1, recipe.gamma2)
         optimizer = torch.optim.SGD(model.active_parameters(), lr=recipe.lr, momentum=recipe.momentum,
                                     weight_decay=recipe.weight_decay, fused=self.device.type == "cuda" or None)
@@ -60,14 +69,14 @@ class Trainer:
         self.model, self.optimizer = precision.prepare(model, optimizer)
         self.levels = torch.from_numpy(GREY_LEVELS).to(self.device)
         self.step = 0
-        self.best_miou, self.best_step = -1.0, 0
+        self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
         self._start_sums()
         self._epoch = ConfusionMatrix(model.num_classes)
 
     def run(self, loader, progress=iter):
         """Train to the end and return (best validation mIoU, its step). ``loader`` starts at batch ``self.step``.
 
-        Raises ``UserError`` when the loss is not finite, ``Interrupted`` when asked to stop.
+        Raises ``Collapse`` when the loss is not finite, ``Interrupted`` when asked to stop.
         """
         self.model.train()
         for batch in progress(loader):
@@ -81,7 +90,7 @@ class Trainer:
                 self._validate()
             stopping = self.stop_requested()
             if self.save and (due or stopping or self.step % self.recipe.save_num_steps == 0):
-                checkpoints.save(self.stage.state, self.state_dict())
+                self.stage.save_state(self.state_dict(), self.best_step)
             if stopping and not last:
                 raise Interrupted
         return self.best_miou, self.best_step
@@ -123,10 +132,8 @@ class Trainer:
         loss, unweighted, weight, disagreements, wins, valid, bad_step = (
             torch.cat([self._sums, self._bad_step.double()[None]]).tolist())
         if math.isfinite(bad_step):
-            kept = f"; the best snapshot so far is {self.stage.best}" if self.save and self.best_step else ""
-            raise UserError(f"the loss of {self.stage.name} is not finite at step {int(bad_step)} of "
-                            f"{self.steps.total}{kept}. Usual causes: too high a learning rate (--lr), weights given "
-                            "with the wrong input format (--coco), overflow in mixed precision")
+            kept = f"; the best snapshot so far is {self.stage.best(self.best_step)}" if self.save and self.best_step else ""
+            self.on_collapse(not_finite(self.stage.name, int(bad_step), self.steps.total, kept))
         count = max(self._counted, 1)
         values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
                   "disagreeing_share": disagreements / max(valid, 1), "student_wins_share": wins / max(disagreements, 1),
@@ -149,8 +156,9 @@ class Trainer:
         if miou > self.best_miou:  # the first of equals stays
             self.best_miou, self.best_step = miou, self.step
             if self.save:
-                checkpoints.save_checkpoint(self.stage.best, self.model, **self.describe, miou=miou, iou=iou,
-                                            step=self.step)
+                path = self.stage.best(self.step)
+                checkpoints.save_checkpoint(path, self.model, **self.describe, miou=miou, iou=iou, step=self.step)
+                self.best_sha256 = sha256(path)
 
     def _write(self, kind, values):
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -165,8 +173,8 @@ class Trainer:
         """Everything that the rest of the training depends on."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "precision": self.precision.state_dict(), "step": self.step, "best_miou": self.best_miou,
-                "best_step": self.best_step, "sums": self._sums, "bad_step": self._bad_step, "counted": self._counted,
-                "epoch_matrix": torch.from_numpy(self._epoch.state()), "describe": self.describe}
+                "best_step": self.best_step, "best_sha256": self.best_sha256, "sums": self._sums, "bad_step": self._bad_step, "counted": self._counted,
+                "epoch_matrix": torch.from_numpy(self._epoch.state()), "fingerprint": json.dumps(self.fingerprint)}
 
     def load_state_dict(self, state):
         """Go on where ``state_dict`` was taken."""
@@ -174,6 +182,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.step, self.best_miou, self.best_step = state["step"], state["best_miou"], state["best_step"]
+        self.best_sha256 = state["best_sha256"]
+        self.steps.start = self.step
         self._sums, self._bad_step = state["sums"].to(self.device), state["bad_step"].to(self.device)
         self._counted = state["counted"]
         self._epoch.restore(state["epoch_matrix"])

@@ -184,7 +184,7 @@ def test_apex_where_it_is_not_installed(refuse):
 def test_loss_that_is_not_finite(refuse, tmp_path):
     line = refuse("--lr=1e30", "--epochs=12", "--val-num-steps=1")
     assert "not finite at step" in line
-    assert (tmp_path / "bad" / "best.pt").is_file() and "best.pt" in line
+    assert (tmp_path / "bad" / "best-00000001.pt").is_file() and "best-00000001.pt" in line
 
 
 def test_output_folder_that_cannot_be_written(refuse, tmp_path):

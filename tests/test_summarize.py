@@ -26,8 +26,10 @@ def run(shapes_root, tmp_path_factory):
               "--backbone=small", "--workers=0", "--crop-size", "33", "33", "--test-size", "65", "65"]
 
     def stage(*options):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            main.main([*options, *common])
+        with (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()),
+              pytest.MonkeyPatch.context() as patch):
+            patch.setattr("sys.argv", ["main.py", *options, *common])
+            main.main()
 
     for seed, arm in enumerate("blr"):
         stage("--state=2", f"--exp-name={EXP}__p0--{arm}", "--weights=none", "--epochs=2", f"--seed={seed}")
@@ -84,7 +86,7 @@ def test_label_before_enhancement_is_the_share_the_labelling_reported(run):
     labeled = pixels = changed = 0
     for path in (store.folder / "labels").glob("*.png"):
         after = np.array(Image.open(path))
-        before = summarize.before_enhancement(store, manifest, path.stem, after.shape)
+        before = summarize.before_enhancement(store, manifest, path.stem)
         labeled, pixels = labeled + (before != 255).sum(), pixels + before.size
         changed += (before != after).sum()
     assert labeled / pixels == manifest["labeled_share"]["before"]
@@ -109,7 +111,7 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
     teacher = summarize.predictions(run / f"{stage['name']}.pt", data, names, (65, 65))
     store = PseudoLabelStore(run / "pseudo" / stage["name"])
     for name, classes in zip(names, teacher):
-        before = summarize.before_enhancement(store, store.read_manifest(), name, classes.shape)
+        before = summarize.before_enhancement(store, store.read_manifest(), name)
         kept = before != 255
         assert kept.any() and (before[kept] == classes[kept]).mean() > 0.999  # stored logits are quantized
     summarize.write_panel(tmp_path / "panel.png", titles, columns, data.spec)
@@ -119,8 +121,8 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
 def test_without_truth_or_data_there_are_dashes(run, shapes_root, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("SHAPES_ROOT", raising=False)
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("panel.png"))
-    config = copy / f"{EXP}__p0--b" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "data_root": str(tmp_path / "gone")}))
+    environment = copy / f"{EXP}__p0--b" / "environment.json"
+    environment.write_text(environment.read_text().replace(str(shapes_root), str(tmp_path / "gone")))
     summarize.main([str(copy)])
     captured = capsys.readouterr()
     assert "neither accuracy nor panel" in captured.err and not (copy / "panel.png").exists()

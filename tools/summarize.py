@@ -7,7 +7,7 @@ Reads what a launcher left in its run folder and writes summary.json and panel.p
 side for evenly spaced unlabelled images: the image, the truth, a pseudo label before and after PLE, and predictions.
 "Right" is the share of pseudo-labelled pixels whose label is the truth, where the truth is known and not ignored; a
 column "before PLE" holds thresholds alone, recomputed from the stored logits. With several runs (seeds, split ids) a
-table of them with means follows. Where the dataset's truth cannot be found, a dash stands in its place.
+table of them with means follows. Where the truth or the labels (removed to save disk) are gone, a dash stands.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from data.specs import load_spec, resolve_root
 from data.store import PseudoLabelStore
 from utils.errors import UserError, reports_user_errors
 from utils.files import read_json, write_json
+from utils.options import parse_options
 
 _STAGE = re.compile(r"(?P<exp>.+)__p(?P<round>\d+)--(?P<arm>[^/]+)")
 _THREADS = 2
@@ -60,20 +61,25 @@ def _last_step(folder):
     return max(steps, default=None)
 
 
+def _options_of(path):
+    """The options of the stage's command line, which its environment.json holds; the default ones without that file."""
+    command = read_json(path)["command"][1:] if path.is_file() else []
+    return parse_options(command)
+
+
 class RunData:
     """The dataset of a run, as far as it is there: the spec, and its root or None.
 
-    ``spec`` and ``root`` come from the configuration of the run's first stage unless they are given.
+    Both come from the command line of the run's first stage unless they are given.
     """
 
     def __init__(self, run, first_stage, dataset=None, data_root=None):
-        config = Path(run) / first_stage / "config.json"
-        options = read_json(config) if config.is_file() else {}
-        spec = load_spec(dataset or options.get("dataset", "voc"))
-        lists = options.get("lists_dir")
-        self.spec = replace(spec, lists=str(Path(lists).expanduser().absolute())) if lists else spec
+        options = _options_of(Path(run) / first_stage / "environment.json")
+        spec = load_spec(dataset or options.dataset)
+        lists = options.lists_dir and str(Path(options.lists_dir).expanduser().absolute())
+        self.spec = replace(spec, lists=lists) if lists else spec
         try:
-            self.root = resolve_root(spec, data_root or options.get("data_root"))
+            self.root = resolve_root(spec, data_root or options.data_root)
         except UserError as error:
             if data_root:
                 raise
@@ -85,6 +91,7 @@ class RunData:
         manifest = store.read_manifest()
         names = unlabeled_names(self.spec, self.root, manifest["split"], manifest["split_id"])
         store.check_split(self.spec.name, manifest["split"], manifest["split_id"], names)
+        store.check_files(names)
         return names
 
     def truth(self, name, test_size):
@@ -99,12 +106,12 @@ class RunData:
 # --- pseudo labels ----------------------------------------------------------------------------------------------------
 
 
-def before_enhancement(store, manifest, name, size):
+def before_enhancement(store, manifest, name):
     """The pseudo label (H, W) uint8 by thresholds alone, decided anew from the stored logits of image ``name``."""
     from dmt.labeling import LabelingRules, decide, stored_prediction
     from dmt.thresholds import codes_of_thresholds
 
-    current = stored_prediction(store, name, (size, tuple(manifest["map_size"])), tuple(manifest["test_size"]))
+    current = stored_prediction(store, name, tuple(manifest["test_size"]))
     codes = codes_of_thresholds(np.asarray(manifest["thresholds"], np.float32))
     return decide(current, None, codes, LabelingRules(**manifest["rules"]))[2]
 
@@ -121,7 +128,7 @@ def accuracy(store, data, names):
         if truth.shape != after.shape:
             raise UserError(f"{store.label_path(name)} and the mask of {name} differ in size; give the dataset that "
                             "the run was made with (--dataset, --data-root)")
-        before = before_enhancement(store, manifest, name, after.shape) if manifest["previous"] else after
+        before = before_enhancement(store, manifest, name) if manifest["previous"] else after
         counts = []
         for labels in (before, after):
             counted = (labels != 255) & (truth != 255)
@@ -145,9 +152,9 @@ def describe_pseudo_labels(store, data, sample):
     manifest = store.read_manifest()
     shares = manifest["labeled_share"]
     right = {"before": None, "after": None}
-    if data.root is not None:
+    if data.root is not None and not store.pruned():
         right = accuracy(store, data, evenly_spaced(data.names(store), sample))
-    return {"ratio": manifest["rules"]["ratio"], "enhanced": bool(manifest["previous"]),
+    return {"ratio": manifest["rules"]["ratio"], "enhanced": bool(manifest["previous"]), "pruned": store.pruned(),
             "labeled_before": shares["before"], "labeled_after": shares["after"], "changed": shares["changed"],
             "right_before": right["before"], "right_after": right["after"]}
 
@@ -252,7 +259,7 @@ def _percent(value):
 
 def panel_store(run, summary):
     """The stage whose pseudo labels the panel shows: the last with PLE and a ratio below 1, else the last of all."""
-    made = [stage for stage in summary["stages"] if stage["pseudo_labels"]]
+    made = [stage for stage in summary["stages"] if stage["pseudo_labels"] and not stage["pseudo_labels"]["pruned"]]
     chosen = [[stage for stage in made if stage["pseudo_labels"]["enhanced"] and stage["pseudo_labels"]["ratio"] < 1],
               [stage for stage in made if stage["pseudo_labels"]["enhanced"]], made]
     return next((stages[-1] for stages in chosen if stages), None)
@@ -301,7 +308,7 @@ def panel_columns(run, data, summary, stage, count):
                "truth": [np.full_like(label, 255) if truth is None else truth for truth, label in zip(truths, after)]}
     made = f"pseudo label\nround {stage['round']}, arm {stage['arm']}, ratio {manifest['rules']['ratio']:g}"
     if manifest["previous"]:
-        columns[f"{made}\nbefore PLE"] = [before_enhancement(store, manifest, name, label.shape)
+        columns[f"{made}\nbefore PLE"] = [before_enhancement(store, manifest, name)
                                           for name, label in zip(names, after)]
     columns[made + ("\nafter PLE" if manifest["previous"] else "")] = after
     for title, end in (("prediction\nafter the last round", summary["final"] and summary["final"]["best_stage"]),

@@ -1,11 +1,16 @@
 """What a user can cause ends in one line on standard error and exit status 2, never in a traceback."""
 
+import errno
 import functools
 import sys
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and how to mend it, in one line."""
+
+    status = 2  # exit status of the command
 
 
 def reports_user_errors(main):
@@ -16,11 +21,19 @@ def reports_user_errors(main):
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
-            sys.exit(2)
+            # A loader worker's error comes with its traceback; the line itself stands at the end.
+            text = str(error).rsplit("UserError: ", 1)[-1]
+            print("error: " + " ".join(text.split()), file=sys.stderr)
+            sys.exit(error.status)
         except BrokenPipeError:  # `main.py --help | head`: the reader has gone, there is no one to tell
             sys.stderr.close()
             sys.exit(141)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            print(f"error: {error.filename or 'a file'} cannot be written: {error.strerror}; make room and start the "
+                  "same command again", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

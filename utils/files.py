@@ -1,20 +1,21 @@
 """Files that are whole or not there: every one is written beside its place, flushed, and renamed."""
 
 import contextlib
-import errno
+import fcntl
 import hashlib
 import json
 import os
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import NO_ROOM, UserError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, durable=True):
     """Yield a temporary path in the folder of ``path``; on a clean exit flush it and rename it to ``path``.
+
+    With ``durable`` false the disk may take its time: for many small files that ``sync`` flushes together.
 
     On an exception the temporary file is removed and ``path`` stays as it was.
     Raises ``UserError`` when the folder cannot be written or the disk is full.
@@ -25,9 +26,12 @@ def replacing(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)  # the new name, too, has to survive a power cut
     except OSError as error:
         raise UserError(_why_not_written(path, error)) from error
     finally:
@@ -36,14 +40,27 @@ def replacing(path):
 
 
 def _why_not_written(path, error):
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return f"{path} cannot be written: {error.strerror}; make room and start the same command again"
     return f"{path} cannot be written: {error.strerror or error}; check the folder and its permissions"
 
 
-def write_bytes(path, content):
-    """Write ``content`` (bytes) to ``path`` atomically."""
-    with replacing(path) as temporary:
+def _sync_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync():
+    """Flush everything written so far to the disks."""
+    os.sync()
+
+
+def write_bytes(path, content, durable=True):
+    """Write ``content`` (bytes) to ``path`` atomically; ``durable`` as in ``replacing``."""
+    with replacing(path, durable) as temporary:
         temporary.write_bytes(content)
 
 
@@ -54,7 +71,26 @@ def write_text(path, text):
 
 def write_json(path, value):
     """Write ``value`` to ``path`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, _json(value))
+
+
+def _json(value):
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_sealed_json(path, value):
+    """Write the dict ``value`` with a digest of itself, so that ``read_sealed_json`` notices damage."""
+    write_json(path, {**value, "digest": hashlib.sha256(_json(value).encode()).hexdigest()})
+
+
+def read_sealed_json(path):
+    """The dict written by ``write_sealed_json``. Raises ``UserError`` when it is missing, broken or was changed."""
+    value = read_json(path)
+    if isinstance(value, dict):
+        digest = value.pop("digest", None)
+        if digest == hashlib.sha256(_json(value).encode()).hexdigest():
+            return value
+    raise UserError(f"{path} does not have the digest it was written with; it is damaged: delete it and make it again")
 
 
 def read_json(path):
@@ -74,6 +110,37 @@ def sha256(path):
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def remove_left_overs(folder, name="*"):
+    """Delete the temporary files that a killed process left in ``folder`` for files called ``name`` (a pattern)."""
+    for path in Path(folder).glob(f".{name}.*.tmp*"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path, what):
+    """Hold the lock file ``path`` while inside. Raises ``UserError`` when another process holds it.
+
+    The system frees the lock when its process ends, however it ends, so there are no stale locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(_why_not_written(path, error)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(f"{what} is in use by {owner}; wait for it to end, or stop it, or choose another "
+                            "--output-dir or --exp-name") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        yield
 
 
 def make_folder(path):

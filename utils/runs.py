@@ -7,16 +7,20 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
+from utils import checkpoints
 from utils.errors import UserError
-from utils.files import make_folder, replacing, write_json, write_text
+from utils.files import (locked, make_folder, read_sealed_json, remove_left_overs, replacing, sha256, write_json,
+                         write_sealed_json, write_text)
 
 
 class Stage:
     """The files of one stage NAME in the output folder.
 
-    ``NAME.pt`` is its checkpoint, ``NAME/`` holds the rest, and ``log.txt`` gets one line a finished stage.
+    ``NAME.pt`` is its checkpoint, ``NAME/`` holds the rest, and ``log.txt`` gets one line a finished stage. Used as a
+    context, it keeps other processes from working on the same stage.
     """
 
     def __init__(self, output_dir, name):
@@ -26,56 +30,149 @@ class Stage:
         self.name = name
         self.folder = make_folder(self.output_dir / name)
         self.checkpoint = self.output_dir / f"{name}.pt"
-        self.best = self.folder / "best.pt"
-        self.state = self.folder / "state.pt"
+        self.state = self.folder / "state.sealed"
         self._metrics = self.folder / "metrics.jsonl"
+
+    def __enter__(self):
+        self._lock = locked(self.folder / ".lock", f"the stage {self.name} in {self.output_dir}")
+        self._lock.__enter__()
+        remove_left_overs(self.folder)
+        remove_left_overs(self.output_dir, self.name)
+        return self
+
+    def __exit__(self, *error):
+        return self._lock.__exit__(*error)
 
     def write_config(self, options):
         """Write the stage's configuration (a dict of plain values) and environment."""
         write_json(self.folder / "config.json", options)
         write_json(self.folder / "environment.json", environment())
 
-    def start_metrics(self, before_step=0):
-        """Begin the metrics file anew, keeping the lines of steps up to ``before_step`` (when a training goes on)."""
-        kept = []
-        if before_step and self._metrics.is_file():
-            for line in self._metrics.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line).get("step", 0) <= before_step:
-                        kept.append(line + "\n")
-                except ValueError:
-                    break  # cut off in the middle of a line: what follows was never written
-        self._metrics.write_text("".join(kept), encoding="utf-8")
+    # --- finished, interrupted, or new ----------------------------------------------------------------------------
 
-    def log_metrics(self, **values):
-        """Append one JSON line to metrics.jsonl."""
-        self._append(self._metrics, json.dumps({"time": round(time.time(), 3), **values}))
+    def result(self, fingerprint):
+        """The result of this stage when it finished with exactly this ``fingerprint`` and its checkpoint is whole.
 
-    def finish(self, miou, save=True):
-        """Make the best snapshot the stage's checkpoint, and write the line ``NAME: mIoU`` (in percent) to log.txt."""
+        ``fingerprint`` is a dict of plain values: everything the result depends on. Otherwise returns None, and says
+        on standard output why a stage that had finished is done anew.
+        """
+        path = self.folder / "result.json"
+        if not path.is_file():
+            return None
+        try:
+            result = read_sealed_json(path)
+            reason = difference(result["fingerprint"], fingerprint)
+            if reason is None and (not self.checkpoint.is_file()
+                                   or sha256(self.checkpoint) != result["checkpoint_sha256"]):
+                reason = f"{self.checkpoint} is missing or damaged"
+        except UserError as error:
+            reason = str(error)
+        if reason is None:
+            self._clear(result)
+            return result
+        print(f"{self.name}: done anew, since {reason}", flush=True)
+        path.unlink()
+        return None
+
+    def interrupted_state(self, fingerprint):
+        """The saved state of an interrupted training with this ``fingerprint``, or None (saying why, if there is one)."""
+        if not self.state.is_file():
+            return None
+        try:
+            state = checkpoints.load_sealed(self.state)
+            reason = difference(json.loads(state["fingerprint"]), fingerprint)
+            best = self.best(state["best_step"])
+            if reason is None and state["best_step"] and (not best.is_file() or sha256(best) != state["best_sha256"]):
+                reason = f"{best} is missing or damaged"
+        except UserError as error:
+            reason = str(error)
+        if reason is None:
+            return state
+        print(f"{self.name}: begun anew, since {reason}", flush=True)
+        return None
+
+    def best(self, step):
+        """Path of the best snapshot so far, taken at ``step``."""
+        return self.folder / f"best-{step:08d}.pt"
+
+    def save_state(self, state, best_step):
+        """Write the training state, then drop the snapshots that it no longer refers to."""
+        checkpoints.save_sealed(self.state, state)
+        for path in self.folder.glob("best-*.pt"):
+            if path != self.best(best_step):
+                path.unlink()
+
+    def finish(self, result, fingerprint, save=True):
+        """Make the best snapshot the stage's checkpoint and write ``result`` (a dict with miou and step).
+
+        log.txt gets the line ``NAME: mIoU`` in percent. After this the stage is skipped when it is started again.
+        """
         if save:
             with replacing(self.checkpoint) as temporary:
-                shutil.copyfile(self.best, temporary)
+                shutil.copyfile(self.best(result["step"]), temporary)
+            write_sealed_json(self.folder / "result.json", {
+                **result, "fingerprint": fingerprint, "checkpoint_sha256": sha256(self.checkpoint)})
+        self._clear(result)
+
+    def _clear(self, result):
+        """What comes after result.json, and again when a finished stage is skipped: log.txt, and no left-overs."""
         log = self.output_dir / "log.txt"
-        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-        lines = [line for line in lines if not line.startswith(f"{self.name}: ")]  # of an earlier run of this stage
-        write_text(log, "\n".join([*lines, f"{self.name}: {100 * miou:.4f}", ""]))
-        write_json(self.folder / "result.json", {"miou": miou, "checkpoint": self.checkpoint.name if save else None})
-        for left_over in (self.best, self.state):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        line = f"{self.name}: {100 * result['miou']:.4f}"
+        if line not in lines:
+            others = [other for other in lines if not other.startswith(f"{self.name}: ")]
+            write_text(log, "\n".join([*others, line, ""]))
+        for left_over in (self.state, *self.folder.glob("best-*.pt")):
             left_over.unlink(missing_ok=True)
+
+    # --- metrics --------------------------------------------------------------------------------------------------
+
+    def start_metrics(self, after_step=0):
+        """Begin the metrics file anew, keeping the whole lines of steps up to ``after_step`` (when a training goes on)."""
+        kept = []
+        if after_step and self._metrics.is_file():
+            for number, line in enumerate(self._metrics.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+                values = _checked_line(line)
+                if values is None:
+                    print(f"warning: line {number} of {self._metrics} is damaged; it is left out", file=sys.stderr)
+                elif values["step"] <= after_step:
+                    kept.append(line + "\n")
+        write_text(self._metrics, "".join(kept))
+
+    def log_metrics(self, **values):
+        """Append one JSON line to metrics.jsonl; ``crc`` at its end is the CRC-32 of the line without it."""
+        line = json.dumps({"time": round(time.time(), 3), **values})
+        try:
+            with open(self._metrics, "a", encoding="utf-8") as file:
+                file.write(f'{line[:-1]}, "crc": {zlib.crc32(line.encode())}}}\n')
+        except OSError as error:
+            raise UserError(f"{self._metrics} cannot be written: {error.strerror or error}") from error
 
     def tensorboard(self, after_step=0):
         """A TensorBoard writer in the stage's folder; events after ``after_step`` are dropped."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=after_step or None)
 
-    @staticmethod
-    def _append(path, line):
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+def _checked_line(line):
+    """The values of a line of metrics.jsonl, or None when it is damaged."""
+    try:
+        values = json.loads(line)
+        crc = values.pop("crc")
+        return values if crc == zlib.crc32(json.dumps(values).encode()) and isinstance(values["step"], int) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def difference(before, now, name=""):
+    """In words, the first difference between two nested dicts of plain values, or None when they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            found = difference(before.get(key), now.get(key), key)
+            if found:
+                return found
+        return None
+    return None if before == now else f"{name.replace('_', ' ')} was {before}, now it is {now}"
 
 
 def environment():
