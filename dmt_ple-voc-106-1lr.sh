@@ -33,6 +33,7 @@ val=${val:-500}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+lock_run
 
 round0 l "$split-l"
 round0 r "$split-r"
@@ -44,6 +45,7 @@ for ratio in $ratios; do
     train $round r l
     label $round r "$ratio"  # with its checkpoint of the round before, as l did
     train $round l r
+    tidy $round l r
 done
 
 print_results

@@ -33,6 +33,7 @@ val=${val:-500}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+lock_run
 
 round0 c "$split"
 round0 i "$split"
@@ -44,6 +45,7 @@ for ratio in $ratios; do
     train $round c i
     label $round c "$ratio"  # with its checkpoint of the round before, as i did
     train $round i c
+    tidy $round c i
 done
 
 print_results

@@ -39,6 +39,7 @@ seed_oracle=${seed_oracle:-$id}
 val_oracle=${val_oracle:-500}
 
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+lock_run
 
 round0 c "$split"
 round0 i "$split"
@@ -50,6 +51,7 @@ for ratio in $ratios; do
     train $round c i
     label $round c "$ratio"  # with its checkpoint of the round before, as i did
     train $round i c
+    tidy $round c i
 done
 
 if [ -n "$ORACLE" ] && [ "$ORACLE" != 0 ]; then

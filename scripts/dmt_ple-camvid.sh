@@ -18,7 +18,7 @@ coco_weights=${coco_weights-}
 seed_b=${seed_b:-1}
 seed_l=${seed_l:-1}
 seed_r=${seed_r:-2}
-crop=${crop:-193 257}  # height and width of the training crops
+crop=${crop:-161 225}  # height and width of the training crops
 weight_decay=${weight_decay:-0.0005}
 
 # Round 0 and the baseline, supervised:
@@ -45,6 +45,7 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     shift
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+lock_run
 EXTRA="--backbone=$backbone --weights=$weights --crop-size $crop $EXTRA"
 
 if [ -z "$LISTS_DIR" ]; then
@@ -66,6 +67,7 @@ for ratio in $ratios; do
     train $round r l
     label $round r "$ratio"  # with its checkpoint of the round before, as l did
     train $round l r
+    tidy $round l r
 done
 
 test_arm 0 b

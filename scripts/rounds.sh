@@ -18,6 +18,7 @@ LISTS_DIR=${LISTS_DIR:-}  # folder of the split lists; empty: inside the dataset
 MIXED_PRECISION=${MIXED_PRECISION:-1}  # 0: float32 throughout
 PYTHON=${PYTHON:-}  # interpreter; empty: the repository's .venv/bin/python if it is there, else python3
 EXTRA=${EXTRA:-}  # more options for every main.py, as in EXTRA="--workers=4 --aspp-branches=4"
+KEEP=${KEEP:-}  # 1: keep the pseudo labels and predictions of every round instead of removing what has served
 DRY_RUN=${DRY_RUN:-}  # 1: print every command instead of running it
 
 if [ -z "$PYTHON" ]; then
@@ -25,6 +26,7 @@ if [ -z "$PYTHON" ]; then
     if [ -x "${root}.venv/bin/python" ]; then PYTHON=${root}.venv/bin/python; fi
 fi
 if [ "$DRY_RUN" = 0 ]; then DRY_RUN=; fi
+if [ "$KEEP" = 0 ]; then KEEP=; fi
 
 fail() {
     echo "error: $1" >&2
@@ -70,6 +72,15 @@ call() {
     printf ' %q' "${@:2}"
     printf '\n'
     if [ -z "$DRY_RUN" ]; then "$@"; fi
+}
+
+# One launcher at a time in an output folder. The stages inherit the lock, so it lasts as long as any of them runs, and
+# the system frees it when the last one ends, however it ends.
+lock_run() {
+    if [ -n "$DRY_RUN" ] || ! command -v flock > /dev/null; then return; fi
+    mkdir -p "$OUTPUT_DIR" 2> /dev/null || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
+    exec 9>> "$OUTPUT_DIR/.lock" || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
+    flock -n 9 || fail "another launcher works in $OUTPUT_DIR; wait for it to end, or set another OUTPUT_DIR"
 }
 
 # stage OPTION ...: main.py with these options and those of every stage.
@@ -121,10 +132,31 @@ train() {
     local last=$(($1 - 1)) arm=$2 teacher=$3
     local options=(--exp-name="$(name "$1" "$arm")" --state=1 --train-set="$split" --sets-id="$id")
     if is_coco "$arm"; then options+=(--coco); fi
-    stage "${options[@]}" --continue-from="$(checkpoint $last "$arm")" --pseudo-dir="$(pseudo_dir $last "$teacher")" \
-        --epochs="$ep" --batch-size-labeled="$(of_round "$batch_labeled" "$1")" \
-        --batch-size-pseudo="$(of_round "$batch_pseudo" "$1")" --lr="$lr" --weight-decay="$weight_decay" \
-        --gamma1="$gamma1" --gamma2="$gamma2" --seed="$(seed_of "$arm")" --val-num-steps="$val"
+    options+=(--continue-from="$(checkpoint $last "$arm")" --pseudo-dir="$(pseudo_dir $last "$teacher")"
+        --epochs="$ep" --batch-size-labeled="$(of_round "$batch_labeled" "$1")"
+        --batch-size-pseudo="$(of_round "$batch_pseudo" "$1")" --lr="$lr" --weight-decay="$weight_decay"
+        --gamma1="$gamma1" --gamma2="$gamma2" --seed="$(seed_of "$arm")" --val-num-steps="$val")
+    local status=0
+    stage "${options[@]}" || status=$?
+    if [ $status = 3 ]; then  # the labels had been removed after they had served, and the training changed since
+        label "$1" "$teacher" "$(of_round "$ratios" "$1")"
+        status=0
+        stage "${options[@]}" || status=$?
+    fi
+    if [ $status != 0 ]; then exit $status; fi
+}
+
+# tidy ROUND ARM ...: after both halves of a round, remove what no later stage needs: the labels it was trained on, and
+# the predictions of the round before. The predictions of this round are PLE's "previous" in the next.
+tidy() {
+    if [ -n "$DRY_RUN" ] || [ -n "$KEEP" ]; then return; fi
+    local last=$(($1 - 1)) arm folder
+    for arm in "${@:2}"; do
+        folder=$(pseudo_dir $last "$arm")
+        touch "$folder/pruned"  # first, so that a labelling that is half removed is not taken for a damaged one
+        rm -rf "$folder/labels" "$folder/confidence" "$folder/previous"
+        if [ $last -gt 0 ]; then rm -rf "$(pseudo_dir $((last - 1)) "$arm")/logits"; fi
+    done
 }
 
 # test_arm ROUND ARM: validation of a finished stage, class by class.
