@@ -35,12 +35,12 @@ lr0=${lr0:-0.04}
 val0=${val0:-50}  # steps between validations
 
 # The supervised baseline, on all labels of the split; more steps than an arm has in all its rounds:
-ep_b=${ep_b:-500}  # epochs
+ep_b=${ep_b:-700}  # epochs
 
 # Rounds of mutual training, one for each ratio; three instead of the papers' five, to save time:
 ratios=${ratios:-0.4 0.7 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-ep=${ep:-2}  # epochs a round
+ep=${ep:-3}  # epochs a round
 batch_labeled=${batch_labeled:-2}  # labelled images a step
 batch_pseudo=${batch_pseudo:-6}  # pseudo-labelled images a step
 lr=${lr:-0.04}
@@ -97,6 +97,7 @@ check_numbers() {
 
 if [ -z "$DRY_RUN" ]; then
     source scripts/setup.sh
+    lock_run
     check_numbers
 fi
 SECONDS=0  # bash counts them on

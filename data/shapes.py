@@ -16,8 +16,8 @@ IGNORE = 255
 SUBSETS = ("train", "val", "test")
 _OVERSAMPLING = 4
 _SHIFT = 4  # fractional bits of polygon corners
-_HUES = ((55, 55, 205), (65, 165, 55), (205, 85, 55), (50, 190, 210),  # BGR: red, green, blue, yellow,
-         (185, 60, 170), (190, 180, 50), (50, 125, 220))  # purple, turquoise, orange
+_HUES = ((51, 51, 204), (51, 182, 204), (51, 204, 95), (138, 204, 51),  # BGR: red, ochre, green, sea green,
+         (204, 138, 51), (204, 51, 95), (182, 51, 204))  # blue, violet, pink: evenly around the colour wheel
 _HUES_OF = {kind: (kind - 1, kind % 7) for kind in range(DISC, STAR + 1)}
 _FIRST_HUE = 0.95  # share of a class's shapes that have the first of its two hues
 _HUED_DISTRACTORS = 0.2  # share of the distractors that have one of the hues; the others are greyish
