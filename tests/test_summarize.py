@@ -135,6 +135,17 @@ def test_without_truth_or_data_there_are_dashes(run, shapes_root, tmp_path, caps
     assert summarize.accuracy(store, data, data.names(store)[:2]) == {"before": None, "after": None}
 
 
+def test_labels_removed_after_their_round_leave_their_share(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("panel.png"))
+    for folder in (copy / "pseudo").iterdir():
+        shutil.rmtree(folder / "labels")
+        (folder / "pruned").touch()
+    summarize.main([str(copy)])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["1", "l"])
+    assert row.split()[-2:] == ["-", "-"] and "-" not in row.split()[4:7]
+    assert not (copy / "panel.png").exists()
+
+
 def test_markdown_and_several_runs(run, tmp_path, capsys):
     other = shutil.copytree(run, tmp_path / "other")
     summarize.main([str(run), str(other), "--markdown", "--images", "0", "--sample", "2"])
