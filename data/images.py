@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data import png
 from utils.errors import UserError
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -39,20 +40,28 @@ def read_mask(path, spec):
 
     Palette and greyscale files are read by value. Raises ``UserError`` naming file and value when a value is no class.
     """
-    try:
-        with Image.open(io.BytesIO(_read(path, "mask"))) as file:
-            if file.mode not in ("P", "L", "1"):
-                raise UserError(f"the mask {path} has colours (mode {file.mode}) instead of one class number a pixel; "
-                                "convert it to a palette or greyscale PNG")
-            values = np.array(file, np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"the mask {path} does not decode ({error}); replace the file") from error
+    content = _read(path, "mask")
+    values = png.unfiltered(content)
+    if values is None:
+        values = _other_mask(path, content)
     table, wrong = _value_tables(spec)
     if cv2.LUT(values, wrong).any():
         value = int(values[wrong[values] > 0][0])
         raise UserError(f"the mask {path} holds the value {value}, but {spec.name} has the classes "
                         f"0 to {spec.num_classes - 1} and {spec.ignore} for ignored pixels; correct the mask or the spec")
     return values if table is None else cv2.LUT(values, table)
+
+
+def _other_mask(path, content):
+    """The values of a mask that is no PNG with unfiltered rows of bytes."""
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            if file.mode not in ("P", "L", "1"):
+                raise UserError(f"the mask {path} has colours (mode {file.mode}) instead of one class number a pixel; "
+                                "convert it to a palette or greyscale PNG")
+            return np.array(file, np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"the mask {path} does not decode ({error}); replace the file") from error
 
 
 _tables = {}

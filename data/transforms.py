@@ -44,13 +44,14 @@ def crop_image(image, window, crop):
 
 
 def crop_nearest(values, window, crop, fill):
-    """(h, w) crop of the scaled map ``values`` (H, W), padded with ``fill``; any dtype."""
+    """(h, w) crop of the scaled map ``values`` (H, W), padded with ``fill``; uint8 or uint16."""
     rows, columns = _covered(window, crop)
     y = (np.arange(window.top, window.top + rows) * values.shape[0]) // window.height
     x = (np.arange(window.left, window.left + columns) * values.shape[1]) // window.width
     if window.flip:
         x = x[::-1]
-    return _padded(values[y].take(x, axis=1), window, crop, fill)
+    # Columns are picked as rows of the transposed map: faster than one by one.
+    return _padded(cv2.transpose(cv2.transpose(values[y])[x]), window, crop, fill)
 
 
 def resize_image(image, size):

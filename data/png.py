@@ -1,0 +1,54 @@
+"""PNGs of one byte a pixel, as masks, pseudo labels and confidences are: whole or damaged, and read by zlib alone.
+
+Where no row is filtered, the inflated rows are the pixels, and an image library would only add to the time of that.
+Palette PNGs are written so as a rule, and this software's confidences are too.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+
+_START = b"\x89PNG\r\n\x1a\n"
+_ONE_BYTE = ((8, 0), (8, 3))  # (bits, kind of colour): greyscale, palette
+
+
+def is_whole(content):
+    """Whether ``content`` (bytes) is a PNG with all its chunks, up to the last one, and the CRCs they were written with."""
+    return _chunks(content) is not None
+
+
+def unfiltered(content):
+    """(H, W) uint8, read-only, of a whole PNG with one byte a pixel and no filtered row; None for any other ``content``."""
+    chunks = _chunks(content)
+    if chunks is None or len(chunks[0][1]) != 13:
+        return None
+    width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    if (bits, color) not in _ONE_BYTE or interlaced:
+        return None
+    size = height * (width + 1)  # each row begins with the number of its filter
+    try:
+        inflated = zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT"), bufsize=min(size, 2**26))
+    except zlib.error:
+        return None
+    if len(inflated) != size:
+        return None
+    rows = np.frombuffer(inflated, np.uint8).reshape(height, width + 1)
+    return None if rows[:, 0].any() else rows[:, 1:]
+
+
+def _chunks(content):
+    """List of (kind, data) of the chunks of a whole PNG, else None."""
+    if content[:8] != _START:
+        return None
+    chunks, place, view = [], 8, memoryview(content)
+    while place + 12 <= len(content):
+        end = place + 8 + int.from_bytes(view[place : place + 4], "big")
+        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return None
+        kind = bytes(view[place + 4 : place + 8])
+        chunks.append((kind, view[place + 8 : end]))
+        if kind == b"IEND":
+            return chunks if end + 4 == len(content) else None
+        place = end + 4
+    return None
