@@ -1,0 +1,1 @@
+"""This software beside a plain rendering of the released procedure: one script a topic, ``python -m benchmarks.NAME``."""
