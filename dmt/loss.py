@@ -26,9 +26,10 @@ def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2):
     """
     if gamma1 == 0 and gamma2 == 0:
         return torch.ones_like(q_label)
-    agreement = q_label.pow(gamma1)
-    disagreement = agreement if gamma1 == gamma2 else q_label.pow(gamma2)
-    return torch.where(agrees | (q_max <= confidence), torch.where(agrees, agreement, disagreement), 0)
+    weight = q_label.pow(gamma1)
+    if gamma1 != gamma2:
+        weight = torch.where(agrees, weight, q_label.pow(gamma2))
+    return weight.masked_fill_(~(agrees | (q_max <= confidence)), 0)
 
 
 class DynamicMutualLoss(nn.Module):
@@ -69,7 +70,7 @@ class DynamicMutualLoss(nn.Module):
         y = y.masked_fill(~valid, 0)
         keep = torch.is_grad_enabled() and logits.requires_grad
         student = _student(logits.detach(), y, keep)
-        cross_entropy = torch.where(valid, student.cross_entropy, 0)
+        cross_entropy = student.cross_entropy.masked_fill_(~valid, 0)
 
         weight = valid.to(cross_entropy.dtype)
         disagreements = student_wins = torch.zeros((), dtype=torch.int64, device=logits.device)
@@ -118,10 +119,10 @@ def _student(logits, y, keep_softmax):
         torch.max(x[group], 1, out=(x_max[group], prediction[group]))
         q = _softmax(x[group], dtype, out=None if softmax is None else softmax[group])
         torch.gather(q, 1, prediction[group, None], out=q_max[group, None])
-    x_label = x.gather(1, y[:, None])[:, 0]
-    below = x_label.to(dtype) - x_max.to(dtype)
+    below = x.gather(1, y[:, None])[:, 0].to(dtype).sub_(x_max)
+    q_label = below.exp().mul_(q_max)
     # q[a] = 1 / sum(exp(x - max x)), so its log stands for the log of the sum; log(q[y]) would overflow for small q[y].
-    return _Student(prediction, q_max, below.exp() * q_max, -(below + q_max.log()), softmax)
+    return _Student(prediction, q_max, q_label, below.add_(q_max.log()).neg_(), softmax)
 
 
 class _WeightedMean(torch.autograd.Function):
