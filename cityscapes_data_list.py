@@ -10,7 +10,7 @@ import sys
 
 from data.lists import write_list
 from data.specs import load_spec, resolve_root
-from utils.errors import UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, reports_user_errors
 
 SUBSETS = ("train", "val", "test")
 IMAGE_SUFFIX = "_leftImg8bit.png"
@@ -19,7 +19,7 @@ IMAGE_SUFFIX = "_leftImg8bit.png"
 @reports_user_errors
 def main(arguments=None):
     """List the images of every subset, write the lists, and print what was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", metavar="FOLDER",
                         help="folder with leftImg8bit and gtFine (default: the environment variable CITYSCAPES_ROOT)")
     args = parser.parse_args(arguments)

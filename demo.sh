@@ -127,4 +127,6 @@ finish b
 
 if [ -z "$DRY_RUN" ]; then echo; fi
 call "$PYTHON" -m tools.summarize "$OUTPUT_DIR"
-if [ -z "$DRY_RUN" ]; then echo "The demo took $SECONDS s."; fi
+if [ -z "$DRY_RUN" ]; then
+    echo "The demo took $SECONDS s; user and system time of its processes: $(times | tail -n 1)."
+fi

@@ -12,7 +12,7 @@ from pathlib import Path
 from data.lists import read_list, split_list_names
 from data.specs import load_spec, resolve_root
 from data.splits import IDS, PORTION, SEED, check_split_names, sample_dms, save_lists
-from utils.errors import UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, reports_user_errors
 
 
 @reports_user_errors
@@ -42,7 +42,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="voc", metavar="NAME",
                         help="voc, city, camvid, shapes, or the path of your own YAML spec (default: voc)")
     parser.add_argument("--data-root", metavar="FOLDER",

@@ -43,9 +43,12 @@ class Job:
         self.spec = dataclasses.replace(spec, crop=tuple(options.crop_size or spec.crop),
                                         test_size=tuple(options.test_size or spec.test_size))
         self.root = resolve_root(spec, options.data_root)
-        self.device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device {options.device}: this machine has no usable GPU; leave the option out")
+        try:
+            self.device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"--device {options.device}: not usable here ({str(error).splitlines()[0]}); "
+                            "give cpu, cuda or cuda:N, or leave the option out") from error
         cv2.setNumThreads(1)  # its threads and torch's would wait for each other
         torch.set_flush_denormal(True)  # a CPU computes many times slower on the tiny numbers of a confident softmax
         torch.backends.cudnn.benchmark = True  # crops and test images have one size each
@@ -301,6 +304,14 @@ class Job:
             miou = content.get("miou") if isinstance(content.get("miou"), float) else None
             if known is not None:
                 known[checkpoint] = content.get("iou")
+            branches = content.get("aspp_branches", options.aspp_branches)
+            if branches != options.aspp_branches:
+                raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "
+                                f"{options.aspp_branches}; add --aspp-branches {branches}")
+            names = content.get("class_names", list(self.spec.class_names))
+            if names != list(self.spec.class_names):
+                raise UserError(f"{checkpoint} was trained for other classes ({', '.join(map(str, names))}); give a "
+                                f"checkpoint of {self.spec.name} or the dataset of this checkpoint")
             trained_with = content.get("input_format", self.input_format.name)
             if trained_with != self.input_format.name:
                 print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses "

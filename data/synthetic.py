@@ -24,7 +24,7 @@ from PIL import Image
 from data.lists import read_list, write_list
 from data.shapes import SUBSETS, render
 from data.specs import load_spec
-from utils.errors import UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, reports_user_errors
 from utils.files import make_folder, read_json, write_json
 
 VERSION = 2  # raise it when the images change, so that existing folders are made again
@@ -243,7 +243,7 @@ def _wanted(count, list_file, usual):
 @reports_user_errors
 def main(arguments=None):
     """Generate a dataset from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m data.synthetic", description=(
+    parser = OneLineParser(prog="python -m data.synthetic", description=(
         "Generate a dataset: discs, squares, triangles, rings, crosses, bars and stars on textured backgrounds. "
         "A finished dataset with the same parameters is reused. Use it with --dataset shapes --data-root FOLDER."))
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the dataset goes (new or empty)")

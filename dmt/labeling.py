@@ -20,7 +20,7 @@ from dmt.enhancement import takes_previous
 from dmt.prediction import classify_with_confidence, covering, dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds, codes_of_thresholds, sample
 from utils.errors import UserError
-from utils.files import sha256
+from utils.files import remove_left_overs, sha256
 from utils.runs import difference
 
 _WRITERS = 4
@@ -180,6 +180,7 @@ def label(predict_with, checkpoint, old, names, store, source, rules, batch_size
     if shares is not None:
         return shares, False
     store.remove_manifest()
+    remove_left_overs(store.folder, "**/*")
 
     def complete(file, target):
         target.begin_predictions(origins[file])

@@ -29,8 +29,9 @@ def quantize(logits):
     Softmax and upsampling do not see a shift common to all classes, so the largest is free to be 0, and the 16 bits
     go to the differences that decide.
     """
+    logits = logits.float()  # half precision would lose the difference
     below = logits.amax(dim=0, keepdim=True) - logits
-    return torch.round(below.float() / LOGIT_STEP).clamp_(max=65535).to(torch.int32)
+    return torch.round(below / LOGIT_STEP).clamp_(max=65535).to(torch.int32)
 
 
 def dequantize(steps):

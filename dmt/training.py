@@ -84,12 +84,13 @@ class Trainer:
             last = self.step == self.steps.total
             due = self.step % self.recipe.val_num_steps == 0 or last
             end_of_epoch = self.step % self.steps.per_epoch == 0
-            if due or end_of_epoch or self.step % self.recipe.log_num_steps == 0:
-                self._log(end_of_epoch)
+            stopping = self.stop_requested()
+            saving = self.save and (due or stopping or self.step % self.recipe.save_num_steps == 0)
+            if due or end_of_epoch or saving or self.step % self.recipe.log_num_steps == 0:
+                self._log(end_of_epoch)  # before saving: a state whose loss is not finite is no good
             if due:
                 self._validate()
-            stopping = self.stop_requested()
-            if self.save and (due or stopping or self.step % self.recipe.save_num_steps == 0):
+            if saving:
                 self.stage.save_state(self.state_dict(), self.best_step)
             if stopping and not last:
                 raise Interrupted

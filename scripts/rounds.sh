@@ -147,9 +147,10 @@ train() {
 }
 
 # tidy ROUND ARM ...: after both halves of a round, remove what no later stage needs: the labels it was trained on, and
-# the predictions of the round before. The predictions of this round are PLE's "previous" in the next.
+# the predictions of the round before. The predictions of this round are PLE's "previous" in the next. The last round's
+# labels stay, to be looked at.
 tidy() {
-    if [ -n "$DRY_RUN" ] || [ -n "$KEEP" ]; then return; fi
+    if [ -n "$DRY_RUN" ] || [ -n "$KEEP" ] || [ "$1" = "$(wc -w <<< "$ratios")" ]; then return; fi
     local last=$(($1 - 1)) arm folder
     for arm in "${@:2}"; do
         folder=$(pseudo_dir $last "$arm")

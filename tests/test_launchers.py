@@ -155,7 +155,8 @@ def test_camvid_makes_its_lists_beside_the_run():
     data = ["--dataset=camvid", "--data-root=/data/camvid"]
     assert printed[0] == ["python", "generate_splits.py", *data, "--out=out/lists"]
     assert printed[1] == ["python", "dms_sample.py", *data, "--lists=out/lists", "--out=out/lists"]
-    stages = printed[2:]
+    assert printed[-1][-4:] == ["-m", "tools.summarize", "out", "--data-root=/data/camvid"]
+    stages = printed[2:-1]
     assert len(stages) == 3 + 20 + 3
     assert [word for words in stages[:3] for word in words if word.startswith("--train-set")] == [
         "--train-set=8", "--train-set=8-l", "--train-set=8-r"]

@@ -24,7 +24,7 @@ from data import images, transforms
 from data.lists import unlabeled_names
 from data.specs import load_spec, resolve_root
 from data.store import PseudoLabelStore
-from utils.errors import UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, reports_user_errors
 from utils.files import read_json, write_json
 from utils.options import parse_options
 
@@ -379,7 +379,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m tools.summarize", description=__doc__,
+    parser = OneLineParser(prog="python -m tools.summarize", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="+", metavar="RUN", help="output folder of a launcher, such as runs/demo")
     parser.add_argument("--dataset", metavar="NAME", help="dataset or YAML spec (default: the run's)")

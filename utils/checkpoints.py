@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import replacing, write_bytes
 
 
 def find_checkpoint(path, output_dir):
@@ -32,19 +32,22 @@ def save_checkpoint(path, model, **extra):
 
 
 def save(path, value):
-    """``torch.save`` of ``value``, atomically. Raises ``UserError`` when the disk is full or not writable."""
-    with replacing(path) as temporary:
-        try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk this way
-            raise OSError(28, f"no space left or write error ({str(error).splitlines()[0]})") from error
+    """``torch.save`` of ``value``, atomically; equal values give equal bytes.
+
+    Raises ``UserError`` when the disk is full or not writable.
+    """
+    write_bytes(path, _serialized(value))
+
+
+def _serialized(value):
+    content = io.BytesIO()  # torch.save to a file would store the file's name, too
+    torch.save(value, content)
+    return content.getbuffer()
 
 
 def save_sealed(path, value):
     """``save``, preceded by a digest of the content, so that ``load_sealed`` notices damage. Not for exchange."""
-    content = io.BytesIO()
-    torch.save(value, content)
-    content = content.getbuffer()
+    content = _serialized(value)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(hashlib.sha256(content).digest())
         file.write(content)

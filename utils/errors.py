@@ -1,5 +1,6 @@
 """What a user can cause ends in one line on standard error and exit status 2, never in a traceback."""
 
+import argparse
 import errno
 import functools
 import sys
@@ -11,6 +12,15 @@ class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and how to mend it, in one line."""
 
     status = 2  # exit status of the command
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, too."""
+
+    def error(self, message):
+        """Print ``message`` and exit with status 2."""
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
 
 
 def reports_user_errors(main):

@@ -113,14 +113,18 @@ def sha256(path):
 
 
 def remove_left_overs(folder, name="*"):
-    """Delete the temporary files that a killed process left in ``folder`` for files called ``name`` (a pattern)."""
-    for path in Path(folder).glob(f".{name}.*.tmp*"):
+    """Delete the temporary files that killed processes left in ``folder`` for files called ``name`` (a pattern).
+
+    ``name`` may begin with ``**/`` to look in the folders beneath, too.
+    """
+    *parents, name = name.split("/")
+    for path in Path(folder).glob("/".join([*parents, f".{name}.*.tmp*"])):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def locked(path, what):
-    """Hold the lock file ``path`` while inside. Raises ``UserError`` when another process holds it.
+def locked(path, what, wait=False):
+    """Hold the lock file ``path`` while inside. Raises ``UserError`` when another process holds it, or waits for it.
 
     The system frees the lock when its process ends, however it ends, so there are no stale locks.
     """
@@ -131,7 +135,7 @@ def locked(path, what):
         raise UserError(_why_not_written(path, error)) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"

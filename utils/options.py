@@ -2,7 +2,8 @@
 
 import argparse
 import math
-import sys
+
+from utils.errors import OneLineParser
 
 _EPILOG = """\
 examples:
@@ -17,12 +18,6 @@ The launchers (dmt_ple-*.sh) do all of it; DRY_RUN=1 in front of one prints ever
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        sys.exit(2)
-
-
 def _number(kind, low, what, strict=False, high=math.inf):
     def parse(text):
         try:
@@ -35,8 +30,8 @@ def _number(kind, low, what, strict=False, high=math.inf):
     return parse
 
 
-_count = _number(int, 1, "a positive whole number")
-_count_or_zero = _number(int, 0, "a whole number of at least 0")
+_count = _number(int, 1, "a positive whole number", high=10**9)
+_count_or_zero = _number(int, 0, "a whole number of at least 0", high=10**9)
 _positive = _number(float, 0, "a number above 0", strict=True)
 _not_negative = _number(float, 0, "a number of at least 0")
 _any_number = _number(float, -math.inf, "a finite number", strict=True)
@@ -48,7 +43,7 @@ def _background(text):
 
 def parse_options(arguments=None):
     """Parse main.py's command line into an ``argparse.Namespace``; a wrong one ends in one line and exit status 2."""
-    parser = _Parser(prog="main.py", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG,
+    parser = OneLineParser(prog="main.py", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG,
                      description="Semi-supervised semantic segmentation with Dynamic Mutual Training (DMT) and Pseudo "
                                  "Label Enhancement (PLE): one stage of it, or a test.", allow_abbrev=False)
     for add in (_stage, _data, _network, _training, _labeling, _machine):

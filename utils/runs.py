@@ -112,18 +112,33 @@ class Stage:
                 shutil.copyfile(self.best(result["step"]), temporary)
             write_sealed_json(self.folder / "result.json", {
                 **result, "fingerprint": fingerprint, "checkpoint_sha256": sha256(self.checkpoint)})
-        self._clear(result)
+            self._clear(result)
+        else:
+            self._log_result(result["miou"])
 
     def _clear(self, result):
         """What comes after result.json, and again when a finished stage is skipped: log.txt, and no left-overs."""
-        log = self.output_dir / "log.txt"
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-        line = f"{self.name}: {100 * result['miou']:.4f}"
-        if line not in lines:
-            others = [other for other in lines if not other.startswith(f"{self.name}: ")]
-            write_text(log, "\n".join([*others, line, ""]))
+        self._log_result(result["miou"])
         for left_over in (self.state, *self.folder.glob("best-*.pt")):
             left_over.unlink(missing_ok=True)
+
+    def _log_result(self, miou):
+        with locked(self.output_dir / ".log.lock", "log.txt", wait=True):  # stages may run side by side
+            self._write_log_line(self.output_dir / "log.txt", f"{self.name}: {100 * miou:.4f}")
+
+    def _write_log_line(self, log, line):
+        """Set this stage's line; a line that names no stage of the folder was damaged, and is dropped."""
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        names = [entry.partition(":")[0] for entry in lines]
+        kept = [line if name == self.name else entry for name, entry in zip(names, lines)
+                if name and (self.output_dir / name.replace("\0", "")).is_dir()]
+        for entry in set(lines) - set(kept):
+            if entry.partition(":")[0] != self.name:
+                print(f"{log}: the line {entry!r} names no stage here; dropped", flush=True)
+        if self.name not in names:
+            kept.append(line)
+        if kept != lines:
+            write_text(log, "\n".join([*kept, ""]))
 
     # --- metrics --------------------------------------------------------------------------------------------------
 
