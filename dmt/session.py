@@ -1,0 +1,163 @@
+"""What every stage needs: the dataset with its lists, the device and its precision, loaders, and the network."""
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Threads that spin while they wait make a busy machine ten times slower; OpenMP reads this when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import cv2  # noqa: E402
+import torch  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+
+from data import datasets, lists  # noqa: E402
+from data.specs import load_spec, resolve_root  # noqa: E402
+from dmt.evaluation import evaluate  # noqa: E402
+from models import deeplab_v2  # noqa: E402
+from models.input_format import input_format  # noqa: E402
+from models.weights import load_imagenet_weights  # noqa: E402
+from utils.checkpoints import load_model  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+
+
+def choose_device(name=None):
+    """The ``torch.device`` of that name, or the GPU if there is one, prepared. Raises ``UserError`` if it is unusable."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); "
+                        "give cpu, cuda or cuda:N, or leave the option out") from error
+    cv2.setNumThreads(1)  # its threads and torch's would wait for each other
+    torch.set_flush_denormal(True)  # a CPU computes many times slower on the tiny numbers of a confident softmax
+    torch.backends.cudnn.benchmark = True  # crops and test images have one size each
+    return device
+
+
+class Data:
+    """One dataset on this machine: its spec, root and lists, and loaders over them.
+
+    ``crop`` and ``test_size`` (height, width) replace the spec's when given; ``lists_dir`` is the folder of the split
+    lists when they are not inside the dataset.
+    """
+
+    def __init__(self, dataset, data_root, lists_dir=None, crop=None, test_size=None):
+        spec = load_spec(dataset)
+        self.root = resolve_root(spec, data_root)
+        self.spec = dataclasses.replace(spec, crop=tuple(crop or spec.crop), test_size=tuple(test_size or spec.test_size))
+        # An absolute folder of lists is taken as it is, whatever the root.
+        self._listed = dataclasses.replace(self.spec, lists=str(Path(lists_dir).expanduser().absolute())) \
+            if lists_dir else self.spec
+
+    def labeled(self, split, split_id):
+        """Names of the labelled images of a split."""
+        return lists.labeled_names(self._listed, self.root, split, split_id)
+
+    def unlabeled(self, split, split_id):
+        """Names of the unlabelled images of a split; an error when it has none."""
+        names = lists.unlabeled_names(self._listed, self.root, split, split_id)
+        if not names:
+            raise UserError(f"--train-set {split} has no unlabelled images; choose another split, "
+                            "or --state=2 for supervised training")
+        return names
+
+    def validation(self, tiny=False):
+        """Names of the validation images, or of the short list."""
+        path = self.spec.list_path(self.root, "valtiny.txt") if tiny else lists.find_validation_list(self.spec, self.root)
+        return lists.read_list(path)
+
+    def images(self, names, subset="train"):
+        """Paths of the images of ``names``."""
+        return [self.spec.image_path(self.root, name, subset) for name in names]
+
+    def pairs(self, names, subset="train"):
+        """(image path, mask path) of ``names``."""
+        return [(self.spec.image_path(self.root, name, subset), self.spec.label_path(self.root, name, subset))
+                for name in names]
+
+    def whole_images(self, names, subset="train", labels=False):
+        """The ``data.datasets.WholeImages`` of ``names`` at test size."""
+        return datasets.WholeImages(self.spec, self.root, names, subset, self.spec.test_size, labels)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how the network runs: device, ``utils.precision.Precision``, loader processes, images a forward pass."""
+
+    device: torch.device
+    precision: object
+    workers: int
+    batch_size: int
+
+    def loader(self, dataset, collate, **batches):
+        """A DataLoader over ``dataset`` with this machine's processes; ``batches`` says how it forms them."""
+        return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=datasets.start_worker,
+                          pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
+
+    def validator(self, data, names, input_form, progress=iter):
+        """A function model -> ConfusionMatrix over the validation images ``names``; its loader is kept between calls."""
+        loader = self.loader(data.whole_images(names, "val", labels=True), datasets.collate_whole,
+                             batch_size=self.batch_size)
+        return lambda model: evaluate(model, loader, input_form, self.precision, self.device, progress)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network: what a checkpoint must have been trained as to be used with it."""
+
+    backbone: str
+    aspp_branches: int
+    coco: bool
+    spec: object
+
+    @property
+    def input_format(self):
+        """The ``models.input_format.InputFormat`` of its weights."""
+        return input_format(self.coco)
+
+    def identity(self):
+        """Plain values that tell networks apart."""
+        return {"backbone": self.backbone, "aspp_branches": self.aspp_branches,
+                "input_format": self.input_format.name, "num_classes": self.spec.num_classes}
+
+    def describe(self):
+        """What its checkpoints carry beside the weights."""
+        return {**self.identity(), "class_names": list(self.spec.class_names), "dataset": self.spec.name}
+
+    def build(self, device, checkpoint=None, weights=None, seed=1):
+        """(network on ``device``, dict of what the checkpoint carries beside the weights).
+
+        From the file ``checkpoint``; or else with the backbone weights ``weights`` (see
+        ``models.weights.load_imagenet_weights``) and a head drawn from ``seed``. Raises ``UserError``.
+        """
+        torch.manual_seed(seed)
+        model = deeplab_v2(self.spec.num_classes, self.backbone, self.aspp_branches)
+        content = {}
+        if checkpoint is not None:
+            content = load_model(model, checkpoint)
+            self._check(checkpoint, content)
+        elif self.coco and not weights:
+            raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
+                            "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from nothing")
+        else:
+            load_imagenet_weights(model, weights)
+        carried = {key: value for key, value in content.items() if key not in ("model", "optimizer", "lr_scheduler")}
+        return model.to(device, memory_format=torch.channels_last), carried
+
+    def _check(self, checkpoint, content):
+        """Refuse a checkpoint that says it is of another network; warn of another input format. Old ones say nothing."""
+        branches = content.get("aspp_branches", self.aspp_branches)
+        if branches != self.aspp_branches:
+            raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "
+                            f"{self.aspp_branches}; add --aspp-branches {branches}")
+        names = content.get("class_names", list(self.spec.class_names))
+        if names != list(self.spec.class_names):
+            raise UserError(f"{checkpoint} was trained for other classes ({names!s:.200}); give a checkpoint of "
+                            f"{self.spec.name} or the dataset of this checkpoint")
+        trained_with, own = content.get("input_format", self.input_format.name), self.input_format.name
+        if trained_with != own:
+            print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses {own}; "
+                  f"{'add' if trained_with == 'coco' else 'leave out'} --coco", file=sys.stderr)
