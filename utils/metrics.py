@@ -37,7 +37,7 @@ class ConfusionMatrix:
             raise ValueError(f"target is {tuple(target.shape)} but prediction is {tuple(prediction.shape)}")
         counts = self._count(target.reshape(-1), prediction.reshape(-1).to(target.device))
         if counts.device.type == "cpu":
-            self._take(counts)
+            self._take(counts.numpy())
         elif counts.device in self._pending:
             self._pending[counts.device] += counts
         else:
@@ -58,7 +58,6 @@ class ConfusionMatrix:
         return counts.scatter_add_(0, cell, torch.ones_like(cell))
 
     def _take(self, counts):
-        counts = counts.cpu().numpy()
         if counts[-1]:
             raise ValueError(f"{counts[-1]} pixels have a target or a prediction outside 0..{self.num_classes - 1} "
                              f"(and the target is not {self.ignore_index}, which would be ignored)")
@@ -74,7 +73,7 @@ class ConfusionMatrix:
     def matrix(self):
         """The counts so far, a (C, C) int64 array: rows are target classes, columns predicted classes."""
         while self._pending:
-            self._take(self._pending.popitem()[1])
+            self._take(self._pending.popitem()[1].cpu().numpy())
         return self._matrix.copy()
 
     def state(self):
