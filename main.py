@@ -29,11 +29,14 @@ class Job:
     """The stage that the options describe. Nothing below this class sees the options."""
 
     def __init__(self, options):
+        from data import images
         from dmt.session import Data, Machine, Network, choose_device
         from utils.precision import choose_precision
 
         self.options = options
-        self.data = Data(options.dataset, options.data_root, options.lists_dir, options.crop_size, options.test_size)
+        images.limit_pixels(options.max_pixels)
+        self.data = Data(options.dataset, options.data_root, options.lists_dir, options.crop_size, options.test_size,
+                         options.allow_links)
         self.spec = self.data.spec
         device = choose_device(options.device)
         precision = choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, device)

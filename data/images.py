@@ -1,6 +1,8 @@
 """Decoding: images to uint8 BGR, masks to uint8 classes, and the check of both before anything is trained."""
 
 import io
+import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,12 +17,35 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
 
 
+Image.MAX_IMAGE_PIXELS = None  # the limit below is ours, and an error, not a warning
+_limit = {"pixels": 100_000_000}
+
+
+def limit_pixels(pixels):
+    """Refuse images and masks with more than ``pixels`` pixels: a few bytes can claim to be terabytes."""
+    _limit["pixels"] = pixels
+
+
+def check_inside(paths, folder):
+    """Raise ``UserError`` for the first of ``paths`` that leads out of ``folder``, by a symbolic link that is.
+
+    The folder itself may be a link.
+    """
+    inside = os.path.join(os.path.realpath(folder), "")
+    for path in paths:
+        real = os.path.realpath(path)
+        if not real.startswith(inside):
+            raise UserError(f"{path} leads out of {folder}, to {real}; put the file there, or give --allow-links "
+                            "if you trust the dataset")
+
+
 def read_image(path):
     """The image at ``path`` as (H, W, 3) uint8 in BGR order, as OpenCV decodes it.
 
-    Raises ``UserError`` when it is missing, truncated or not an image.
+    Raises ``UserError`` when it is missing, truncated, too large or not an image.
     """
     content = _read(path, "image")
+    _size(path, "image", content)
     # libjpeg fills a truncated image with grey and carries on; a file without its end marker is refused instead.
     truncated = content[:2] == _JPEG_START and _JPEG_END not in content[-4096:]
     image = None
@@ -41,6 +66,7 @@ def read_mask(path, spec):
     Palette and greyscale files are read by value. Raises ``UserError`` naming file and value when a value is no class.
     """
     content = _read(path, "mask")
+    _size(path, "mask", content)
     values = png.unfiltered(content)
     if values is None:
         values = _other_mask(path, content)
@@ -60,7 +86,7 @@ def _other_mask(path, content):
                 raise UserError(f"the mask {path} has colours (mode {file.mode}) instead of one class number a pixel; "
                                 "convert it to a palette or greyscale PNG")
             return np.array(file, np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"the mask {path} does not decode ({error}); replace the file") from error
 
 
@@ -88,14 +114,30 @@ def _value_tables(spec):
 
 def image_size(path):
     """(height, width) of the image at ``path``, from its header."""
+    with _opened(path) as file:
+        return _size(path, "image", file)
+
+
+def _opened(path):
     try:
-        with Image.open(path) as file:
-            return file.height, file.width
-    except FileNotFoundError as error:
-        raise UserError(_missing(path, "image")) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"the image {path} does not decode ({error}); replace the file "
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(_missing(path, "image") if isinstance(error, FileNotFoundError)
+                        else f"the image {path} cannot be read: {error.strerror}") from error
+
+
+def _size(path, what, content):
+    """(height, width) that the header of an image claims (``content``: bytes or an open file), if it is not too large."""
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+            size = file.height, file.width
+    except (OSError, SyntaxError, ValueError, TypeError, OverflowError, struct.error) as error:
+        raise UserError(f"the {what} {path} does not decode ({error}); replace the file "
                         "or take its name out of the list") from error
+    if size[0] * size[1] > _limit["pixels"]:
+        raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
+                        f"{_limit['pixels']}; raise it with --max-pixels if the file is what it should be")
+    return size
 
 
 def check_pairs(spec, pairs, workers=4):

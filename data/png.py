@@ -24,11 +24,12 @@ def unfiltered(content):
     if chunks is None or len(chunks[0][1]) != 13:
         return None
     width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    if (bits, color) not in _ONE_BYTE or interlaced:
+    if (bits, color) not in _ONE_BYTE or interlaced or not width or not height:
         return None
     size = height * (width + 1)  # each row begins with the number of its filter
     try:
-        inflated = zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT"), bufsize=min(size, 2**26))
+        # At most one byte more than the header promises: what says little may inflate to very much.
+        inflated = zlib.decompressobj().decompress(b"".join(data for kind, data in chunks if kind == b"IDAT"), size + 1)
     except zlib.error:
         return None
     if len(inflated) != size:

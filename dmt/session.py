@@ -13,7 +13,7 @@ import cv2  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
-from data import datasets, lists  # noqa: E402
+from data import datasets, images, lists  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from models import deeplab_v2  # noqa: E402
@@ -41,10 +41,12 @@ class Data:
     """One dataset on this machine: its spec, root and lists, and loaders over them.
 
     ``crop`` and ``test_size`` (height, width) replace the spec's when given; ``lists_dir`` is the folder of the split
-    lists when they are not inside the dataset.
+    lists when they are not inside the dataset. Files that lead out of the dataset's image folders by symbolic links are
+    refused unless ``allow_links``.
     """
 
-    def __init__(self, dataset, data_root, lists_dir=None, crop=None, test_size=None):
+    def __init__(self, dataset, data_root, lists_dir=None, crop=None, test_size=None, allow_links=False):
+        self.allow_links = allow_links
         spec = load_spec(dataset)
         self.root = resolve_root(spec, data_root)
         self.spec = dataclasses.replace(spec, crop=tuple(crop or spec.crop), test_size=tuple(test_size or spec.test_size))
@@ -71,12 +73,18 @@ class Data:
 
     def images(self, names, subset="train"):
         """Paths of the images of ``names``."""
-        return [self.spec.image_path(self.root, name, subset) for name in names]
+        return self._inside(self.spec.images, [self.spec.image_path(self.root, name, subset) for name in names])
 
     def pairs(self, names, subset="train"):
         """(image path, mask path) of ``names``."""
-        return [(self.spec.image_path(self.root, name, subset), self.spec.label_path(self.root, name, subset))
-                for name in names]
+        masks = [self.spec.label_path(self.root, name, subset) for name in names]
+        return list(zip(self.images(names, subset), self._inside(self.spec.labels, masks)))
+
+    def _inside(self, pattern, paths):
+        if not self.allow_links:
+            fixed = pattern.partition("{")[0].rpartition("/")[0]  # JPEGImages of JPEGImages/{name}.jpg
+            images.check_inside(paths, self.root / fixed)
+        return paths
 
     def whole_images(self, names, subset="train", labels=False):
         """The ``data.datasets.WholeImages`` of ``names`` at test size."""

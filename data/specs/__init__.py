@@ -1,6 +1,7 @@
 """What a dataset is: one small declarative spec, built in (VOC, Cityscapes, ...) or a user's own YAML file."""
 
 import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _spec_from(values, path):
     if background is not None:
         background = _integer(background, path, "background", 0, len(names) - 1)
     if values["test_by"] not in ("pad", "resize"):
-        raise UserError(f"{path}: test_by is {values['test_by']!r}; use 'pad' or 'resize'")
+        raise UserError(f"{path}: test_by is {_shown(values['test_by'])}; use 'pad' or 'resize'")
     for key in ("images", "labels", "lists"):
         _pattern(values[key], path, key)
     root = values["root"]
@@ -175,7 +176,7 @@ def _divisors(value, path):
         raise UserError(f"{path}: divisors must map names of splits to divisors, as in {{8: 8, 106: 105.82}}")
     for split, divisor in value.items():
         if isinstance(divisor, bool) or not isinstance(divisor, (int, float)) or not 1 < divisor < float("inf"):
-            raise UserError(f"{path}: the divisor of split {split} is {divisor!r}; it must be a number above 1")
+            raise UserError(f"{path}: the divisor of split {split} is {_shown(divisor)}; it must be a number above 1")
     return tuple((str(split), divisor) for split, divisor in value.items())
 
 
@@ -208,17 +209,20 @@ def _size(value, path, key):
 
 def _list(value, path, key):
     if not isinstance(value, list):
-        raise UserError(f"{path}: {key} must be a list, not {value!r}")
+        raise UserError(f"{path}: {key} must be a list, not {_shown(value)}")
     return value
 
 
 def _text(value, path, key):
     if isinstance(value, bool) or not isinstance(value, (str, int)) or str(value) == "":
-        raise UserError(f"{path}: {key} must be a text, not {value!r}")
+        raise UserError(f"{path}: {key} must be a text, not {_shown(value)}")
     return str(value)
+
+
+_shown = reprlib.repr  # a few lines of YAML can stand for a text without end
 
 
 def _integer(value, path, key, low, high):
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"{path}: {key} is {value!r}; it must be a whole number from {low} to {high}")
+        raise UserError(f"{path}: {key} is {_shown(value)}; it must be a whole number from {low} to {high}")
     return value

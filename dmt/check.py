@@ -1,0 +1,375 @@
+"""The check before the night: everything that a run will read is read once, and what it will need is estimated.
+
+All findings come at once. Nothing is written.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data import images
+from models.deeplab import OUTPUT_STRIDE, deeplab_v2
+from utils.errors import UserError
+
+# Bytes of a labelling on the disk (see data/store.py), from above: generated images took up to 0.68 a pixel with what
+# comes with every file, and logits hardly shrink when compressed.
+_LABEL_BYTES = 0.6  # a pixel: label 0.1, confidence 0.5
+_IMAGE_BYTES = 8192  # an image: three files with headers and palette, in whole blocks of the disk
+# Beside the checkpoints a training keeps its state (model, momentum) and its best snapshot; while either is replaced,
+# the old one and the new one are there.
+_TRAINING_FILES = 2 * (2 + 1)  # in checkpoints
+# GPU memory that no tensor of ours takes: convolution workspaces, and 10 % for gaps between tensors.
+_WORKSPACE, _GAPS = 2**29, 1.1
+_LOGIT_MAPS = 3  # of image size, float32: logits, softmax (its gradient takes its place), what upsampling adds
+_PASSING_MAPS = 4  # network maps alive at once in a forward pass without backward: a block's input, its parts, its sum
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A list of images: ``read()`` gives the names or raises ``UserError``; ``folder`` is train or val (the subset
+    folder of the spec's patterns); ``labelled`` says whether masks are read."""
+
+    read: Callable
+    folder: str = "train"
+    labelled: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, as far as memory and disk depend on it.
+
+    ``batch_size`` is the number of images a training step, 0 where nothing is trained. A chain of ``rounds`` rounds of
+    ``arms`` arms comes after a supervised round 0; ``keep`` says that no old round is removed.
+    """
+
+    output_dir: Path
+    device: str = "cpu"
+    backbone: str = "resnet101"
+    aspp_branches: int = 2
+    mixed_precision: bool = False
+    batch_size: int = 8
+    batch_size_labeling: int = 8
+    arms: int = 2
+    rounds: int = 5
+    keep: bool = False
+
+
+@dataclass
+class Report:
+    """What a check found, each entry one line: ``errors`` stop a run, ``warnings`` do not."""
+
+    errors: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    table: list = field(default_factory=list)
+    estimates: list = field(default_factory=list)
+
+
+class _Pair(NamedTuple):
+    image: Path
+    mask: Path | None
+
+
+class _Examined(NamedTuple):
+    size: tuple | None  # (height, width), where the image decodes
+    counts: np.ndarray | None  # (num_classes + 1,) pixels of each class and, last, ignored ones
+    errors: list
+
+
+def check(spec, root, subsets, plan, *, functions=(), max_pixels=None, workers=None, progress=iter):
+    """Check every image and mask of ``subsets`` (a dict of name -> ``Subset``), and whether ``plan`` fits this machine.
+
+    ``functions`` are further checks that take nothing and raise ``UserError``, as loading the first weights.
+    ``max_pixels``: images and masks with more are refused before they are decoded. ``workers`` threads decode (default:
+    one for each processor, at most 16). ``progress`` wraps a list. Returns a ``Report``.
+    """
+    report = Report()
+    lists = {}
+    for name, subset in subsets.items():
+        names = _attempt(report.errors, subset.read)
+        if names is not None:
+            lists[name] = [_pair(spec, root, subset, image) for image in names]
+    for function in functions:
+        _attempt(report.errors, function)
+    report.errors += _overlaps(subsets, lists, spec, root)
+    found = _examine_all(set(itertools.chain(*lists.values())), spec, max_pixels, workers, progress)
+    _check_memory(spec, plan, report)
+    _check_disk(spec, plan, subsets, lists, found, report)
+    for name, pairs in lists.items():  # one line a file comes last, there may be many
+        report.errors += [error for pair in pairs for error in found[pair].errors]
+        if spec.test_by == "pad" and (subsets[name].folder == "val" or not subsets[name].labelled):
+            report.errors += _too_large(pairs, found, spec.test_size)
+    report.errors = list(dict.fromkeys(report.errors))  # an image may stand in several lists
+    report.warnings += _lacking_classes(spec, subsets, lists, found)
+    report.table += _table(spec, subsets, lists, found)
+    return report
+
+
+def print_report(report, limit=50):
+    """Table and estimates to standard output; errors and warnings to standard error, at most ``limit`` of each."""
+    for line in (*report.table, *report.estimates):
+        print(line)
+    sys.stdout.flush()
+    for kind, lines in (("error", report.errors), ("warning", report.warnings)):
+        for line in lines[:limit]:
+            print(f"{kind}: {' '.join(line.split())}", file=sys.stderr)
+        if len(lines) > limit:
+            print(f"{kind}: and {len(lines) - limit} more", file=sys.stderr)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _pair(spec, root, subset, name):
+    return _Pair(spec.image_path(root, name, subset.folder),
+                 spec.label_path(root, name, subset.folder) if subset.labelled else None)
+
+
+def _attempt(errors, function, *arguments):
+    """What ``function`` returns, or None when it raised ``UserError``, whose message then is in ``errors``."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        errors.append(str(error))
+        return None
+
+
+def _examine_all(pairs, spec, max_pixels, workers, progress):
+    """Dict of pair -> ``_Examined``."""
+    workers = workers or min(16, os.cpu_count() or 1)
+    pairs = sorted(pairs, key=lambda pair: pair.image)
+    with ThreadPoolExecutor(workers) as pool:  # decoding releases the interpreter's lock
+        futures = [pool.submit(_examine, pair, spec, max_pixels) for pair in pairs]
+        try:
+            return {pair: future.result() for pair, future in zip(pairs, progress(futures))}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _examine(pair, spec, max_pixels):
+    """Decode an image and its mask, and compare them."""
+    errors, counts = [], None
+    image = _attempt(errors, _read, images.read_image, pair.image, max_pixels)
+    size = None if image is None else image.shape[:2]
+    if pair.mask is not None:
+        mask = _attempt(errors, _read, lambda path: images.read_mask(path, spec), pair.mask, max_pixels)
+        if mask is not None:
+            counts = np.bincount(mask.ravel(), minlength=256)[[*range(spec.num_classes), 255]]
+            if size is not None and size != mask.shape:
+                errors.append(f"the image {pair.image} is {size[1]} x {size[0]} but its mask {pair.mask} is "
+                              f"{mask.shape[1]} x {mask.shape[0]} pixels; they must be of one size")
+    return _Examined(size, counts, errors)
+
+
+def _read(reader, path, max_pixels):
+    """``reader(path)``, but ``UserError`` for a file whose header announces more than ``max_pixels``."""
+    if max_pixels is not None and path.is_file():
+        height, width = images.image_size(path)
+        if height * width > max_pixels:
+            raise UserError(f"{path} is {width} x {height} pixels, more than the limit of {max_pixels}; "
+                            "raise the limit or take its name out of the list")
+    try:
+        return reader(path)
+    except MemoryError as error:
+        raise UserError(f"{path} does not fit into memory; replace the file or take its name out of the list") from error
+
+
+def _too_large(pairs, found, test_size):
+    """Labelling and validation pad images to the test size; one that is larger would not fit."""
+    for pair in pairs:
+        height, width = found[pair].size or (0, 0)
+        if height > test_size[0] or width > test_size[1]:
+            yield (f"the image {pair.image} is {width} x {height} pixels, larger than the test size {test_size[1]} x "
+                   f"{test_size[0]} it is padded to; raise test_size in the dataset's spec or give --test-size")
+
+
+def _overlaps(subsets, lists, spec, root):
+    """Images that stand in two lists of different kinds. The labelled halves of a split may share some."""
+    for (one, first), (other, second) in itertools.combinations(lists.items(), 2):
+        if (subsets[one].folder, subsets[one].labelled) == (subsets[other].folder, subsets[other].labelled):
+            continue
+        shared = {pair.image for pair in first} & {pair.image for pair in second}
+        if shared:
+            shown = ", ".join(str(path) for path in sorted(shared)[:_NAMES_SHOWN])
+            more = f" and {len(shared) - _NAMES_SHOWN} more" if len(shared) > _NAMES_SHOWN else ""
+            yield (f"{shown}{more}: {'this image stands' if len(shared) == 1 else 'these images stand'} in both the "
+                   f"list {one} and the list {other}; take each out of one of the two, or make the lists again with "
+                   "generate_splits.py")
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def _counts(spec, pairs, found):
+    """(num_classes + 1,) pixels of each class and, last, of ignored ones, over the masks that decode."""
+    return sum((found[pair].counts for pair in pairs if found[pair].counts is not None),
+               start=np.zeros(spec.num_classes + 1, np.int64))
+
+
+def _lacking_classes(spec, subsets, lists, found):
+    for name, pairs in lists.items():
+        if subsets[name].labelled and subsets[name].folder != "val":
+            counts = _counts(spec, pairs, found)[:-1]
+            lacking = [spec.class_names[index] for index in np.flatnonzero(counts == 0)]
+            if lacking:
+                yield (f"no mask of the list {name} has a pixel of {', '.join(lacking)}; a network trained on it cannot "
+                       "learn that: choose another split, or go on knowing so")
+
+
+def _table(spec, subsets, lists, found):
+    """Lines: a list's images and sizes each, then the share of every class in percent of the labelled pixels."""
+    shares = {}
+    for name, pairs in lists.items():
+        sizes = np.array([found[pair].size for pair in pairs if found[pair].size is not None])
+        line = f"{name}: {len(pairs)} image{'s' * (len(pairs) != 1)}"
+        if len(sizes):
+            (low_height, low_width), (height, width) = sizes.min(axis=0), sizes.max(axis=0)
+            line += f", {low_width} to {width} pixels wide and {low_height} to {height} high"
+        if subsets[name].labelled:
+            counts = _counts(spec, pairs, found)
+            shares[name] = 100 * counts[:-1] / max(counts[:-1].sum(), 1)
+            line += f", {100 * counts[:-1].sum() / max(counts.sum(), 1):.2f} % of the pixels labelled"
+        yield line
+    if shares:
+        widths = [max(8, len(name)) for name in shares]
+        first = max(len(name) for name in (*spec.class_names, "class (% of pixels)"))
+        yield "  ".join(["class (% of pixels)".ljust(first), *(f"{name:>{w}}" for name, w in zip(shares, widths))])
+        for index, class_name in enumerate(spec.class_names):
+            yield "  ".join([class_name.ljust(first),
+                             *(f"{share[index]:{w}.2f}" for share, w in zip(shares.values(), widths))])
+
+
+# --- disk -----------------------------------------------------------------------------------------------------------
+
+
+def disk_bytes(spec, plan, sizes):
+    """(bytes of pseudo labels, bytes of checkpoints and training states) at the fullest moment of a run.
+
+    ``sizes`` are the (height, width) of the unlabelled images. Unless ``plan.keep``, the launchers leave two rounds of
+    predictions and one of labels.
+    """
+    labels = sum(_LABEL_BYTES * height * width + _IMAGE_BYTES for height, width in sizes)
+    points = sum((-(-height // OUTPUT_STRIDE) + 1) * (-(-width // OUTPUT_STRIDE) + 1) for height, width in sizes)
+    logits = points * spec.num_classes * 2  # 16 bits each
+    rounds = plan.rounds if plan.keep else min(plan.rounds, 2)
+    labelings = plan.arms * ((rounds if plan.keep else min(plan.rounds, 1)) * labels + rounds * logits)
+    checkpoint = 4 * sum(tensor.numel() for tensor in _meta_network(spec, plan).state_dict().values())
+    stages = plan.arms * (plan.rounds + 1) + _TRAINING_FILES if plan.batch_size else 0
+    return int(labelings), checkpoint * stages
+
+
+def _check_disk(spec, plan, subsets, lists, found, report):
+    """Compare ``disk_bytes`` with the free room; what an interrupted run has written already need not be written again."""
+    sizes = [found[pair].size for name, pairs in lists.items() if not subsets[name].labelled
+             for pair in pairs if found[pair].size is not None]
+    if spec.test_by == "resize":
+        sizes = [spec.test_size] * len(sizes)
+    labelings, checkpoints = disk_bytes(spec, plan, sizes)
+    folder = Path(plan.output_dir).expanduser().absolute()
+    written = _written(folder)
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        report.errors.append(f"the folder {place} cannot be written; check its permissions or give another --output-dir")
+    free = shutil.disk_usage(place).free
+    needed = max(labelings + checkpoints - written, 0)
+    there = f", of which {_gb(written)} are there" if written else ""
+    report.estimates.append(f"disk: at most {_gb(labelings)} for pseudo labels and {_gb(checkpoints)} for checkpoints"
+                            f"{there}; {_gb(free)} free in {place}")
+    if needed > free:
+        report.errors.append(f"the disk of {place} has {_gb(free)} free, but the run may need {_gb(needed)}"
+                             f"{' more' if written else ''}; make room or give an --output-dir on another disk"
+                             + (", or do not keep old rounds" if plan.keep else ""))
+
+
+def _written(folder):
+    """Bytes of all files beneath ``folder``."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another process may tidy up
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+# --- GPU memory -----------------------------------------------------------------------------------------------------
+
+
+def memory_bytes(spec, plan):
+    """(bytes of training or None, bytes of labelling and validation): estimates of the GPU memory at its fullest.
+
+    Training keeps parameters, gradients, momentum and everything that backward will need, and adds the maps of the
+    loss. The network runs without data (on torch's meta device) to tell the sizes.
+    """
+    pixels = plan.batch_size * spec.crop[0] * spec.crop[1]
+    parameters, kept, _ = _network_memory(spec, plan, plan.batch_size, spec.crop) if pixels else (0, 0, 0)
+    training = parameters * 4 * 3 + kept + _LOGIT_MAPS * 4 * pixels * spec.num_classes
+    parameters, _, largest = _network_memory(spec, plan, plan.batch_size_labeling, spec.test_size)
+    labeling = (parameters * 4 * (3 if pixels else 1) + _PASSING_MAPS * largest
+                + _LOGIT_MAPS * 4 * spec.test_size[0] * spec.test_size[1] * spec.num_classes)
+    if plan.mixed_precision:  # a copy of every weight in 16 bits
+        training, labeling = training + 2 * parameters, labeling + 2 * parameters
+    return int(_GAPS * training) + _WORKSPACE if pixels else None, int(_GAPS * labeling) + _WORKSPACE
+
+
+def _network_memory(spec, plan, count, size):
+    """(number of parameters, bytes that a forward pass of ``count`` images keeps for backward, the largest of them)."""
+    dtype = torch.float16 if plan.mixed_precision else torch.float32
+    network = _meta_network(spec, plan).to(dtype)
+    own = {tensor.untyped_storage()._cdata for tensor in network.state_dict(keep_vars=True).values()}
+    kept = {}  # a tensor may be kept by several operations; holding it keeps its storage's address from being used again
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None):
+        network(torch.empty(count, 3, *size, dtype=dtype, device="meta"))
+    sizes = [storage.nbytes() for storage in kept.values()]
+    return sum(parameter.numel() for parameter in network.parameters()), sum(sizes), max(sizes)
+
+
+def _meta_network(spec, plan):
+    """The network without values: shapes only."""
+    with torch.device("meta"):
+        return deeplab_v2(spec.num_classes, plan.backbone, plan.aspp_branches)
+
+
+def _check_memory(spec, plan, report):
+    """Compare ``memory_bytes`` with what is free on a GPU; on a CPU only report it."""
+    training, labeling = memory_bytes(spec, plan)
+    device = torch.device(plan.device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    parts = [] if training is None else [f"about {_gb(training)} for training {_batch(plan.batch_size, spec.crop)}"]
+    parts.append(f"about {_gb(labeling)} for labelling {_batch(plan.batch_size_labeling, spec.test_size)}")
+    report.estimates.append(f"{'GPU ' if free is not None else ''}memory: {', '.join(parts)}; "
+                            + (f"{_gb(free)} free on {device}" if free is not None else f"not judged on {device}"))
+    if free is None:
+        return
+    mixed = "" if plan.mixed_precision else " or --mixed-precision"
+    if training is not None and training > free:
+        report.errors.append(f"training {_batch(plan.batch_size, spec.crop)} needs about {_gb(training)} of GPU memory, "
+                             f"but {device} has {_gb(free)} free; give smaller --batch-size-labeled and "
+                             f"--batch-size-pseudo, a smaller --crop-size{mixed}, or end what else runs there")
+    if labeling > free:
+        report.errors.append(f"labelling {_batch(plan.batch_size_labeling, spec.test_size)} needs about {_gb(labeling)} "
+                             f"of GPU memory, but {device} has {_gb(free)} free; give a smaller --batch-size-labeling"
+                             f"{mixed}, or end what else runs there")
+
+
+def _batch(count, size):
+    return f"{count} x {size[0]} x {size[1]} pixels"
+
+
+def _gb(count):
+    return f"{count / 1e9:.2f} GB"

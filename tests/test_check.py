@@ -1,0 +1,213 @@
+"""The check before a run: every fault is found in one pass, and the estimates are of the right order."""
+
+import dataclasses
+import types
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.lists import read_list
+from data.specs import load_spec
+from dmt.check import Plan, Report, Subset, check, disk_bytes, memory_bytes, print_report
+from utils.errors import UserError
+
+LISTS = "ImageSets/Segmentation"
+SPEC = dataclasses.replace(load_spec("shapes"), crop=(33, 33), test_size=(65, 65))
+
+
+def subsets(root):
+    """The lists of split 8 and the validation list, as a run would read them."""
+    def read(name):
+        return lambda: read_list(root / LISTS / name)
+    return {"labeled": Subset(read("8_labeled_0.txt")),
+            "unlabeled": Subset(read("8_unlabeled_0.txt"), labelled=False),
+            "validation": Subset(read("val.txt"), folder="val")}
+
+
+def run(root, tmp_path, spec=SPEC, lists=None, plan=None, **options):
+    plan = plan or Plan(tmp_path / "runs", backbone="small", batch_size=2, batch_size_labeling=2)
+    return check(spec, root, lists or subsets(root), plan, **options)
+
+
+def masks(root, name):
+    return [np.array(Image.open(root / "SegmentationClassAug" / f"{image}.png"))
+            for image in read_list(root / LISTS / name)]
+
+
+# --- the files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_clean_dataset_has_no_errors_and_its_table_is_right(shapes_root, tmp_path):
+    report = run(shapes_root, tmp_path)
+    assert report.errors == []
+    lines = {line.split()[0]: line.split()[1:] for line in report.table}
+    for column, name in enumerate(("8_labeled_0.txt", "val.txt")):
+        pixels = np.concatenate([mask.ravel() for mask in masks(shapes_root, name)])
+        for index, class_name in enumerate(SPEC.class_names):
+            share = 100 * (pixels == index).sum() / (pixels != 255).sum()
+            assert lines[class_name][column] == f"{share:.2f}"
+    assert [line.split(":")[0] for line in report.table[:3]] == ["labeled", "unlabeled", "validation"]
+    assert report.table[0].startswith("labeled: 3 images, ") and report.table[1].startswith("unlabeled: 21 images, ")
+    sizes = [mask.shape for mask in masks(shapes_root, "8_unlabeled_0.txt")]
+    (low_height, low_width), (height, width) = np.min(sizes, axis=0), np.max(sizes, axis=0)
+    assert f" {low_width} to {width} pixels wide and {low_height} to {height} high" in report.table[1]
+    assert not (tmp_path / "runs").exists()  # nothing is written
+
+
+def test_classes_that_no_labelled_mask_has_are_named(shapes_root, tmp_path):
+    there = set(np.concatenate([mask.ravel() for mask in masks(shapes_root, "8_labeled_0.txt")]).tolist())
+    lacking = [name for index, name in enumerate(SPEC.class_names) if index not in there]
+    warnings = run(shapes_root, tmp_path).warnings
+    assert len(warnings) == bool(lacking) and all(name in warnings[0] for name in lacking)
+    one = read_list(shapes_root / LISTS / "8_labeled_0.txt")[:1]
+    there = set(masks(shapes_root, "8_labeled_0.txt")[0].ravel().tolist())
+    warning, = run(shapes_root, tmp_path, lists={"half": Subset(lambda: one)}).warnings
+    named = warning.split(" pixel of ")[1].split(";")[0].split(", ")
+    assert named == [name for index, name in enumerate(SPEC.class_names) if index not in there] and "half" in warning
+
+
+def test_all_faults_are_found_in_one_pass(own_shapes, tmp_path):
+    labeled = read_list(own_shapes / LISTS / "8_labeled_0.txt")
+    unlabeled = read_list(own_shapes / LISTS / "8_unlabeled_0.txt")
+    validation = read_list(own_shapes / LISTS / "val.txt")
+
+    def image(name):
+        return own_shapes / "JPEGImages" / f"{name}.jpg"
+
+    def mask(name):
+        return own_shapes / "SegmentationClassAug" / f"{name}.png"
+
+    content = image(unlabeled[0]).read_bytes()
+    image(unlabeled[0]).write_bytes(content[: len(content) // 2])
+    Image.fromarray(np.zeros((7, 9), np.uint8)).save(mask(labeled[0]))
+    size = cv2.imread(str(image(labeled[1]))).shape[:2]
+    Image.fromarray(np.full(size, 99, np.uint8)).save(mask(labeled[1]))
+    mask(labeled[2]).unlink()
+    cv2.imwrite(str(image(unlabeled[1])), np.zeros((20, 90, 3), np.uint8))
+    image(unlabeled[2]).unlink()
+    image(unlabeled[3]).write_text("no image")
+    mask(validation[0]).write_bytes(mask(validation[0]).read_bytes()[:-30])
+    for name, surplus in (("8_unlabeled_0.txt", labeled[0]), ("val.txt", unlabeled[4])):
+        with open(own_shapes / LISTS / name, "a") as file:
+            file.write(surplus + "\n")
+
+    def refuse():
+        raise UserError("the weights w.pt are missing")
+
+    report = run(own_shapes, tmp_path, functions=[refuse])
+    expected = [  # a file, and what is said of it
+        ("w.pt", "missing"), (image(unlabeled[0]), "truncated"), (mask(labeled[0]), "is 9 x 7 pixels"),
+        (mask(labeled[1]), "value 99"), (mask(labeled[2]), "missing"), (image(unlabeled[1]), "90 x 20 pixels, larger"),
+        (image(unlabeled[2]), "missing"), (image(unlabeled[3]), "no image"), (mask(validation[0]), "does not decode"),
+        (image(labeled[0]), "list labeled and the list unlabeled"),
+        (image(unlabeled[4]), "list unlabeled and the list validation")]
+    for path, what in expected:
+        assert [line for line in report.errors if str(path) in line and what in line], (path, what)
+    surplus = {str(mask(unlabeled[4]))}  # the generated dataset has masks for all; no further finding
+    assert len(report.errors) == len(expected) and not any(path in line for path in surplus for line in report.errors)
+    assert all("\n" not in line for line in report.errors)
+
+
+def test_a_list_that_cannot_be_read_is_one_finding_of_several(own_shapes, tmp_path):
+    (own_shapes / LISTS / "8_unlabeled_0.txt").unlink()
+    (own_shapes / LISTS / "val.txt").write_text("../outside\n")
+    name = read_list(own_shapes / LISTS / "8_labeled_0.txt")[0]
+    (own_shapes / "JPEGImages" / f"{name}.jpg").unlink()
+    errors = run(own_shapes, tmp_path).errors
+    assert len(errors) == 3
+    assert "generate_splits.py" in errors[0] and "val.txt, line 1" in errors[1] and f"{name}.jpg is missing" in errors[2]
+
+
+def test_halves_of_a_split_may_share_images(shapes_root, tmp_path):
+    lists = subsets(shapes_root)
+    lists["labeled-l"] = Subset(lists["labeled"].read)
+    assert run(shapes_root, tmp_path, lists=lists).errors == []
+
+
+def test_only_images_that_are_padded_must_fit_the_test_size(shapes_root, tmp_path):
+    small = dataclasses.replace(SPEC, test_size=(33, 33))
+    errors = run(shapes_root, tmp_path, small).errors
+    assert len(errors) == 21 + 6 and all("--test-size" in line for line in errors)  # unlabelled and validation images
+    assert run(shapes_root, tmp_path, dataclasses.replace(small, test_by="resize")).errors == []
+
+
+def test_huge_images_are_refused_before_they_are_decoded(shapes_root, tmp_path):
+    errors = run(shapes_root, tmp_path, max_pixels=100).errors
+    assert len(errors) == 3 + 3 + 21 + 6 + 6 and all("limit of 100" in line for line in errors)
+    assert run(shapes_root, tmp_path, max_pixels=64 * 64).errors == []
+
+
+def test_city_layout(city_root, tmp_path):
+    spec = load_spec("city")
+    lists = {"train": Subset(lambda: read_list(spec.list_path(city_root, "train.txt"))),
+             "validation": Subset(lambda: read_list(spec.list_path(city_root, "val.txt")), folder="val")}
+    plan = Plan(tmp_path, backbone="small", batch_size=1, batch_size_labeling=1)
+    report = run(city_root, tmp_path, spec, lists, plan)
+    assert report.errors == [] and report.table[1].startswith("validation: 6 images, 128 to 128 pixels wide")
+
+
+def test_progress_sees_every_image_once(shapes_root, tmp_path):
+    seen = []
+
+    def progress(items):
+        seen.append(len(items))
+        return items
+    run(shapes_root, tmp_path, progress=progress)
+    assert seen == [3 + 21 + 6]
+
+
+def test_the_report_is_printed(capsys):
+    print_report(Report([f"e{number}" for number in range(60)], ["w\nw"], ["table"], ["disk"]), limit=50)
+    out, err = capsys.readouterr()
+    assert out == "table\ndisk\n"
+    assert err.splitlines() == [f"error: e{number}" for number in range(50)] + ["error: and 10 more", "warning: w w"]
+
+
+# --- the estimates --------------------------------------------------------------------------------------------------
+
+
+def test_memory_of_resnet101():
+    voc = load_spec("voc")
+    plan = Plan("runs", mixed_precision=True, batch_size=8)
+    training, labeling = memory_bytes(voc, plan)
+    assert 3e9 < training < 12e9 and 0.5e9 < labeling < training
+    assert memory_bytes(voc, dataclasses.replace(plan, batch_size=12))[0] > training
+    assert memory_bytes(voc, dataclasses.replace(plan, mixed_precision=False))[0] > 1.5 * training
+    assert memory_bytes(voc, dataclasses.replace(plan, batch_size_labeling=16))[1] > labeling
+    assert memory_bytes(voc, dataclasses.replace(plan, batch_size=0))[0] is None
+
+
+@pytest.mark.parametrize("free, errors", [(10e9, 0), (3e9, 1), (0.1e9, 2)])
+def test_memory_is_judged_on_a_gpu(shapes_root, tmp_path, monkeypatch, free, errors):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(80e9)))
+    spec = dataclasses.replace(SPEC, crop=(321, 321))
+    plan = Plan(tmp_path, "cuda:0", mixed_precision=True, batch_size=8, batch_size_labeling=1)
+    found = run(shapes_root, tmp_path, spec, plan=plan).errors
+    assert len(found) == errors and all("GPU memory, but cuda:0 has" in line for line in found)
+
+
+def test_disk_by_hand():
+    """Two 80 x 160 images, 8 classes: 11 x 21 points of 16 bytes, and 0.6 bytes a pixel + 8 KiB, an image."""
+    logits, labels = 2 * 11 * 21 * 16, 2 * (0.6 * 80 * 160 + 8192)
+    plan = Plan("runs", backbone="small", arms=2, rounds=5)
+    sizes = [(80, 160)] * 2
+    pseudo, checkpoints = disk_bytes(SPEC, plan, sizes)
+    assert pseudo == int(2 * (labels + 2 * logits))
+    assert disk_bytes(SPEC, dataclasses.replace(plan, keep=True), sizes)[0] == int(2 * 5 * (labels + logits))
+    assert disk_bytes(SPEC, dataclasses.replace(plan, rounds=0), sizes) == (0, checkpoints // 18 * 8)  # 12 + 6, 2 + 6
+    voc = disk_bytes(load_spec("voc"), Plan("runs"), [])[1]
+    assert voc == pytest.approx(18 * 4 * 44.1e6, rel=0.01)  # ResNet-101 with its head has 44 million parameters
+
+
+def test_a_disk_that_is_too_small(shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    errors = run(shapes_root, tmp_path).errors
+    assert len(errors) == 1 and str(tmp_path) in errors[0] and "make room" in errors[0]
+    plan = Plan(tmp_path / "runs", backbone="small", batch_size=2, batch_size_labeling=2)
+    (tmp_path / "runs").mkdir()
+    with open(tmp_path / "runs" / "written.pt", "wb") as file:  # a run that goes on needs only the rest
+        file.truncate(sum(disk_bytes(SPEC, plan, [(64, 64)] * 21)))
+    assert run(shapes_root, tmp_path).errors == []
