@@ -109,7 +109,7 @@ def crash(root, folder, kills, seed=0):
 
 def main():
     """Run the benchmark, print its figures and save them as JSON."""
-    from benchmarks.machine import save_results
+    from benchmarks.measure import save
     from data.synthetic import generate
     import generate_splits
 
@@ -123,7 +123,7 @@ def main():
             generate_splits.main(["--dataset", "shapes", "--data-root", str(root), "--divisors", "8:3"])
         figures = crash(root, Path(folder), options.kills, options.seed)
     print(json.dumps(figures, indent=2))
-    save_results("crash", figures)
+    save("crash", figures)
 
 
 if __name__ == "__main__":

@@ -138,8 +138,8 @@ def main():
     print(f"{sum(figure['tried'] for figure in figures.values())} inputs, {len(failures)} failures")
     for name, data, what in failures[:20]:
         print(f"{name}: {what}\n    {data[:400]}")
-    from benchmarks.measure import save_results
-    save_results("fuzz", {"seconds": options.seconds, "readers": figures, "failures": failures})
+    from benchmarks.measure import save
+    save("fuzz", {"seconds": options.seconds, "readers": figures, "failures": failures})
     raise SystemExit(bool(failures))
 
 

@@ -101,6 +101,14 @@ def report(topic, rows, options, settings=None, **more):
     return result
 
 
+def save(topic, figures):
+    """Write ``figures`` (a dict) of a benchmark that compares nothing to ``topic``.json, with machine and versions."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = {"topic": topic, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+              "commit": _commit(), "machine": machine(), "versions": versions(), **figures}
+    (RESULTS / f"{topic}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
 def table(rows):
     """The rows as a Markdown table."""
     lines = ["| what | plain | this software | gain | at least | floor | from the floor |",

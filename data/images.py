@@ -17,6 +17,7 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
 
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what does not decode is reported here, in one line
 Image.MAX_IMAGE_PIXELS = None  # the limit below is ours, and an error, not a warning
 _limit = {"pixels": 100_000_000}
 
