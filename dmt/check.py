@@ -75,9 +75,12 @@ class Report:
     estimates: list = field(default_factory=list)
 
 
-class _Pair(NamedTuple):
-    image: Path
-    mask: Path | None
+class _Item(NamedTuple):
+    """An image that is to be read, with its mask where it is labelled."""
+
+    name: str
+    folder: str
+    labelled: bool
 
 
 class _Examined(NamedTuple):
@@ -86,29 +89,29 @@ class _Examined(NamedTuple):
     errors: list
 
 
-def check(spec, root, subsets, plan, *, functions=(), max_pixels=None, workers=None, progress=iter):
+def check(data, subsets, plan, *, functions=(), workers=None, progress=iter):
     """Check every image and mask of ``subsets`` (a dict of name -> ``Subset``), and whether ``plan`` fits this machine.
 
-    ``functions`` are further checks that take nothing and raise ``UserError``, as loading the first weights.
-    ``max_pixels``: images and masks with more are refused before they are decoded. ``workers`` threads decode (default:
-    one for each processor, at most 16). ``progress`` wraps a list. Returns a ``Report``.
+    ``data`` is the ``dmt.session.Data``. ``functions`` are further checks that take nothing and raise ``UserError``, as
+    loading the first weights. ``workers`` threads decode (default: one for each processor, at most 16). ``progress``
+    wraps a list. Returns a ``Report``.
     """
-    report = Report()
+    report, spec = Report(), data.spec
     lists = {}
     for name, subset in subsets.items():
         names = _attempt(report.errors, subset.read)
         if names is not None:
-            lists[name] = [_pair(spec, root, subset, image) for image in names]
+            lists[name] = [_Item(image, subset.folder, subset.labelled) for image in names]
     for function in functions:
         _attempt(report.errors, function)
-    report.errors += _overlaps(subsets, lists, spec, root)
-    found = _examine_all(set(itertools.chain(*lists.values())), spec, max_pixels, workers, progress)
+    report.errors += _overlaps(data, subsets, lists)
+    found = _examine_all(data, set(itertools.chain(*lists.values())), workers, progress)
     _check_memory(spec, plan, report)
     _check_disk(spec, plan, subsets, lists, found, report)
-    for name, pairs in lists.items():  # one line a file comes last, there may be many
-        report.errors += [error for pair in pairs for error in found[pair].errors]
+    for name, items in lists.items():  # one line a file comes last, there may be many
+        report.errors += [error for item in items for error in found[item].errors]
         if spec.test_by == "pad" and (subsets[name].folder == "val" or not subsets[name].labelled):
-            report.errors += _too_large(pairs, found, spec.test_size)
+            report.errors += _too_large(data, items, found)
     report.errors = list(dict.fromkeys(report.errors))  # an image may stand in several lists
     report.warnings += _lacking_classes(spec, subsets, lists, found)
     report.table += _table(spec, subsets, lists, found)
@@ -130,11 +133,6 @@ def print_report(report, limit=50):
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _pair(spec, root, subset, name):
-    return _Pair(spec.image_path(root, name, subset.folder),
-                 spec.label_path(root, name, subset.folder) if subset.labelled else None)
-
-
 def _attempt(errors, function, *arguments):
     """What ``function`` returns, or None when it raised ``UserError``, whose message then is in ``errors``."""
     try:
@@ -144,100 +142,101 @@ def _attempt(errors, function, *arguments):
         return None
 
 
-def _examine_all(pairs, spec, max_pixels, workers, progress):
-    """Dict of pair -> ``_Examined``."""
-    workers = workers or min(16, os.cpu_count() or 1)
-    pairs = sorted(pairs, key=lambda pair: pair.image)
-    with ThreadPoolExecutor(workers) as pool:  # decoding releases the interpreter's lock
-        futures = [pool.submit(_examine, pair, spec, max_pixels) for pair in pairs]
+def _examine_all(data, items, workers, progress):
+    """Dict of item -> ``_Examined``."""
+    items = sorted(items)
+    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
+        futures = [pool.submit(_examine, data, item) for item in items]
         try:
-            return {pair: future.result() for pair, future in zip(pairs, progress(futures))}
+            return {item: future.result() for future, item in zip(progress(futures), items)}
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _examine(pair, spec, max_pixels):
+def _examine(data, item):
     """Decode an image and its mask, and compare them."""
     errors, counts = [], None
-    image = _attempt(errors, _read, images.read_image, pair.image, max_pixels)
+    image = _attempt(errors, _read_image, data, item)
     size = None if image is None else image.shape[:2]
-    if pair.mask is not None:
-        mask = _attempt(errors, _read, lambda path: images.read_mask(path, spec), pair.mask, max_pixels)
-        if mask is not None:
-            counts = np.bincount(mask.ravel(), minlength=256)[[*range(spec.num_classes), 255]]
-            if size is not None and size != mask.shape:
-                errors.append(f"the image {pair.image} is {size[1]} x {size[0]} but its mask {pair.mask} is "
-                              f"{mask.shape[1]} x {mask.shape[0]} pixels; they must be of one size")
+    mask = _attempt(errors, _read_mask, data, item) if item.labelled else None
+    if mask is not None:
+        counts = np.bincount(mask.ravel(), minlength=256)[[*range(data.spec.num_classes), 255]]
+        if size is not None and size != mask.shape:
+            (image_path, mask_path), = data.pairs([item.name], item.folder)
+            errors.append(f"the image {image_path} is {size[1]} x {size[0]} but its mask {mask_path} is "
+                          f"{mask.shape[1]} x {mask.shape[0]} pixels; they must be of one size")
     return _Examined(size, counts, errors)
 
 
-def _read(reader, path, max_pixels):
-    """``reader(path)``, but ``UserError`` for a file whose header announces more than ``max_pixels``."""
-    if max_pixels is not None and path.is_file():
-        height, width = images.image_size(path)
-        if height * width > max_pixels:
-            raise UserError(f"{path} is {width} x {height} pixels, more than the limit of {max_pixels}; "
-                            "raise the limit or take its name out of the list")
-    try:
-        return reader(path)
-    except MemoryError as error:
-        raise UserError(f"{path} does not fit into memory; replace the file or take its name out of the list") from error
+def _read_image(data, item):
+    path, = data.images([item.name], item.folder)
+    return images.read_image(path)
 
 
-def _too_large(pairs, found, test_size):
+def _read_mask(data, item):
+    (_, path), = data.pairs([item.name], item.folder)
+    return images.read_mask(path, data.spec)
+
+
+def _too_large(data, items, found):
     """Labelling and validation pad images to the test size; one that is larger would not fit."""
-    for pair in pairs:
-        height, width = found[pair].size or (0, 0)
-        if height > test_size[0] or width > test_size[1]:
-            yield (f"the image {pair.image} is {width} x {height} pixels, larger than the test size {test_size[1]} x "
-                   f"{test_size[0]} it is padded to; raise test_size in the dataset's spec or give --test-size")
+    rows, columns = data.spec.test_size
+    for item in items:
+        height, width = found[item].size or (0, 0)
+        if height > rows or width > columns:
+            yield (f"the image {_path(data, item)} is {width} x {height} pixels, larger than the test size {columns} x "
+                   f"{rows} it is padded to; raise test_size in the dataset's spec or give --test-size")
 
 
-def _overlaps(subsets, lists, spec, root):
+def _overlaps(data, subsets, lists):
     """Images that stand in two lists of different kinds. The labelled halves of a split may share some."""
     for (one, first), (other, second) in itertools.combinations(lists.items(), 2):
         if (subsets[one].folder, subsets[one].labelled) == (subsets[other].folder, subsets[other].labelled):
             continue
-        shared = {pair.image for pair in first} & {pair.image for pair in second}
+        shared = sorted({_path(data, item) for item in first} & {_path(data, item) for item in second})
         if shared:
-            shown = ", ".join(str(path) for path in sorted(shared)[:_NAMES_SHOWN])
+            shown = ", ".join(str(path) for path in shared[:_NAMES_SHOWN])
             more = f" and {len(shared) - _NAMES_SHOWN} more" if len(shared) > _NAMES_SHOWN else ""
             yield (f"{shown}{more}: {'this image stands' if len(shared) == 1 else 'these images stand'} in both the "
                    f"list {one} and the list {other}; take each out of one of the two, or make the lists again with "
                    "generate_splits.py")
 
 
+def _path(data, item):
+    return data.spec.image_path(data.root, item.name, item.folder)
+
+
 # --- classes --------------------------------------------------------------------------------------------------------
 
 
-def _counts(spec, pairs, found):
+def _counts(spec, items, found):
     """(num_classes + 1,) pixels of each class and, last, of ignored ones, over the masks that decode."""
-    return sum((found[pair].counts for pair in pairs if found[pair].counts is not None),
+    return sum((found[item].counts for item in items if found[item].counts is not None),
                start=np.zeros(spec.num_classes + 1, np.int64))
 
 
 def _lacking_classes(spec, subsets, lists, found):
-    for name, pairs in lists.items():
+    for name, items in lists.items():
         if subsets[name].labelled and subsets[name].folder != "val":
-            counts = _counts(spec, pairs, found)[:-1]
+            counts = _counts(spec, items, found)[:-1]
             lacking = [spec.class_names[index] for index in np.flatnonzero(counts == 0)]
             if lacking:
-                yield (f"no mask of the list {name} has a pixel of {', '.join(lacking)}; a network trained on it cannot "
-                       "learn that: choose another split, or go on knowing so")
+                yield (f"no mask of the list {name} has a pixel of {', '.join(lacking)}; a network trained on it "
+                       "cannot learn that: choose another split, or go on knowing so")
 
 
 def _table(spec, subsets, lists, found):
     """Lines: a list's images and sizes each, then the share of every class in percent of the labelled pixels."""
     shares = {}
-    for name, pairs in lists.items():
-        sizes = np.array([found[pair].size for pair in pairs if found[pair].size is not None])
-        line = f"{name}: {len(pairs)} image{'s' * (len(pairs) != 1)}"
+    for name, items in lists.items():
+        sizes = np.array([found[item].size for item in items if found[item].size is not None])
+        line = f"{name}: {len(items)} image{'s' * (len(items) != 1)}"
         if len(sizes):
             (low_height, low_width), (height, width) = sizes.min(axis=0), sizes.max(axis=0)
-            line += f", {low_width} to {width} pixels wide and {low_height} to {height} high"
+            line += f", {_range(low_width, width)} pixels wide and {_range(low_height, height)} high"
         if subsets[name].labelled:
-            counts = _counts(spec, pairs, found)
+            counts = _counts(spec, items, found)
             shares[name] = 100 * counts[:-1] / max(counts[:-1].sum(), 1)
             line += f", {100 * counts[:-1].sum() / max(counts.sum(), 1):.2f} % of the pixels labelled"
         yield line
@@ -248,6 +247,10 @@ def _table(spec, subsets, lists, found):
         for index, class_name in enumerate(spec.class_names):
             yield "  ".join([class_name.ljust(first),
                              *(f"{share[index]:{w}.2f}" for share, w in zip(shares.values(), widths))])
+
+
+def _range(low, high):
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 # --- disk -----------------------------------------------------------------------------------------------------------
@@ -270,9 +273,9 @@ def disk_bytes(spec, plan, sizes):
 
 
 def _check_disk(spec, plan, subsets, lists, found, report):
-    """Compare ``disk_bytes`` with the free room; what an interrupted run has written already need not be written again."""
-    sizes = [found[pair].size for name, pairs in lists.items() if not subsets[name].labelled
-             for pair in pairs if found[pair].size is not None]
+    """Compare ``disk_bytes`` with the free room; what an interrupted run has written already counts as there."""
+    sizes = [found[item].size for name, items in lists.items() if not subsets[name].labelled
+             for item in items if found[item].size is not None]
     if spec.test_by == "resize":
         sizes = [spec.test_size] * len(sizes)
     labelings, checkpoints = disk_bytes(spec, plan, sizes)
@@ -280,7 +283,8 @@ def _check_disk(spec, plan, subsets, lists, found, report):
     written = _written(folder)
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
-        report.errors.append(f"the folder {place} cannot be written; check its permissions or give another --output-dir")
+        report.errors.append(f"the folder {place} cannot be written; check its permissions or give another "
+                             "--output-dir")
     free = shutil.disk_usage(place).free
     needed = max(labelings + checkpoints - written, 0)
     there = f", of which {_gb(written)} are there" if written else ""
@@ -326,7 +330,7 @@ def _network_memory(spec, plan, count, size):
     dtype = torch.float16 if plan.mixed_precision else torch.float32
     network = _meta_network(spec, plan).to(dtype)
     own = {tensor.untyped_storage()._cdata for tensor in network.state_dict(keep_vars=True).values()}
-    kept = {}  # a tensor may be kept by several operations; holding it keeps its storage's address from being used again
+    kept = {}  # by address, for several operations may keep one tensor; held here, so that no address comes again
 
     def keep(tensor):
         storage = tensor.untyped_storage()
@@ -358,13 +362,13 @@ def _check_memory(spec, plan, report):
         return
     mixed = "" if plan.mixed_precision else " or --mixed-precision"
     if training is not None and training > free:
-        report.errors.append(f"training {_batch(plan.batch_size, spec.crop)} needs about {_gb(training)} of GPU memory, "
-                             f"but {device} has {_gb(free)} free; give smaller --batch-size-labeled and "
+        report.errors.append(f"training {_batch(plan.batch_size, spec.crop)} needs about {_gb(training)} of GPU "
+                             f"memory, but {device} has {_gb(free)} free; give smaller --batch-size-labeled and "
                              f"--batch-size-pseudo, a smaller --crop-size{mixed}, or end what else runs there")
     if labeling > free:
-        report.errors.append(f"labelling {_batch(plan.batch_size_labeling, spec.test_size)} needs about {_gb(labeling)} "
-                             f"of GPU memory, but {device} has {_gb(free)} free; give a smaller --batch-size-labeling"
-                             f"{mixed}, or end what else runs there")
+        report.errors.append(f"labelling {_batch(plan.batch_size_labeling, spec.test_size)} needs about "
+                             f"{_gb(labeling)} of GPU memory, but {device} has {_gb(free)} free; give a smaller "
+                             f"--batch-size-labeling{mixed}, or end what else runs there")
 
 
 def _batch(count, size):
