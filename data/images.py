@@ -4,7 +4,6 @@ import io
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -33,11 +32,17 @@ def check_inside(paths, folder):
     The folder itself may be a link.
     """
     inside = os.path.join(os.path.realpath(folder), "")
+    seen = set()  # folders that lie inside: a file there that is no link needs no second look
     for path in paths:
+        parent = os.path.dirname(path)
+        if parent in seen and not os.path.islink(path):
+            continue
         real = os.path.realpath(path)
         if not real.startswith(inside):
             raise UserError(f"{path} leads out of {folder}, to {real}; put the file there, or give --allow-links "
                             "if you trust the dataset")
+        if os.path.join(os.path.realpath(parent), "").startswith(inside):
+            seen.add(parent)
 
 
 def read_image(path):
@@ -161,7 +166,7 @@ def check_pairs(spec, pairs, workers=4):
 def check_present(paths, what="image"):
     """Raise ``UserError`` for the first of ``paths`` that is not a file."""
     for path in paths:
-        if not Path(path).is_file():
+        if not os.path.isfile(path):  # several times faster than Path.is_file, for thousands of names
             raise UserError(_missing(path, what))
 
 

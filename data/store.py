@@ -11,6 +11,7 @@
 import contextlib
 import hashlib
 import io
+import os
 import shutil
 import zipfile
 import zlib
@@ -61,15 +62,15 @@ class PseudoLabelStore:
 
     def label_path(self, name):
         """Path of the pseudo label of image ``name``."""
-        return self.folder / "labels" / f"{name}.png"
+        return Path(self.folder, "labels", f"{name}.png")
 
     def confidence_path(self, name):
         """Path of the confidence of image ``name``."""
-        return self.folder / "confidence" / f"{name}.png"
+        return Path(self.folder, "confidence", f"{name}.png")
 
     def logits_path(self, name):
         """Path of the raw prediction of image ``name``."""
-        return self.folder / "logits" / f"{name}.npz"
+        return Path(self.folder, "logits", f"{name}.npz")
 
     def write_logits(self, name, prediction):
         """Store a ``Prediction``."""
@@ -169,7 +170,7 @@ class PseudoLabelStore:
                                      "disk, and are needed again; run their labelling again (the launchers do)")
         for name in names:
             for path in (self.label_path(name), self.confidence_path(name)):
-                if not path.is_file():
+                if not os.path.isfile(path):
                     raise UserError(f"the pseudo label {path} is missing; run the labelling again")
 
 

@@ -57,11 +57,11 @@ class DatasetSpec:
 
     def image_path(self, root, name, subset="train"):
         """Path of the image ``name``; ``subset`` is train, val or test."""
-        return Path(root) / self.images.format(name=name, subset=subset)
+        return Path(root, self.images.format(name=name, subset=subset))
 
     def label_path(self, root, name, subset="train"):
         """Path of the mask of ``name``."""
-        return Path(root) / self.labels.format(name=name, subset=subset)
+        return Path(root, self.labels.format(name=name, subset=subset))
 
     def list_path(self, root, file_name):
         """Path of a name list."""
