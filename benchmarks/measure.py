@@ -26,8 +26,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
-def arguments(description, camvid=False, trained=False):
-    """Parse the options that all benchmarks share; ``camvid`` and ``trained`` add those for real images and networks."""
+def parser(description, camvid=False, trained=False):
+    """The options that all benchmarks share; ``camvid`` and ``trained`` add those for real images and networks."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sets; not for the tables")
     parser.add_argument("--work", default="/tmp/dmt-benchmarks", help="folder for generated data (default: %(default)s)")
@@ -37,8 +37,13 @@ def arguments(description, camvid=False, trained=False):
                             help="CamVid in VOC layout (default: $CAMVID_ROOT; none: those rows are left out)")
     if trained:
         parser.add_argument("--checkpoints", nargs=2, metavar=("PREVIOUS", "CURRENT"),
-                            help="two checkpoints of one arm on CamVid, of consecutive rounds")
-    options = parser.parse_args()
+                            help="two checkpoints of one arm on CamVid, of consecutive rounds (none: no real images)")
+    return parser
+
+
+def arguments(description, camvid=False, trained=False):
+    """Parse the options of ``parser`` and set the threads."""
+    options = parser(description, camvid, trained).parse_args()
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
