@@ -34,6 +34,7 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 lock_run
+check_run c i
 
 round0 c "$split"
 round0 i "$split"

@@ -40,6 +40,7 @@ val_oracle=${val_oracle:-500}
 
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 lock_run
+check_run c i
 
 round0 c "$split"
 round0 i "$split"

@@ -17,7 +17,9 @@ def main(arguments=None):
     """Parse the command line and run the stage it asks for."""
     options = parse_options(arguments)
     job = Job(options)
-    if options.labeling:
+    if options.check:
+        job.check()
+    elif options.labeling:
         job.label()
     elif options.state == 3:
         job.test()
@@ -181,6 +183,31 @@ class Job:
             print(f"{name:20} {100 * iou:6.2f}")
         print(f"{'pixel accuracy':20} {100 * result['pixel_accuracy']:6.2f}")
         print(f"{'mIoU':20} {100 * result['miou']:6.2f}")
+
+    def check(self):
+        """Check everything that the run needs, and exit with status 2 when something is missing or wrong."""
+        from dmt.check import Plan, Subset, check, print_report
+        from utils.console import progress_bar
+
+        options, device = self.options, self.machine.device
+        split = (options.train_set, options.sets_id)
+        subsets = {"labelled": Subset(lambda: self.data.labeled(*split)),
+                   "validation": Subset(lambda: self.data.validation(options.valtiny), "val")}
+        if options.state == 1:
+            subsets["unlabelled"] = Subset(lambda: self.data.unlabeled(*split), labelled=False)
+        weights = []
+        if options.continue_from:
+            weights.append(lambda: self.network.build("cpu", self._checkpoint("continue_from")))
+        if options.check_weights or not options.continue_from:
+            imagenet = dataclasses.replace(self.network, coco=self.network.coco and not options.check_weights)
+            weights.append(lambda: imagenet.build("cpu", weights=options.weights))
+        plan = Plan(Path(options.output_dir), str(device), options.backbone, options.aspp_branches,
+                    self.machine.precision.kind != "fp32", options.batch_size_labeled + options.batch_size_pseudo * (options.state == 1),
+                    options.batch_size_labeling, rounds=5 if options.state == 1 else 0)
+        report = check(self.data, subsets, plan, functions=weights, progress=progress_bar("check", "image"))
+        print_report(report)
+        if report.errors:
+            sys.exit(2)
 
     def _pseudo_labeled(self):
         """Names, store and manifest of the pseudo labels, checked to be of this split."""

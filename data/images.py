@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data import png
 from utils.errors import UserError
@@ -138,7 +138,8 @@ def _size(path, what, content):
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
             size = file.height, file.width
     except (OSError, SyntaxError, ValueError, TypeError, OverflowError, struct.error) as error:
-        raise UserError(f"the {what} {path} does not decode ({error}); replace the file "
+        why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"the {what} {path} does not decode ({why}); replace the file "
                         "or take its name out of the list") from error
     if size[0] * size[1] > _limit["pixels"]:
         raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "

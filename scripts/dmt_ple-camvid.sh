@@ -57,6 +57,7 @@ if [ -z "$LISTS_DIR" ]; then
     call "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
 fi
 
+check_run l r
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 round0 l "$split-l"
 round0 r "$split-r"

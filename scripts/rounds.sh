@@ -19,6 +19,7 @@ MIXED_PRECISION=${MIXED_PRECISION:-1}  # 0: float32 throughout
 PYTHON=${PYTHON:-}  # interpreter; empty: the repository's .venv/bin/python if it is there, else python3
 EXTRA=${EXTRA:-}  # more options for every main.py, as in EXTRA="--workers=4 --aspp-branches=4"
 KEEP=${KEEP:-}  # 1: keep the pseudo labels and predictions of every round instead of removing what has served
+CHECK=${CHECK:-1}  # 0: do not check images, lists, weights, disk and memory before the first stage
 DRY_RUN=${DRY_RUN:-}  # 1: print every command instead of running it
 
 if [ -z "$PYTHON" ]; then
@@ -93,16 +94,46 @@ stage() {
     call "${words[@]}" "${extra[@]}"
 }
 
+# coco_file: the COCO weights, beside the launcher when they are not where it was started.
+coco_file() {
+    local weights=$coco_weights
+    if [ ! -f "$weights" ] && [ "${weights#/}" = "$weights" ]; then weights=$root$weights; fi
+    echo "$weights"
+}
+
+# need_coco ARM: fail in one line when the arm still has to start from COCO weights and they are not there.
+need_coco() {
+    if [ -z "$DRY_RUN" ] && [ ! -f "$(coco_file)" ] && [ ! -f "$(checkpoint 0 "$1")" ]; then
+        fail "the COCO weights $(coco_file) are missing; run ${root:-./}prepare_coco.sh first"
+    fi
+}
+
+# check_run ARM ...: before the night, not after: everything that the run of these arms needs, all findings at once.
+check_run() {
+    if [ -n "$DRY_RUN" ] || [ "$CHECK" = 0 ]; then return; fi
+    local options=(--check --train-set="$split" --sets-id="$id" --batch-size-labeling="$batch_labeling") arm start=
+    local other=
+    for arm in "$@"; do
+        if ! is_coco "$arm"; then
+            if [ ! -f "$(checkpoint 0 "$arm")" ]; then other=1; fi
+        else
+            need_coco "$arm"
+            start=$(coco_file)
+            if [ ! -f "$start" ]; then start=$(checkpoint 0 "$arm"); fi
+        fi
+    done
+    if [ -n "$start" ]; then options+=(--coco --continue-from="$start"); fi
+    if [ -z "$start" ] && [ -z "$other" ]; then options+=(--continue-from="$(checkpoint 0 "$1")"); fi
+    if [ -n "$start" ] && [ -n "$other" ]; then options+=(--check-weights); fi
+    stage "${options[@]}"
+}
+
 # train_labeled STAGE ARM SPLIT EPOCHS SEED VAL_NUM_STEPS: supervised training of an arm from its first weights.
 train_labeled() {
     local options=(--exp-name="$1" --state=2 --train-set="$3" --sets-id="$id")
     if is_coco "$2"; then
-        local weights=$coco_weights
-        if [ ! -f "$weights" ] && [ "${weights#/}" = "$weights" ]; then weights=$root$weights; fi
-        if [ -z "$DRY_RUN" ] && [ ! -f "$weights" ] && [ ! -f "$OUTPUT_DIR/$1.pt" ]; then
-            fail "the COCO weights $weights are missing; run ${root:-./}prepare_coco.sh first"
-        fi
-        options+=(--coco --continue-from="$weights")
+        need_coco "$2"
+        options+=(--coco --continue-from="$(coco_file)")
     fi
     stage "${options[@]}" --epochs="$4" --batch-size-labeled="$batch0" --lr="$lr0" --weight-decay="$weight_decay" \
         --seed="$5" --val-num-steps="$6"

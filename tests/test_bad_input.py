@@ -211,3 +211,20 @@ def test_full_disk(own_shapes, tmp_path, script):
     assert (tmp_path / "full.pt").read_bytes() == before
     assert not list(tmp_path.rglob(".*tmp*"))
     assert script(*words).returncode == 0
+
+
+def test_check_names_every_finding_at_once(refuse, own_shapes, command, tmp_path):
+    words = ["--check", "--dataset=shapes", f"--data-root={own_shapes}", "--train-set=8", f"--output-dir={tmp_path}",
+             "--test-size", 65, 65, *SMALL]
+    status, printed, errors = command(*words)
+    assert status == 0 and "disc" in printed and "disk: at most" in printed, errors
+    names = (own_shapes / LISTS / "8_labeled_0.txt").read_text().split()
+    (own_shapes / "JPEGImages" / f"{names[0]}.jpg").write_bytes(b"")
+    (own_shapes / "SegmentationClassAug" / f"{names[1]}.png").unlink()
+    unlabelled = (own_shapes / LISTS / "8_unlabeled_0.txt").read_text()
+    replace_list(own_shapes, unlabelled + names[2] + "\n", "8_unlabeled_0.txt")
+    status, _, errors = command(*words, "--continue-from=gone.pt")
+    lines = errors.splitlines()
+    assert status == 2 and all(line.startswith(("error: ", "warning: ")) for line in lines)
+    for name in (*names[:3], "gone.pt"):
+        assert name in errors

@@ -58,6 +58,11 @@ def _stage(parser):
                             "2 fully supervised training, 3 test the checkpoint --continue-from on the validation set")
     group.add_argument("--labeling", action="store_true",
                        help="only label the unlabelled images with the checkpoint --continue-from, then stop")
+    group.add_argument("--check", action="store_true",
+                       help="only check, before a long run: every listed image and mask, the lists, the weights, disk and "
+                            "GPU memory; all findings at once, exit status 2 if any is an error")
+    group.add_argument("--check-weights", action="store_true",
+                       help="with --check and --continue-from: also the weights an arm without a checkpoint starts from")
     group.add_argument("--exp-name", metavar="NAME", help="name of the stage: the checkpoint becomes NAME.pt "
                                                           "(default: dataset, split and id)")
     group.add_argument("--output-dir", metavar="DIR", default="runs", help="folder for everything written (runs)")
