@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models import deeplab_v2
+from utils.files import locked
 from utils.options import parse_options
 
 ROOT = Path(__file__).parent.parent
@@ -182,6 +183,30 @@ def test_help_and_unknown_arguments(script):
 def test_missing_coco_weights_are_one_line(tmp_path):
     done = start("dmt_ple-voc-20-1.sh", cwd=tmp_path, coco_weights="absent.pt", OUTPUT_DIR="out")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "prepare_coco.sh" in done.stderr
+
+
+def test_a_chain_runs_frees_its_disk_and_keeps_others_out(shapes_root, tmp_path):
+    """Two rounds on tiny data, started from elsewhere; then the lock, and a second start that only skips."""
+    out = tmp_path / "out"
+    numbers = {
+        "dataset": "shapes", "split": "8", "id": "0", "exp": "e", "coco_weights": "", "DATA_ROOT": str(shapes_root),
+        "OUTPUT_DIR": str(out), "ep0": "1", "ep": "1", "ratios": "0.5 1.0", "MIXED_PRECISION": "0",
+        "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+        "EXTRA": "--backbone=small --weights=none --workers=0 --crop-size 33 33 --test-size 65 65 --on-collapse=warn"}
+    done = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, **numbers)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.stem for path in out.glob("*.pt")) == [f"e__p{n}--{arm}" for n in range(3) for arm in "lr"]
+    assert [line.split()[0] for line in done.stdout.splitlines()[-6:]] == [
+        f"e__p{n}--{arm}" for n, arm in ((0, "l"), (0, "r"), (1, "r"), (1, "l"), (2, "r"), (2, "l"))]
+    left = {str(path.relative_to(out / "pseudo")) for path in out.glob("pseudo/*/*") if path.is_dir()}
+    assert left == {f"e__p1--{arm}/{kind}" for arm in "lr" for kind in ("labels", "confidence", "logits")} | {
+        f"e__p0--{arm}/logits" for arm in "lr"}
+    with locked(out / ".lock", "it"):
+        refused = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, **numbers)
+    assert refused.returncode == 2 and "another launcher" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    again = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, CHECK="0", **numbers)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already finished") == 6 and again.stdout.count("already labelled") == 4
 
 
 # --- prepare_coco.sh ---------------------------------------------------------------------------------------------
