@@ -21,7 +21,7 @@ CLASSES, TEST_SIZE, RATIO, BETA = 21, (505, 505), 0.4, 0.15
 def main():
     """Times of both kinds of round, and the agreement with float32 on real images."""
     options = measure.arguments(__doc__, trained=True)
-    count, repeats = (1, 1) if options.quick else (4, 3)
+    count, repeats = (1, 1) if options.quick else (2, 3)
     work = Path(options.work) / "labeling"
     rows = measure_rounds(pictures.generated(options.work, count), work, repeats)
     if options.camvid_root and options.checkpoints:
