@@ -108,8 +108,14 @@ class Job:
         if state:
             trainer.load_state_dict(state)
         loader = machine.loader(dataset, datasets.collate_training, batch_sampler=steps)
+
+        def request_stop(number, _):
+            if stop:  # asked twice: at once, without saving
+                raise KeyboardInterrupt
+            stop.append(number)
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _: stop.append(received))
+            signal.signal(number, request_stop)
         print(f"{stage.name}: {len(dataset.names['labeled'])} labelled and {len(dataset.names['pseudo'])} pseudo-labelled "
               f"images, {options.epochs} epochs of {steps.per_epoch} steps on {machine.device} in "
               f"{machine.precision.kind}" + (f", going on from step {step}" if step else ""), flush=True)

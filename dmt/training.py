@@ -166,9 +166,7 @@ class Trainer:
                   for name, value in values.items()}
         self.stage.log_metrics(kind=kind, step=self.step, **finite)
         if self.board is not None:
-            for name, value in finite.items():
-                if isinstance(value, (int, float)):
-                    self.board.add_scalar(f"{kind}/{name}", value, self.step)
+            self.board.add({f"{kind}/{name}": value for name, value in finite.items()}, self.step)
 
     def state_dict(self):
         """Everything that the rest of the training depends on."""

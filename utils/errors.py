@@ -44,6 +44,12 @@ def reports_user_errors(main):
             print(f"error: {error.filename or 'a file'} cannot be written: {error.strerror}; make room and start the "
                   "same command again", file=sys.stderr)
             sys.exit(2)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's; it is not imported for this
+                raise
+            print("error: the GPU's memory is full; lower --batch-size-pseudo or --batch-size-labeling, or add "
+                  "--mixed-precision (main.py --check estimates the need)", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

@@ -164,9 +164,34 @@ class Stage:
             raise UserError(f"{self._metrics} cannot be written: {error.strerror or error}") from error
 
     def tensorboard(self, after_step=0):
-        """A TensorBoard writer in the stage's folder; events after ``after_step`` are dropped."""
+        """A ``Board`` in the stage's folder; events after ``after_step`` are dropped."""
+        return Board(self.folder / "tensorboard", after_step)
+
+
+class Board:
+    """TensorBoard events. They are a convenience: when they cannot be written, the training goes on without them."""
+
+    def __init__(self, folder, after_step):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
-        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=after_step or None)
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=after_step or None)
+        except OSError as error:
+            self._give_up(error)
+
+    def add(self, values, step):
+        """Add the numbers in the dict ``values`` at ``step``."""
+        if self._writer is None:
+            return
+        try:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error):
+        self._writer = None
+        print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}", file=sys.stderr)
 
 
 def _checked_line(line):
