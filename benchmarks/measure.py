@@ -129,8 +129,9 @@ def table(rows):
         floor = distance = ""
         if line["floor"] is not None:
             floor = f"{number(line['floor'])} ({line['floor_is']})"
-            low, high = sorted([line["ours"], line["floor"]])
-            distance = f"{number(high / low)} x" if low else ""
+            faster_is_more = unit.endswith("/s")
+            above = line["floor"] / line["ours"] if faster_is_more else line["ours"] / line["floor"]
+            distance = f"{number(above)} x"
         gain = f"{line['gain']:.2f} x" if line["gain"] is not None else ""
         plain = "" if line["plain"] is None else number(line["plain"])
         cells = [line["what"] + (f" ({unit})" if unit else ""), plain, number(line["ours"]), gain,
