@@ -11,10 +11,16 @@ images=${images:-800}  # training images
 val_images=${val_images:-80}  # validation images
 size=${size:-80}  # largest height and width of an image in pixels
 
+case $SEED in
+    "" | *[!0-9]* | 0?*) echo "error: SEED is '$SEED'; it must be a whole number, as in SEED=1 ./demo.sh" >&2; exit 2 ;;
+esac
+
 dataset=shapes
 split=${split:-50}  # 1/50 of the images are labelled
 id=${id:-$((SEED % 3))}  # which of the random splits
-exp=${exp:-demo$([ "$SEED" = 0 ] || echo "-$SEED")}  # name of the experiment: demo, demo-1, ...
+suffix=
+if [ "$SEED" != 0 ]; then suffix=-$SEED; fi
+exp=${exp:-demo$suffix}  # name of the experiment: demo, demo-1, ...
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$exp}  # folder for everything written
 DATA_ROOT=${DATA_ROOT:-$OUTPUT_DIR/data}  # where the images go
 
@@ -34,11 +40,11 @@ batch0=${batch0:-8}
 lr0=${lr0:-0.04}
 val0=${val0:-100}  # steps between validations
 
-# The supervised baseline, on all labels of the split; more steps than an arm has in all its rounds:
+# The supervised baseline, on all labels of the split, with more steps than an arm has in all its rounds:
 ep_b=${ep_b:-700}  # epochs
 
-# Rounds of mutual training, one for each ratio: three instead of the papers' five (0.2 to 1.0), to save time. They end at
-# 0.8, for in a run this short the least sure fifth of the pixels is wrong too often to teach anything:
+# Rounds of mutual training, one for each ratio: three instead of the papers' five (0.2 to 1.0), to save time. They end
+# at 0.8, for in so short a run the least sure fifth of the pixels is wrong too often to teach anything:
 ratios=${ratios:-0.4 0.6 0.8}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
 ep=${ep:-3}  # epochs a round
@@ -129,5 +135,6 @@ finish b
 if [ -z "$DRY_RUN" ]; then echo; fi
 call "$PYTHON" -m tools.summarize "$OUTPUT_DIR"
 if [ -z "$DRY_RUN" ]; then
-    echo "The demo took $SECONDS s; user and system time of its processes: $(times | tail -n 1)."
+    times > "$logs/times.txt"  # in a pipe it would be another shell's
+    echo "The demo took $SECONDS s; its processes computed for $(tail -n 1 "$logs/times.txt") (user, system)."
 fi
