@@ -16,6 +16,13 @@ import pytest  # noqa: E402
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def subnormal_numbers():
+    """Stages flush them to zero in the process they run in, which here is everybody's."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
     """A generated dataset in VOC layout: 24 + 6 images of up to 64 x 64, with splits and DMS subsets. Do not change it."""

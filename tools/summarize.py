@@ -366,7 +366,8 @@ def main(arguments=None):
         data = RunData(run, stages[0]["name"], args.dataset, args.data_root)
         summary = summarize(run, data, stages, args.sample)
         summaries.append(summary)
-        print(f"{run}\n{formatted(table_of(summary), args.markdown)}\n{outcome_text(summary)}")
+        space = "\n\n" if args.markdown else "\n"  # a Markdown table stands alone
+        print(run, formatted(table_of(summary), args.markdown), outcome_text(summary), sep=space)
         write_json(run / "summary.json", summary)
         stage = panel_store(run, summary)
         if args.images and stage and data.root is not None:
