@@ -94,8 +94,8 @@ def collate_training(samples):
 
 def collate_whole(samples):
     """(images (N, *test_size, 3) uint8, list of labels (H, W) uint8 or None, list of indices, list of sizes)."""
-    stacked, labels, indices, sizes = zip(*samples)
-    labels = [None if label is None else torch.from_numpy(label) for label in labels]
+    stacked, labels, indices, sizes = zip(*samples)  # labels may be read-only, so they are copied
+    labels = [None if label is None else torch.from_numpy(np.array(label)) for label in labels]
     return torch.from_numpy(np.stack(stacked)), labels, list(indices), list(sizes)
 
 

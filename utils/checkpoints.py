@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def load_sealed(path):
 def load(path, device="cpu"):
     """The dict in the checkpoint file ``path``. Raises ``UserError`` when it is none, or holds anything but data."""
     try:
-        value = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what matters is raised below
+            value = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no checkpoint that can be trusted: it is damaged or holds objects other than "
                         "tensors and plain values; get it again, or save its state dict anew") from error
