@@ -209,11 +209,11 @@ def _is_whole_png(path):
 def _read_png(path):
     try:
         content = path.read_bytes()
-        if not png.is_whole(content):  # Pillow does not look at the CRC of the pixels
-            raise ValueError("cut off or changed")
         values = png.unfiltered(content)
         if values is not None:
             return values
+        if not png.is_whole(content):  # Pillow does not look at the CRC of the pixels
+            raise ValueError("cut off or changed")
         with Image.open(io.BytesIO(content)) as image:  # changed with some other program
             if image.mode not in ("P", "L"):
                 raise ValueError(f"mode {image.mode}")
