@@ -8,12 +8,14 @@ confidence, prediction and manifest must be there with the same bytes as after t
 """
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import io
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -81,30 +83,40 @@ def crash(root, folder, kills, seed=0):
     whole = time.monotonic() - began
     if status:
         raise RuntimeError(f"the uninterrupted chain ended with {status}; see {folder / 'whole.log'}")
-    rng, done, starts, terminated = random.Random(seed), 0, 0, 0
-    stages = tiny_chain(root, folder / "killed")
-    wait_up_to = whole / max(kills / 4, 2)
-    while True:
-        pid, starts = start(stages, folder / "killed.log"), starts + 1
-        polite = rng.random() < 0.25
-        deadline = time.monotonic() + rng.uniform(0, wait_up_to) if done < kills else float("inf")
-        ended = 0
-        while not ended and time.monotonic() < deadline:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            time.sleep(0.002)
-        if not ended:
-            os.kill(pid, signal.SIGTERM if polite else signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            done, terminated = done + 1, terminated + polite
-        code = os.waitstatus_to_exitcode(status)
-        if code == 0:
-            break
-        if code not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
-            raise RuntimeError(f"start {starts} ended with {code}; see {folder / 'killed.log'}")
-    first, second = digests(folder / "whole"), digests(folder / "killed")
-    return {"kills": done, "of_them_sigterm": terminated, "starts": starts, "files_compared": len(first),
-            "files_that_differ": sorted(name for name in {*first, *second} if first.get(name) != second.get(name)),
-            "seconds_whole": round(whole, 2), "seconds_in_all": round(time.monotonic() - began, 2)}
+    first, differing = digests(folder / "whole"), set()
+    rng, done, chains, starts, terminated, finished = random.Random(seed), 0, 0, 0, 0, collections.Counter()
+    while done < kills:  # chain after chain, each killed on its way until it gets to its end
+        out, chains = folder / f"killed-{chains}", chains + 1
+        stages, ended_well = tiny_chain(root, out), False
+        while not ended_well:
+            pid, starts = start(stages, folder / "killed.log"), starts + 1
+            polite = rng.random() < 0.25
+            code = wait(pid, rng.uniform(0, whole / 4), signal.SIGTERM if polite else signal.SIGKILL)
+            ended_well = code == 0
+            if code not in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
+                raise RuntimeError(f"start {starts} ended with {code}; see {folder / 'killed.log'}")
+            if not ended_well:
+                done, terminated = done + 1, terminated + polite
+                finished[len([*out.glob("*.pt"), *out.glob("pseudo/*/manifest.json")])] += 1
+        second = digests(out)
+        differing |= {f"{out.name}/{name}" for name in {*first, *second} if first.get(name) != second.get(name)}
+        shutil.rmtree(out)
+    return {"kills": done, "of_them_sigterm": terminated, "chains": chains, "starts": starts,
+            "kills_by_finished_stages": dict(sorted(finished.items())), "files_compared": len(first),
+            "files_that_differ": sorted(differing), "seconds_whole": round(whole, 2),
+            "seconds_in_all": round(time.monotonic() - began, 2)}
+
+
+def wait(pid, seconds, number):
+    """Wait for the process, send it the signal ``number`` after ``seconds``, and return its exit code."""
+    deadline, ended = time.monotonic() + seconds, 0
+    while not ended and time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.002)
+    if not ended:
+        os.kill(pid, number)
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def main():
