@@ -6,7 +6,7 @@ Everything stays uint8 until the device.
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from data import images, transforms
 from data.batches import generator
@@ -89,7 +89,7 @@ class WholeImages(Dataset):
 
 def collate_training(samples):
     """Stack training samples: (images (N, h, w, 3), labels (N, h, w), grey confidences (N, h, w)), all uint8."""
-    return tuple(torch.from_numpy(np.stack(parts)) for parts in zip(*samples))
+    return tuple(default_collate(samples))  # in a worker it stacks into the memory that the main process reads
 
 
 def collate_whole(samples):
