@@ -81,10 +81,10 @@ class DynamicMutualLoss(nn.Module):
             dynamic = pixel_weights(q_label, q_max, agrees, p, self.gamma1, self.gamma2)
             weight[:num_pseudo] *= dynamic
             disagrees = valid[:num_pseudo] & ~agrees
-            disagreements = disagrees.sum()
-            student_wins = (disagrees & (q_max > p)).sum()
+            disagreements = disagrees.count_nonzero()
+            student_wins = (disagrees & (q_max > p)).count_nonzero()
 
-        valid_pixels = valid.sum()
+        valid_pixels = valid.count_nonzero()
         n = valid_pixels.clamp(min=1)
         loss = _WeightedMean.apply(logits, y, weight, cross_entropy, n, student.softmax)
         statistics = {
