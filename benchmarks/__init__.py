@@ -1,1 +1,1 @@
-"""This software beside a plain rendering of the released procedure: one script a topic, ``python -m benchmarks.NAME``."""
+"""This software beside a plain rendering of the released procedure: ``python -m benchmarks.NAME``, one a topic."""

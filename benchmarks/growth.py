@@ -1,4 +1,4 @@
-"""How labelling, thresholds and loading grow with the number of images: time per image and memory, and a plot of both."""
+"""How labelling, thresholds and loading grow with the number of images: time, memory, and a plot of both."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """Labelling with ResNet-101 at 505 x 505: seconds per image of a plain round and of a round with PLE.
 
-With CamVid and two checkpoints of one arm also: the share of pixels that float32 decides otherwise, after thresholds and PLE.
+With CamVid and two checkpoints of one arm also: the share of pixels that float32 decides otherwise.
 """
 
 import copy

@@ -120,7 +120,7 @@ class Worker:
             pass
 
     def one_pass(self):
-        """Seconds of processor time that the worker takes for all batches (of wall time where the system has no count)."""
+        """Seconds of processor time that the worker takes for all batches (wall time where the system has no count)."""
         start = self._now()
         self.one_pass_over_the_loader()
         return self._now() - start
@@ -132,7 +132,7 @@ class Worker:
 
 
 def write_pseudo_labels(spec, root, names, folder):
-    """Pseudo labels in both forms, from the true masks: a fifth of the pixels ignored, confidences that vary smoothly."""
+    """Pseudo labels in both forms, from the true masks: a fifth of the pixels ignored, smooth confidences."""
     shutil.rmtree(folder, ignore_errors=True)
     store = PseudoLabelStore(folder, spec.palette)
     for number, name in enumerate(names):

@@ -49,7 +49,7 @@ def way(name, shape=SHAPE):
     torch.manual_seed(0)
     images, classes, height, width = shape
     coarse = 3 * torch.randn(images, classes, 41, 41)
-    # The memory format in which the network, which runs in channels_last here, and in NCHW there, hands its logits over.
+    # Each in the memory format in which its network hands the logits over: channels_last here, NCHW there.
     logits = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
     if name == "ours":
         logits = logits.contiguous(memory_format=torch.channels_last)

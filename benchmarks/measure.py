@@ -30,7 +30,7 @@ def parser(description, camvid=False, trained=False):
     """The options that all benchmarks share; ``camvid`` and ``trained`` add those for real images and networks."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sets; not for the tables")
-    parser.add_argument("--work", default="/tmp/dmt-benchmarks", help="folder for generated data (default: %(default)s)")
+    parser.add_argument("--work", default="/tmp/dmt-benchmarks", help="generated data (default: %(default)s)")
     parser.add_argument("--results", default=str(RESULTS), help="folder of the JSON files (default: %(default)s)")
     if camvid or trained:
         parser.add_argument("--camvid-root", default=os.environ.get("CAMVID_ROOT"),
@@ -77,8 +77,8 @@ def ratio(slow, fast):
 def row(what, unit, plain, ours, *, gain=None, floor=None, floor_is="", target=None, note=""):
     """One line of a table.
 
-    ``plain`` and ``ours`` are medians in ``unit``; ``gain`` is how many times better this software is; ``floor`` is what
-    no implementation could undercut (``floor_is`` says why); ``target`` is the gain it was to reach, or a pair
+    ``plain`` and ``ours`` are medians in ``unit``; ``gain`` is how many times better this software is; ``floor`` is
+    what no implementation could undercut (``floor_is`` says why); ``target`` is the gain it was to reach, or a pair
     ("<=", limit) that ``ours`` was to keep.
     """
     if target is None:

@@ -1,9 +1,9 @@
 """The released procedure, rendered plainly: what the benchmarks compare this software with.
 
-Float tensors in the loader's workers, pseudo labels as ``.npy`` of 8 bytes per pixel (16 after PLE), labelling with two forward passes (and a third
-of the previous model for PLE), thresholds from a sort of all sampled confidences, host reads in every training step,
-validation through the full softmax on the host. Written for clarity from the papers' procedure; where a choice was
-open, the cheaper one was taken.
+Float tensors in the loader's workers, pseudo labels as ``.npy`` of 8 bytes per pixel (16 after PLE), labelling with two
+forward passes (and a third of the previous model for PLE), thresholds from a sort of all sampled confidences, host
+reads in every training step, validation through the full softmax on the host. Written for clarity from the papers'
+procedure; where a choice was open, the cheaper one was taken.
 """
 
 import numpy as np
@@ -52,7 +52,7 @@ def normalize(image, coco):
 
 
 def augment(image, labels, confidences, window, crop, coco):
-    """The training transform in float: scale, pad, crop, flip, normalize. ``window`` is a ``data.transforms.Window``."""
+    """The training transform in float: scale, pad, crop, flip, normalize; ``window``: ``data.transforms.Window``."""
     size = (window.height, window.width)
     image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
     maps = [labels.float()] if confidences is None else [labels.float(), confidences]
@@ -72,7 +72,7 @@ def augment(image, labels, confidences, window, crop, coco):
 
 @torch.no_grad()
 def predict(model, image, size, test_size):
-    """(labels (H, W), confidences (H, W)) of ``image`` (3, H, W) float in [0, 1], padded to ``test_size``, ImageNet format."""
+    """(labels (H, W), confidences (H, W)) of ``image`` (3, H, W) in [0, 1], padded to ``test_size``."""
     padded = F.pad(image, (0, test_size[1] - size[1], 0, test_size[0] - size[0]))
     logits = F.interpolate(model(normalize(padded, coco=False)[None]), size=test_size, mode="bilinear",
                            align_corners=True)
@@ -142,7 +142,7 @@ def label(model, previous_model, images, test_size, ratio, beta, background, fol
 
 
 def mutual_loss(logits, labels, confidences, num_pseudo, gamma1, gamma2):
-    """The dynamic mutual loss step by step: softmax, decision, masks, weights, cross-entropy; host reads for the log."""
+    """The dynamic mutual loss step by step: softmax, decision, masks, weights, cross-entropy; host reads."""
     valid = labels != 255
     y = labels.clone()
     y[~valid] = 0

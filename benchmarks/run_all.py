@@ -1,4 +1,4 @@
-"""Run every benchmark and write its table into docs/performance.md; what stands there outside the tables is left alone."""
+"""Run every benchmark and write its table into docs/performance.md, whose other text is left alone."""
 
 import json
 import subprocess
@@ -62,7 +62,8 @@ def section(title, topic, result):
                          for name, value in sorted(result["settings"].items()))
     plot = "\n\n![time and memory over the number of images](growth.png)" if topic == "growth" else ""
     origin = (f"`python -m benchmarks.{topic}`, {result['date'][:10]}, commit {result['commit']}, {machine['cpu']} with "
-              f"{machine['cores']} cores, {machine['threads']} thread(s), load {machine['load']}; {versions}. {settings}.")
+              f"{machine['cores']} cores, {machine['threads']} thread(s), load {machine['load']}; {versions}. "
+              f"{settings}.")
     return f"### {title}\n\n{measure.table(result['rows'])}{plot}\n\n{origin}"
 
 

@@ -14,12 +14,12 @@ _ONE_BYTE = ((8, 0), (8, 3))  # (bits, kind of colour): greyscale, palette
 
 
 def is_whole(content):
-    """Whether ``content`` (bytes) is a PNG with all its chunks, up to the last one, and the CRCs they were written with."""
+    """Whether ``content`` (bytes) is a PNG with all its chunks, to the last one, and the CRCs they were written with."""
     return _chunks(content) is not None
 
 
 def unfiltered(content):
-    """(H, W) uint8, read-only, of a whole PNG with one byte a pixel and no filtered row; None for any other ``content``."""
+    """(H, W) uint8, read-only, of a whole PNG with one byte a pixel and no filtered row; None for others."""
     chunks = _chunks(content)
     if chunks is None or len(chunks[0][1]) != 13:
         return None

@@ -77,7 +77,8 @@ def test_nearest_is_torchs_nearest():
     values = noise(375, 500, 1)[..., 0]
     x = torch.from_numpy(values)[None, None].float()
     for size in [(187, 250), (321, 321), (562, 750), (281, 375), (375, 500)]:
-        np.testing.assert_array_equal(transforms.resize_nearest(values, size), F.interpolate(x, size, mode="nearest")[0, 0])
+        expected = F.interpolate(x, size, mode="nearest")[0, 0]
+        np.testing.assert_array_equal(transforms.resize_nearest(values, size), expected)
 
 
 def test_a_crop_is_a_part_of_the_whole_scaled_image():
