@@ -44,7 +44,9 @@ def stop(message):
 
 
 class Interrupted(Exception):
-    """The training was asked to stop; its state is saved and the same command goes on from there."""
+    """The training was asked to stop by ``signal`` (its number); its state is saved, the same command goes on there."""
+
+    signal = None
 
 
 class Trainer:

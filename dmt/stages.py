@@ -1,0 +1,202 @@
+"""The two stages that write: training and labelling, from plain values to the files they leave.
+
+Both look first at what an earlier start has left: a finished stage is only verified, an interrupted one goes on.
+"""
+
+import dataclasses
+import json
+import shutil
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import batches, datasets, images
+from data.store import PseudoLabelStore, names_digest
+from dmt import collapse, labeling
+from dmt.training import Interrupted, Recipe, Trainer, stop
+from utils.console import progress_bar
+from utils.errors import UserError
+from utils.files import locked, make_folder, sha256
+from utils.runs import Stage
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every stage works with: ``dmt.session``'s data, machine and network, and (split, id) of the image lists.
+
+    ``on_collapse`` is called with the message when a collapse is noticed (see ``dmt.collapse``).
+    """
+
+    data: object
+    machine: object
+    network: object
+    split: tuple
+    on_collapse: object = stop
+
+    def source(self):
+        """Plain values that tell whose pseudo labels these are."""
+        spec = self.data.spec
+        return {"dataset": spec.name, "split": self.split[0], "split_id": self.split[1],
+                "test_size": list(spec.test_size), "network": self.network.identity()}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training stage. ``batch_pseudo`` is None for a supervised one; else labels are read from ``pseudo_dir``.
+
+    ``start`` is the checkpoint to start from, or None; then ``weights`` are those of the backbone
+    (``models.weights.load_imagenet_weights``). ``config`` (plain values) is written beside the result for the reader.
+    """
+
+    name: str
+    output_dir: Path
+    recipe: Recipe
+    epochs: int
+    batch_labeled: int
+    batch_pseudo: int | None
+    seed: int
+    pseudo_dir: Path | None = None
+    augment_pseudo: bool = True
+    tiny_validation: bool = False
+    start: Path | None = None
+    weights: str | None = None
+    save: bool = True
+    redo: bool = False
+    config: dict = dataclasses.field(default_factory=dict)
+
+
+def train(setting, plan):
+    """Run the stage ``plan`` (a ``Training``) unless it is finished. Raises ``Interrupted`` when a signal stopped it."""
+    data = setting.data
+    names, pseudo_names, store, manifest = data.labeled(*setting.split), [], None, None
+    if plan.batch_pseudo is not None:
+        pseudo_names = data.unlabeled(*setting.split)
+        store = PseudoLabelStore(plan.pseudo_dir)
+        manifest = store.check_split(data.spec.name, *setting.split, pseudo_names)
+    val_names = data.validation(plan.tiny_validation)
+    fingerprint = _fingerprint(setting, plan, manifest, labeled=names, validation=val_names)
+    with Stage(plan.output_dir, plan.name) as stage:
+        result = stage.result(fingerprint) if plan.save and not plan.redo else None
+        if result is None:
+            if store is not None:
+                store.check_files(pseudo_names)
+                images.check_present(data.images(pseudo_names))
+            images.check_pairs(data.spec, [*data.pairs(names), *data.pairs(val_names, "val")])
+            dataset = datasets.TrainingImages(data.spec, data.root, data.spec.crop, plan.seed, names, pseudo_names,
+                                              store, augment_pseudo=plan.augment_pseudo)
+            result = _run(setting, plan, stage, dataset, val_names, fingerprint)
+            print(f"{stage.name}: best validation mIoU {100 * result['miou']:.2f} % at step {result['step']}")
+        else:
+            print(f"{stage.name}: already finished, mIoU {100 * result['miou']:.2f} %")
+        fallen = collapse.fall(stage.name, result["start_miou"], result["miou"])
+        if fallen:
+            setting.on_collapse(fallen)
+
+
+def _steps(plan, dataset):
+    """Which images form each step: pseudo-labelled ones first, which then set the length of an epoch."""
+    kinds = [(datasets.PSEUDO, plan.batch_pseudo)] if plan.batch_pseudo is not None else []
+    if plan.batch_labeled:
+        kinds.append((datasets.LABELED, plan.batch_labeled))
+    streams = [batches.Stream(kind, len(dataset.names[kind]), size, plan.seed) for kind, size in kinds]
+    return batches.Steps(streams, plan.epochs)
+
+
+def _run(setting, plan, stage, dataset, val_names, fingerprint):
+    """Train from the beginning, or from where an interrupted training of the stage stopped; returns its result."""
+    machine, network, steps = setting.machine, setting.network, _steps(plan, dataset)
+    model, carried = network.build(machine.device, plan.start, plan.weights, plan.seed)
+    state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None
+    step = state["step"] if state else 0
+    stage.write_config({**plan.config, "fingerprint": fingerprint})
+    stage.start_metrics(step)
+    asked = []
+    validate = machine.validator(setting.data, val_names, network.input_format, progress_bar("validate", "batch"))
+    trainer = Trainer(model, plan.recipe, steps, network.input_format, machine.precision, machine.device, stage,
+                      validate, network.describe(), fingerprint, save=plan.save, board=stage.tensorboard(step),
+                      stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse)
+    if state:
+        trainer.load_state_dict(state)
+    loader = machine.loader(dataset, datasets.collate_training, batch_sampler=steps)
+
+    def ask_to_stop(number, _):
+        if asked:  # asked twice: at once, without saving
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    print(f"{stage.name}: {len(dataset.names['labeled'])} labelled and {len(dataset.names['pseudo'])} pseudo-labelled "
+          f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
+          + (f", going on from step {step}" if step else ""), flush=True)
+    try:
+        miou, best_step = trainer.run(loader, progress_bar(f"train {stage.name}", "step"))
+    except Interrupted as interrupted:
+        print(f"{stage.name}: stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
+        interrupted.signal = asked[0]
+        raise
+    result = {"miou": miou, "step": best_step, "start_miou": carried.get("miou"),
+              "skipped_steps": int(machine.precision.skipped.item())}
+    stage.finish(result, fingerprint, plan.save)
+    if result["skipped_steps"]:
+        print(f"{stage.name}: {result['skipped_steps']} of {steps.total} steps skipped by the loss scaler")
+    return result
+
+
+def _fingerprint(setting, plan, manifest, **lists):
+    """Everything that the result of a training depends on, but for the contents of the images, as plain values.
+
+    The keys are the options' names, since a difference is told to the user in them.
+    """
+    recipe, machine, weights = plan.recipe, setting.machine, plan.weights
+    if not plan.start and weights and weights != "none":
+        weights = sha256(weights)
+    return json.loads(json.dumps({
+        "options": {
+            "state": 2 if plan.batch_pseudo is None else 1, "train_set": setting.split[0], "sets_id": setting.split[1],
+            "epochs": plan.epochs, "batch_size_labeled": plan.batch_labeled, "batch_size_pseudo": plan.batch_pseudo,
+            "lr": recipe.lr, "weight_decay": recipe.weight_decay, "gamma1": recipe.gamma1, "gamma2": recipe.gamma2,
+            "seed": plan.seed, "val_num_steps": recipe.val_num_steps, "batch_size_labeling": machine.batch_size,
+            "no_aug": not plan.augment_pseudo},
+        "network": setting.network.identity(), "precision": machine.precision.kind, "device": machine.device.type,
+        "dataset": {**dataclasses.asdict(setting.data.spec), "root": None},
+        "lists": {f"{name}_names": names_digest(names) for name, names in lists.items()},
+        "start": sha256(plan.start) if plan.start else weights, "pseudo_labels": manifest}))
+
+
+def label(setting, folder, checkpoint, old, rules, redo=False):
+    """Label the unlabelled images with ``checkpoint`` into ``folder``, with PLE if there is an ``old`` one.
+
+    ``rules`` are the ``dmt.labeling.LabelingRules``.
+    """
+    data, machine = setting.data, setting.machine
+    names = data.unlabeled(*setting.split)
+    images.check_present(data.images(names))
+    folder = make_folder(folder)
+    store = PseudoLabelStore(folder, data.spec.palette)
+    known = {}  # checkpoint -> its validation IoU per class, where the file has it
+
+    def predict(file, target, batch_indices):
+        model, carried = setting.network.build(machine.device, file)
+        known[file] = carried.get("iou")
+        loader = machine.loader(data.whole_images(names), datasets.collate_whole, batch_sampler=batch_indices)
+        return labeling.predict(model, loader, names, target, setting.network.input_format, machine.precision,
+                                machine.device, progress_bar(f"predict with {file.name}", "batch"))
+
+    def check(histogram):
+        labeling.warn_of_empty_classes(histogram, data.spec.class_names)
+        collapsed = collapse.one_class(histogram.pixels(), data.spec.class_names, known.get(checkpoint))
+        if collapsed:
+            setting.on_collapse(collapsed)
+
+    with locked(folder / ".lock", f"the folder of pseudo labels {folder}"):
+        if redo:
+            shutil.rmtree(folder / "logits", ignore_errors=True)
+            store.remove_manifest()
+        shares, new = labeling.label(predict, checkpoint, old, names, store, setting.source(), rules,
+                                     machine.batch_size, machine.device,
+                                     progress_bar("thresholds and PLE", "image", len(names)), check)
+    ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
+    print(f"{'labelled' if new else 'already labelled:'} {len(names)} images in {folder}: "
+          f"{100 * shares['before']:.2f} % of the pixels{ple}")
