@@ -52,7 +52,7 @@ def seconds_to_first_step(arguments):
     """Run ``main.py`` in this process up to its first training step."""
     import main as program
     from dmt.training import Trainer
-    for module in ("data.datasets", "dmt.labeling", "utils.runs", "models.weights", "torch.utils.data",
+    for module in ("data.datasets", "dmt.labeling", "dmt.stages", "utils.runs", "models.weights", "torch.utils.data",
                    "torch.utils.tensorboard", "tqdm", "torchvision"):
         __import__(module)
 

@@ -95,30 +95,31 @@ def stored_prediction(store, name, test_size, device="cpu"):
     return classes.cpu().numpy(), codes.cpu().numpy().astype(np.uint16)
 
 
-def complete_predictions(predict_batches, names, store, batch_size, num_classes, test_size, device="cpu"):
-    """Predict what ``store`` does not hold yet; returns the ``ConfidenceHistogram`` of all ``names``.
+def missing_batches(names, store, batch_size, read, take=lambda parts: None):
+    """Which batches (lists of indices in ``names``) have to be predicted, since ``store`` does not hold them whole.
 
-    ``predict_batches(batches)`` runs ``predict`` on lists of indices. A batch of which one image is missing or damaged
-    is predicted whole, so that every image is computed in the same company as in a labelling that nothing interrupted.
+    ``read(name)`` looks at what is there and raises when it is damaged; ``take`` gets what it returned, as a list, for
+    every whole batch. A batch of which one image is missing or damaged is predicted anew, so that every image is
+    computed in the same company as in a labelling that nothing interrupted.
     """
-    histogram = ConfidenceHistogram(num_classes)
-    missing = []
-    for start in range(0, len(names), batch_size):
-        batch = list(range(start, min(start + batch_size, len(names))))
-        part = ConfidenceHistogram(num_classes)
+    batches = [list(range(start, min(start + batch_size, len(names)))) for start in range(0, len(names), batch_size)]
+
+    def parts_of(batch):
         try:
-            if not all(store.logits_path(names[index]).is_file() for index in batch):
-                raise UserError("not predicted yet")
-            for index in batch:
-                classes, codes = stored_prediction(store, names[index], test_size, device)
-                part.update_codes(sample(classes), sample(codes))
-        except (UserError, ValueError, RuntimeError):  # missing or damaged: made anew
-            missing.append(batch)
-        else:
-            histogram.merge(part)
-    if missing:
-        histogram.merge(predict_batches(missing))
-    return histogram
+            if all(store.logits_path(names[index]).is_file() for index in batch):
+                return [read(names[index]) for index in batch]
+        except (UserError, ValueError, RuntimeError):  # damaged
+            pass
+        return None
+
+    missing = []
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for batch, parts in zip(batches, pool.map(parts_of, batches)):
+            if parts is None:
+                missing.append(batch)
+            else:
+                take(parts)
+    return missing
 
 
 def decide(current, previous, threshold_codes, rules):
@@ -182,17 +183,27 @@ def label(predict_with, checkpoint, old, names, store, source, rules, batch_size
     store.remove_manifest()
     remove_left_overs(store.folder, "**/*")
 
-    def complete(file, target):
-        target.begin_predictions(origins[file])
-        return complete_predictions(lambda batches: predict_with(file, target, batches), names, target, batch_size,
-                                    source["network"]["num_classes"], source["test_size"], device)
+    def read(name):
+        classes, codes = stored_prediction(store, name, source["test_size"], device)
+        return sample(classes).copy(), sample(codes).copy()  # views would keep the whole maps
 
-    histogram = complete(checkpoint, store)
+    def count(parts):
+        for part in parts:
+            histogram.update_codes(*part)
+
+    histogram = ConfidenceHistogram(source["network"]["num_classes"])
+    store.begin_predictions(origins[checkpoint])
+    missing = missing_batches(names, store, batch_size, read, count)
+    if missing:
+        histogram.merge(predict_with(checkpoint, store, missing))
     check(histogram)
     previous = None
     if old is not None:
         previous = (find_predictions(store.folder.parent, origins[old]) or PseudoLabelStore(store.folder / "previous"))
-        complete(old, previous)
+        previous.begin_predictions(origins[old])
+        missing = missing_batches(names, previous, batch_size, lambda name: bool(previous.read_logits(name)))
+        if missing:
+            predict_with(old, previous, missing)
     thresholds = histogram.thresholds(rules.ratio)
     shares = write_pseudo_labels(names, source["test_size"], store, previous, thresholds, rules, device, progress)
     store.write_manifest({**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
