@@ -19,8 +19,9 @@ CERTAIN = 255  # grey confidence of a human label: 1
 class TrainingImages(Dataset):
     """Training samples by key (kind, pass, index), as ``data.batches.Steps`` gives them.
 
-    ``labeled`` and ``pseudo`` are lists of names; ``store`` is the ``PseudoLabelStore`` of the latter. With
-    ``augment_pseudo`` false, pseudo-labelled images are only resized to the crop.
+    ``labeled`` and ``pseudo`` are lists of names; ``store`` is the ``PseudoLabelStore`` of the latter, or None where
+    their labels are made on the fly: then they come with label 0, and 255 in the padding. With ``augment_pseudo``
+    false, pseudo-labelled images are only resized to the crop.
     Every random draw is a function of (seed, kind, pass, index).
     """
 
@@ -36,6 +37,8 @@ class TrainingImages(Dataset):
         image = images.read_image(self.spec.image_path(self.root, name))
         if kind == LABELED:
             label, confidence = images.read_mask(self.spec.label_path(self.root, name), self.spec), None
+        elif self.store is None:
+            label = confidence = np.zeros(image.shape[:2], np.uint8)
         else:
             label, confidence = self.store.read_pseudo_label(name)
         if self.spec.test_by == "resize":

@@ -11,15 +11,20 @@ from torch import nn
 # bounds the temporaries. Smaller groups would fit the CPU's cache, but cost more in starting threads than they save.
 _GROUP = 2**25
 
+# What happens to a pixel that the student decides otherwise and surer than its teacher (max q > p): DMT stops it, and
+# two variants of the DMT paper's ablation do not.
+STOP, NAIVE, FLIP = ON_STUDENT_WIN = ("stop", "naive", "flip")
 
-def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2):
+
+def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2, on_student_win=STOP):
     """The weight w of every pseudo-labelled pixel (DMT paper); all tensors have one shape.
 
     ``q_label``: q[y], the student's probability of the pseudo label y; ``q_max``: its largest probability, that of its
     decision a; ``agrees``: boolean, a = y; ``confidence``: p, the teacher's confidence in y.
 
     - agreement: w = q[y]^gamma1
-    - disagreement, and the student is surer than the teacher (max q > p): w = 0
+    - disagreement, and the student is surer than the teacher (max q > p), by ``on_student_win``: "stop" (DMT) w = 0;
+      "naive" w = q[y]^gamma2, as if it had not won; "flip" w = (1 - p)^gamma2, for the pixel now learns a
     - any other disagreement: w = q[y]^gamma2
 
     gamma1 = gamma2 = 0 turns weighting off: w = 1, for disagreements too.
@@ -29,7 +34,12 @@ def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2):
     weight = q_label.pow(gamma1)
     if gamma1 != gamma2:
         weight = torch.where(agrees, weight, q_label.pow(gamma2))
-    return weight.masked_fill_(~(agrees | (q_max <= confidence)), 0)
+    if on_student_win == NAIVE:
+        return weight
+    won = ~(agrees | (q_max <= confidence))
+    if on_student_win == FLIP:
+        return torch.where(won, (1 - confidence).pow(gamma2), weight)
+    return weight.masked_fill_(won, 0)
 
 
 class DynamicMutualLoss(nn.Module):
@@ -41,6 +51,9 @@ class DynamicMutualLoss(nn.Module):
     - ``labels``: (N, H, W) integers in 0..C - 1, or ``ignore_index`` for pixels without a label;
     - ``confidence``: (N, H, W) floating point, the teacher's confidence; only the pseudo-labelled samples' is read;
     - ``num_pseudo``: the first ``num_pseudo`` samples are pseudo-labelled, the others labelled (w = 1).
+
+    ``on_student_win`` is what becomes of pixels where the student wins (see ``pixel_weights``): "stop" (DMT), "naive" or
+    "flip". With "flip" they count as labelled with the student's decision a, also where weighting is turned off.
 
     Returns ``(loss, statistics)``. The loss is sum(w · cross-entropy) / number of pixels that have a label, 0-d, and 0
     when none has; no gradient goes through w. The statistics are tensors on the device, to be read when convenient:
@@ -55,12 +68,14 @@ class DynamicMutualLoss(nn.Module):
     and for gammas that are negative or not finite; labels outside the classes fail in the indexing.
     """
 
-    def __init__(self, gamma1, gamma2, ignore_index=255):
+    def __init__(self, gamma1, gamma2, ignore_index=255, on_student_win=STOP):
         super().__init__()
         self.gamma1, self.gamma2 = float(gamma1), float(gamma2)
         if not all(math.isfinite(gamma) and gamma >= 0 for gamma in (self.gamma1, self.gamma2)):
             raise ValueError(f"gamma1 and gamma2 must be finite and at least 0, not {gamma1} and {gamma2}")
-        self.ignore_index = int(ignore_index)
+        if on_student_win not in ON_STUDENT_WIN:
+            raise ValueError(f"on_student_win must be one of {', '.join(ON_STUDENT_WIN)}, not {on_student_win!r}")
+        self.ignore_index, self.on_student_win = int(ignore_index), on_student_win
 
     def forward(self, logits, labels, confidence=None, num_pseudo=None):
         num_pseudo = _checked(logits, labels, confidence, num_pseudo)
@@ -78,11 +93,16 @@ class DynamicMutualLoss(nn.Module):
             p = confidence[:num_pseudo].flatten(1).to(weight.dtype)
             q_label, q_max = student.q_label[:num_pseudo], student.q_max[:num_pseudo]
             agrees = student.prediction[:num_pseudo] == y[:num_pseudo]
-            dynamic = pixel_weights(q_label, q_max, agrees, p, self.gamma1, self.gamma2)
+            dynamic = pixel_weights(q_label, q_max, agrees, p, self.gamma1, self.gamma2,
+                                    self.on_student_win)
             weight[:num_pseudo] *= dynamic
             disagrees = valid[:num_pseudo] & ~agrees
             disagreements = disagrees.count_nonzero()
-            student_wins = (disagrees & (q_max > p)).count_nonzero()
+            won = disagrees & (q_max > p)
+            student_wins = won.count_nonzero()
+            if self.on_student_win == FLIP:
+                y[:num_pseudo] = torch.where(won, student.prediction[:num_pseudo], y[:num_pseudo])
+                cross_entropy[:num_pseudo] = torch.where(won, -q_max.log(), cross_entropy[:num_pseudo])
 
         valid_pixels = valid.count_nonzero()
         n = valid_pixels.clamp(min=1)
