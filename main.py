@@ -58,8 +58,12 @@ class Job:
         if mutual and not options.batch_size_pseudo:
             raise UserError("--batch-size-pseudo 0: semi-supervised training needs pseudo-labelled images; "
                             "give at least 1, or --state=2 for supervised training")
-        recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2,
-                        val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
+        if options.online is not None and (not mutual or options.gamma1 or options.gamma2
+                                           or options.on_student_win != "stop"):
+            raise UserError("--online: the model learns from its own labels, all of which count fully; "
+                            "leave out --state=2, --gamma1, --gamma2 and --on-student-win")
+        recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2, options.on_student_win,
+                        options.online, val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
                         save_num_steps=options.save_num_steps)
         plan = stages.Training(
             options.exp_name or "-".join((self.spec.name, *self.split)), Path(options.output_dir), recipe,

@@ -93,8 +93,7 @@ class DynamicMutualLoss(nn.Module):
             p = confidence[:num_pseudo].flatten(1).to(weight.dtype)
             q_label, q_max = student.q_label[:num_pseudo], student.q_max[:num_pseudo]
             agrees = student.prediction[:num_pseudo] == y[:num_pseudo]
-            dynamic = pixel_weights(q_label, q_max, agrees, p, self.gamma1, self.gamma2,
-                                    self.on_student_win)
+            dynamic = pixel_weights(q_label, q_max, agrees, p, self.gamma1, self.gamma2, self.on_student_win)
             weight[:num_pseudo] *= dynamic
             disagrees = valid[:num_pseudo] & ~agrees
             disagreements = disagrees.count_nonzero()

@@ -14,6 +14,7 @@ from pathlib import Path
 from data import batches, datasets, images
 from data.store import PseudoLabelStore, names_digest
 from dmt import collapse, labeling
+from dmt.loss import STOP
 from dmt.training import Interrupted, Recipe, Trainer, stop
 from utils.console import progress_bar
 from utils.errors import UserError
@@ -43,7 +44,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Training:
-    """A training stage. ``batch_pseudo`` is None for a supervised one; else labels are read from ``pseudo_dir``.
+    """A training stage. ``batch_pseudo`` is None for a supervised one; else labels are read from ``pseudo_dir``, unless
+    ``recipe.online`` says that they are made on the fly.
 
     ``start`` is the checkpoint to start from, or None; then ``weights`` are those of the backbone
     (``models.weights.load_imagenet_weights``). ``config`` (plain values) is written beside the result for the reader.
@@ -70,18 +72,22 @@ def train(setting, plan):
     """Run the stage ``plan`` (a ``Training``) unless it is finished. Raises ``Interrupted`` when a signal stopped it."""
     data = setting.data
     names, pseudo_names, store, manifest = data.labeled(*setting.split), [], None, None
+    val_names = data.validation(plan.tiny_validation)
+    lists = {"labeled": names, "validation": val_names}
     if plan.batch_pseudo is not None:
         pseudo_names = data.unlabeled(*setting.split)
-        store = PseudoLabelStore(plan.pseudo_dir)
-        manifest = store.check_split(data.spec.name, *setting.split, pseudo_names)
-    val_names = data.validation(plan.tiny_validation)
-    fingerprint = _fingerprint(setting, plan, manifest, labeled=names, validation=val_names)
+        if plan.recipe.online is None:
+            store = PseudoLabelStore(plan.pseudo_dir)
+            manifest = store.check_split(data.spec.name, *setting.split, pseudo_names)
+        else:
+            lists["unlabeled"] = pseudo_names
+    fingerprint = _fingerprint(setting, plan, manifest, lists)
     with Stage(plan.output_dir, plan.name) as stage:
         result = stage.result(fingerprint) if plan.save and not plan.redo else None
         if result is None:
             if store is not None:
                 store.check_files(pseudo_names)
-                images.check_present(data.images(pseudo_names))
+            images.check_present(data.images(pseudo_names))
             images.check_pairs(data.spec, [*data.pairs(names), *data.pairs(val_names, "val")])
             dataset = datasets.TrainingImages(data.spec, data.root, data.spec.crop, plan.seed, names, pseudo_names,
                                               store, augment_pseudo=plan.augment_pseudo)
@@ -144,7 +150,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     return result
 
 
-def _fingerprint(setting, plan, manifest, **lists):
+def _fingerprint(setting, plan, manifest, lists):
     """Everything that the result of a training depends on, but for the contents of the images, as plain values.
 
     The keys are the options' names, since a difference is told to the user in them.
@@ -157,6 +163,7 @@ def _fingerprint(setting, plan, manifest, **lists):
             "state": 2 if plan.batch_pseudo is None else 1, "train_set": setting.split[0], "sets_id": setting.split[1],
             "epochs": plan.epochs, "batch_size_labeled": plan.batch_labeled, "batch_size_pseudo": plan.batch_pseudo,
             "lr": recipe.lr, "weight_decay": recipe.weight_decay, "gamma1": recipe.gamma1, "gamma2": recipe.gamma2,
+            "on_student_win": None if recipe.on_student_win == STOP else recipe.on_student_win, "online": recipe.online,
             "seed": plan.seed, "val_num_steps": recipe.val_num_steps, "batch_size_labeling": machine.batch_size,
             "no_aug": not plan.augment_pseudo},
         "network": setting.network.identity(), "precision": machine.precision.kind, "device": machine.device.type,

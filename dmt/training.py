@@ -12,7 +12,8 @@ import torch
 
 from data.store import GREY_LEVELS
 from dmt.collapse import Collapse, not_finite
-from dmt.loss import DynamicMutualLoss
+from dmt.loss import STOP, DynamicMutualLoss
+from dmt.online import label_online
 from models.deeplab import upsample
 from utils import checkpoints
 from utils.files import sha256
@@ -21,12 +22,18 @@ from utils.metrics import ConfusionMatrix
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of a training: SGD with momentum, lr * (1 - step / total)^power per step, and the loss's gammas."""
+    """The numbers of a training: SGD with momentum, lr * (1 - step / total)^power per step, and the loss's gammas.
+
+    ``on_student_win`` is the loss's (see ``dmt.loss``). ``online`` is None, or the confidence above which the model
+    learns its own decisions on the unlabelled images (see ``dmt.online``): then gammas and ``on_student_win`` are idle.
+    """
 
     lr: float
     weight_decay: float = 0.0005
     gamma1: float = 0.0
     gamma2: float = 0.0
+    on_student_win: str = STOP
+    online: float | None = None
     momentum: float = 0.9
     power: float = 0.9
     val_num_steps: int = 500
@@ -64,7 +71,7 @@ class Trainer:
         self.stage, self.validate, self.describe, self.fingerprint, self.save = (
             stage, validate, describe, fingerprint, save)
         self.board, self.stop_requested, self.on_collapse = board, stop_requested, on_collapse
-        self.loss = DynamicMutualLoss(recipe.gamma1, recipe.gamma2)
+        self.loss = DynamicMutualLoss(recipe.gamma1, recipe.gamma2, on_student_win=recipe.on_student_win)
         optimizer = torch.optim.SGD(model.active_parameters(), lr=recipe.lr, momentum=recipe.momentum,
                                     weight_decay=recipe.weight_decay, fused=self.device.type == "cuda" or None)
         self.precision = precision
@@ -110,8 +117,10 @@ class Trainer:
         confidence = self.levels[grey.int()]
         with self.precision.autocast():
             logits = self.model(self.input_format.normalize(images))
-        loss, statistics = self.loss(upsample(logits, labels.shape[1:]), labels, confidence,
-                                     self.steps.num_pseudo(self.step))
+        logits, num_pseudo = upsample(logits, labels.shape[1:]), self.steps.num_pseudo(self.step)
+        if self.recipe.online is not None:  # from here on all is labelled, and counts fully
+            labels, num_pseudo = label_online(logits, labels, num_pseudo, self.recipe.online), 0
+        loss, statistics = self.loss(logits, labels, confidence, num_pseudo)
         self.optimizer.zero_grad(set_to_none=True)
         self.precision.step(loss, self.optimizer)
         self.step += 1

@@ -33,6 +33,7 @@ def _number(kind, low, what, strict=False, high=math.inf):
 _count = _number(int, 1, "a positive whole number", high=10**9)
 _count_or_zero = _number(int, 0, "a whole number of at least 0", high=10**9)
 _positive = _number(float, 0, "a number above 0", strict=True)
+_probability = _number(float, 0, "a number from 0 to 1", high=1)
 _not_negative = _number(float, 0, "a number of at least 0")
 _any_number = _number(float, -math.inf, "a finite number", strict=True)
 
@@ -124,6 +125,13 @@ def _training(parser):
                        help="exponent of the dynamic weight where teacher and student agree (0: no weighting)")
     group.add_argument("--gamma2", metavar="X", type=_not_negative, default=0.0,
                        help="exponent where they disagree and the teacher is surer (0)")
+    group.add_argument("--on-student-win", choices=("stop", "naive", "flip"), default="stop",
+                       help="where they disagree and the student is surer: stop, the pixel teaches nothing (default, DMT's "
+                            "rule); naive, it learns the label all the same, with the weight of gamma2; flip, it learns "
+                            "the student's own decision with weight (1 - teacher's confidence)^gamma2")
+    group.add_argument("--online", metavar="P", nargs="?", type=_probability, const=0.9,
+                       help="learn the unlabelled images from labels made on the fly instead of --pseudo-dir: the "
+                            "model's own decisions where its confidence is above P (0.9), with weight 1")
     group.add_argument("--seed", metavar="N", type=_count_or_zero, default=1, help="seed of every random draw (1)")
     group.add_argument("--val-num-steps", metavar="N", type=_count, default=500, help="steps between validations (500)")
     group.add_argument("--log-num-steps", metavar="N", type=_count, default=50, help="steps between log entries (50)")
