@@ -7,6 +7,7 @@ logits are still there from the round before, so PLE costs no forward pass.
 """
 
 import sys
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,8 +21,8 @@ from dmt.enhancement import takes_previous
 from dmt.prediction import classify_with_confidence, covering, dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds, codes_of_thresholds, sample
 from utils.errors import UserError
-from utils.files import remove_left_overs, sha256
-from utils.runs import difference
+from utils.files import remove_left_overs, sha256, write_json
+from utils.runs import difference, peak_memory
 
 _WRITERS = 4
 _PENDING = 64  # images that may wait to be written, so that a slow disk does not fill the memory
@@ -177,7 +178,7 @@ def label(predict_with, checkpoint, old, names, store, source, rules, batch_size
     origins = {file: {**origin, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
     expected = {**origins[checkpoint], "rules": asdict(rules), "previous": None if old is None else old.name,
                 "previous_sha256": None if old is None else origins[old]["checkpoint_sha256"]}
-    shares = finished_shares(store, expected, names)
+    shares, began = finished_shares(store, expected, names), time.monotonic()
     if shares is not None:
         return shares, False
     store.remove_manifest()
@@ -206,6 +207,8 @@ def label(predict_with, checkpoint, old, names, store, source, rules, batch_size
             predict_with(old, previous, missing)
     thresholds = histogram.thresholds(rules.ratio)
     shares = write_pseudo_labels(names, source["test_size"], store, previous, thresholds, rules, device, progress)
+    write_json(store.folder / "timing.json",  # of this start; beside the manifest, which has to stay the same bytes
+               {"seconds": round(time.monotonic() - began, 2), "images": len(names), **peak_memory(device)})
     store.write_manifest({**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
                           "thresholds": [float(value) for value in thresholds]})
     return shares, True

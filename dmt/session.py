@@ -106,11 +106,14 @@ class Machine:
         return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=datasets.start_worker,
                           pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
 
-    def validator(self, data, names, input_form, progress=iter):
-        """A function model -> ConfusionMatrix over the validation images ``names``; its loader is kept between calls."""
+    def validator(self, data, names, input_form, progress=iter, see=None):
+        """A function model -> ConfusionMatrix over the validation images ``names``; its loader is kept between calls.
+
+        ``see`` is shown every image (see ``dmt.evaluation.evaluate``).
+        """
         loader = self.loader(data.whole_images(names, "val", labels=True), datasets.collate_whole,
                              batch_size=self.batch_size)
-        return lambda model: evaluate(model, loader, input_form, self.precision, self.device, progress)
+        return lambda model: evaluate(model, loader, input_form, self.precision, self.device, progress, see)
 
 
 @dataclass(frozen=True)

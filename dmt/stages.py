@@ -14,12 +14,15 @@ from pathlib import Path
 from data import batches, datasets, images
 from data.store import PseudoLabelStore, names_digest
 from dmt import collapse, labeling
+from dmt.live_view import LiveView, spread
 from dmt.loss import STOP
 from dmt.training import Interrupted, Recipe, Trainer, stop
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import locked, make_folder, sha256
 from utils.runs import Stage
+
+_SHOWN = 4  # validation images in TensorBoard
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,11 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     stage.write_config({**plan.config, "fingerprint": fingerprint})
     stage.start_metrics(step)
     asked = []
-    validate = machine.validator(setting.data, val_names, network.input_format, progress_bar("validate", "batch"))
+    view = LiveView(stage.tensorboard(step), setting.data.spec, spread(len(val_names), _SHOWN))
+    validate = machine.validator(setting.data, val_names, network.input_format, progress_bar("validate", "batch"),
+                                 view.see)
     trainer = Trainer(model, plan.recipe, steps, network.input_format, machine.precision, machine.device, stage,
-                      validate, network.describe(), fingerprint, save=plan.save, board=stage.tensorboard(step),
+                      validate, network.describe(), fingerprint, save=plan.save, view=view,
                       stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse)
     if state:
         trainer.load_state_dict(state)

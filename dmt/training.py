@@ -6,6 +6,7 @@ loss, validation at intervals, and the snapshot with the best validation mIoU as
 
 import json
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from models.deeplab import upsample
 from utils import checkpoints
 from utils.files import sha256
 from utils.metrics import ConfusionMatrix
+from utils.runs import peak_memory
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,16 @@ class Trainer:
     ``steps`` is the ``data.batches.Steps`` behind the loader; ``validate(model) -> ConfusionMatrix``; ``stage`` is the
     ``utils.runs.Stage`` that gets metrics, snapshots and the saved state (``save=False``: neither of the latter two);
     ``describe`` is the dict of plain values that every checkpoint of this training carries, ``fingerprint`` the one of
-    everything that the result depends on: a saved state is good for no other.
+    everything that the result depends on: a saved state is good for no other. ``view`` is the
+    ``dmt.live_view.LiveView`` of what is shown while it runs, or None.
     """
 
     def __init__(self, model, recipe, steps, input_format, precision, device, stage, validate, describe, fingerprint,
-                 *, save=True, board=None, stop_requested=lambda: False, on_collapse=stop):
+                 *, save=True, view=None, stop_requested=lambda: False, on_collapse=stop):
         self.recipe, self.steps, self.input_format, self.device = recipe, steps, input_format, torch.device(device)
         self.stage, self.validate, self.describe, self.fingerprint, self.save = (
             stage, validate, describe, fingerprint, save)
-        self.board, self.stop_requested, self.on_collapse = board, stop_requested, on_collapse
+        self.view, self.stop_requested, self.on_collapse = view, stop_requested, on_collapse
         self.loss = DynamicMutualLoss(recipe.gamma1, recipe.gamma2, on_student_win=recipe.on_student_win)
         optimizer = torch.optim.SGD(model.active_parameters(), lr=recipe.lr, momentum=recipe.momentum,
                                     weight_decay=recipe.weight_decay, fused=self.device.type == "cuda" or None)
@@ -80,6 +83,7 @@ class Trainer:
         self.step = 0
         self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
         self._start_sums()
+        self._start_clock()
         self._epoch = ConfusionMatrix(model.num_classes)
 
     def run(self, loader, progress=iter):
@@ -87,7 +91,10 @@ class Trainer:
 
         Raises ``Collapse`` when the loss is not finite, ``Interrupted`` when asked to stop.
         """
+        began = time.monotonic()
+        self.stage.log_metrics(kind="start", step=self.step, total_steps=self.steps.total)
         self.model.train()
+        self._start_clock()
         for batch in progress(loader):
             self._train_step(*batch)
             last = self.step == self.steps.total
@@ -95,14 +102,19 @@ class Trainer:
             end_of_epoch = self.step % self.steps.per_epoch == 0
             stopping = self.stop_requested()
             saving = self.save and (due or stopping or self.step % self.recipe.save_num_steps == 0)
-            if due or end_of_epoch or saving or self.step % self.recipe.log_num_steps == 0:
+            logging = due or end_of_epoch or saving or self.step % self.recipe.log_num_steps == 0
+            if logging:
                 self._log(end_of_epoch)  # before saving: a state whose loss is not finite is no good
             if due:
                 self._validate()
             if saving:
                 self.stage.save_state(self.state_dict(), self.best_step)
+            if logging:
+                self._start_clock()  # validating and saving are not training
             if stopping and not last:
                 raise Interrupted
+        self.stage.log_metrics(kind="end", step=self.step, seconds=round(time.monotonic() - began, 3),
+                               **peak_memory(self.device))
         return self.best_miou, self.best_step
 
     def _train_step(self, images, labels, grey):
@@ -124,6 +136,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.precision.step(loss, self.optimizer)
         self.step += 1
+        self._images += len(images)
         self._epoch.update(labels, statistics["prediction"])
         self._add(loss.detach(), statistics)
 
@@ -131,6 +144,9 @@ class Trainer:
         self._sums = torch.zeros(6, dtype=torch.float64, device=self.device)
         self._bad_step = torch.full((), math.inf, device=self.device)  # first step whose loss was not finite
         self._counted = 0
+
+    def _start_clock(self):
+        self._images, self._since = 0, time.monotonic()
 
     def _add(self, loss, statistics):
         values = [loss] + [statistics[name] for name in ("unweighted_loss", "mean_weight", "disagreements",
@@ -149,7 +165,8 @@ class Trainer:
         count = max(self._counted, 1)
         values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
                   "disagreeing_share": disagreements / max(valid, 1), "student_wins_share": wins / max(disagreements, 1),
-                  "lr": self.recipe.lr_at(self.step - 1, self.steps.total)}
+                  "lr": self.recipe.lr_at(self.step - 1, self.steps.total),
+                  "images_per_second": round(self._images / (time.monotonic() - self._since), 2)}
         if self.precision.kind == "fp16":
             values.update(scale=self.precision.scale(), skipped_steps=int(self.precision.skipped.item()))
         self._write("train", values)
@@ -161,10 +178,13 @@ class Trainer:
             self._epoch.reset()
 
     def _validate(self):
-        result = self.validate(self.model).compute()
+        matrix = self.validate(self.model)
+        result = matrix.compute()
         iou = [None if math.isnan(value) else float(value) for value in result["iou"]]
         miou = 0.0 if math.isnan(result["miou"]) else float(result["miou"])
         self._write("validation", {"miou": miou, "pixel_accuracy": float(result["pixel_accuracy"]), "iou": iou})
+        if self.view is not None:
+            self.view.validated(matrix.matrix, iou, self.step)
         if miou > self.best_miou:  # the first of equals stays
             self.best_miou, self.best_step = miou, self.step
             if self.save:
@@ -176,8 +196,8 @@ class Trainer:
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                   for name, value in values.items()}
         self.stage.log_metrics(kind=kind, step=self.step, **finite)
-        if self.board is not None:
-            self.board.add({f"{kind}/{name}": value for name, value in finite.items()}, self.step)
+        if self.view is not None:
+            self.view.numbers(kind, finite, self.step)
 
     def state_dict(self):
         """Everything that the rest of the training depends on."""

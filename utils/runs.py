@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -189,6 +190,15 @@ class Board:
         except OSError as error:
             self._give_up(error)
 
+    def picture(self, name, pixels, step):
+        """Add the picture ``pixels`` ((H, W, 3) uint8 RGB) at ``step``."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
+        except OSError as error:
+            self._give_up(error)
+
     def _give_up(self, error):
         self._writer = None
         print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}", file=sys.stderr)
@@ -227,8 +237,17 @@ def environment():
         "numpy": numpy.__version__, "opencv": cv2.__version__, "platform": platform.platform(),
         "processors": os.cpu_count(), "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(), "command": sys.argv,
+        "commit": _commit(), "command": sys.argv, "directory": os.getcwd(),
     }
+
+
+def peak_memory(device="cpu"):
+    """The most memory so far: {"peak_memory_mb": of this process, "gpu_peak_memory_mb": of torch's tensors, or None}."""
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "gpu_peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if on_gpu else None}
 
 
 def _commit():

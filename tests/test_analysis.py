@@ -1,0 +1,78 @@
+"""What PLE changed, what was forgotten, where the arms agree: against counts made by hand."""
+
+import numpy as np
+import pytest
+
+from dmt import analysis
+
+IGNORED = 255
+#                  kept  mended spoilt dropped new+ new-     removed  wrong  ignored  unknown
+TRUTH = np.array([[0,    0,     1,     1,      2,   2,       0,       1,     2,       IGNORED]])
+BEFORE = np.array([[0,   1,     1,     1,      IGNORED, IGNORED, 2,   0,     IGNORED, 1]])
+AFTER = np.array([[0,    0,     2,     IGNORED, 2,  1,       IGNORED, 2,     IGNORED, 0]])
+
+
+def test_every_outcome_once():
+    counts = analysis.changes(BEFORE, AFTER, TRUTH, 3)
+    assert counts.shape == (3, 3, 3) and counts.sum() == 9  # the pixel of unknown truth is left out
+    assert analysis.outcomes(counts) == {name: 1 for name in analysis.OUTCOMES}
+    assert counts.sum(axis=(1, 2)).tolist() == [3, 3, 3]
+    assert analysis.outcomes(counts[1]) == {**dict.fromkeys(analysis.OUTCOMES, 0), "spoilt": 1, "dropped": 1,
+                                            "still wrong": 1}
+
+
+def test_states():
+    labels, truth = np.array([0, 1, IGNORED, IGNORED]), np.array([0, 0, 0, IGNORED])
+    assert analysis.states(labels, truth).tolist() == [
+        analysis.RIGHT, analysis.WRONG, analysis.UNLABELLED, analysis.UNLABELLED]
+
+
+def test_coverage_and_accuracy_of_labels():
+    counts = analysis.joint(TRUTH, BEFORE, 3)
+    assert counts.tolist() == [[1, 1, 1, 0], [1, 2, 0, 0], [0, 0, 0, 3], [0, 1, 0, 0]]
+    assert analysis.coverage(counts) == 0.7
+    assert analysis.accuracy(counts) == 3 / 6  # the labelled pixel of unknown truth does not count
+    assert analysis.accuracy_of_classes(counts).tolist() == [1 / 2, 2 / 3, 0]
+    share = analysis.coverage_of_classes(counts, [4, 4, 0])
+    assert share[:2].tolist() == [0.5, 1.0] and np.isnan(share[2])
+
+
+def test_agreement_of_two_maps():
+    first, second = np.array([0, 1, 2, IGNORED, 1]), np.array([0, 2, 2, 1, IGNORED])
+    counts = analysis.joint(first, second, 3)
+    assert analysis.agreement(counts) == 2 / 3
+    assert counts[3, 1] == counts[1, 3] == 1 and counts.sum() == 5
+    assert np.isnan(analysis.agreement(np.zeros((4, 4))))
+
+
+def test_forgetting_is_best_earlier_minus_now():
+    nan = np.nan
+    iou = [[0.5, 0.2, nan], [0.7, 0.1, nan], [0.4, 0.3, 0.6], [0.6, nan, 0.5]]
+    expected = [[nan, nan, nan], [-0.2, 0.1, nan], [0.3, -0.1, nan], [0.1, nan, 0.1]]
+    np.testing.assert_allclose(analysis.forgetting(iou), expected, atol=1e-12)
+
+
+def test_forgotten_and_learnt_pixels():
+    truth = np.array([0, 0, 0, 0, 1, 1, IGNORED])
+    old, new = np.array([0, 0, 0, 1, 1, 0, 0]), np.array([0, 0, 1, 0, 1, 0, 1])
+    counts = analysis.changes(old, new, truth, 3)
+    assert analysis.forgotten(counts)[:2].tolist() == [1 / 3, 0] and np.isnan(analysis.forgotten(counts)[2])
+    assert analysis.learnt(counts)[:2].tolist() == [1, 0]
+    assert analysis.forgotten(counts.sum(axis=0)) == 1 / 4 and analysis.learnt(counts.sum(axis=0)) == 1 / 2
+
+
+def test_counts_add_up_over_images():
+    whole = analysis.changes(BEFORE, AFTER, TRUTH, 3)
+    parts = [analysis.changes(BEFORE[:, part], AFTER[:, part], TRUTH[:, part], 3) for part in (slice(4), slice(4, None))]
+    assert (parts[0] + parts[1] == whole).all()
+
+
+@pytest.mark.parametrize("maps", [(BEFORE, AFTER, TRUTH[:, :3]), (BEFORE, AFTER, TRUTH + 7)])
+def test_what_does_not_fit_is_refused(maps):
+    with pytest.raises(ValueError):
+        analysis.changes(*maps, 3)
+
+
+def test_labels_outside_the_classes_are_refused():
+    with pytest.raises(ValueError, match="neither one of the 3 classes"):
+        analysis.joint(np.array([3, 0]), np.array([0, 5]), 3)

@@ -1,0 +1,103 @@
+"""What TensorBoard and metrics.jsonl get while a stage runs."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data.specs import load_spec
+from dmt.live_view import LiveView, confusion_picture, spread
+from utils.runs import Board
+
+SPEC = load_spec("shapes")
+SMALL = ["--backbone=small", "--weights=none", "--crop-size", 33, 33, "--workers=0", "--test-size", 65, 65]
+
+
+@pytest.fixture(scope="module")
+def stage(shapes_root, tmp_path_factory):
+    """The folder of a finished supervised stage: 8 images, 2 epochs of 2 steps, a validation after each epoch."""
+    import main
+    out = tmp_path_factory.mktemp("live")
+    main.main([str(word) for word in (
+        "--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8", "--epochs=2",
+        "--batch-size-labeled=4", "--val-num-steps=2", "--log-num-steps=1", f"--output-dir={out}", "--exp-name=live",
+        *SMALL)])
+    return out / "live"
+
+
+def events(folder):
+    found = EventAccumulator(str(folder / "tensorboard"))
+    found.Reload()
+    return found
+
+
+def pictures(found, tag):
+    return [np.array(Image.open(io.BytesIO(event.encoded_image_string))) for event in found.Images(tag)]
+
+
+def test_tensorboard_gets_curves_classes_and_pictures(stage):
+    found = events(stage)
+    assert {"train/loss", "train/lr", "train/images_per_second", "validation/miou", "epoch/pixel_accuracy",
+            *(f"iou/{name}" for name in SPEC.class_names)} <= set(found.Tags()["scalars"])
+    assert [event.step for event in found.Scalars("train/images_per_second")] == [1, 2, 3, 4]
+    assert all(event.value > 0 for event in found.Scalars("train/images_per_second"))
+    assert len(pictures(found, "validation/confusion")) == 2
+    last = pictures(found, "validation/image, truth, prediction")[-1]
+    assert last.shape[0] <= 4 * (64 + 2) and last.shape[1] <= 3 * 64
+
+
+def test_scale_of_mixed_precision_is_logged(tmp_path):
+    board = Board(tmp_path / "tensorboard", 0)
+    LiveView(board, SPEC, []).numbers("train", {"loss": 1.5, "scale": 65536.0, "nothing": None}, 7)
+    board._writer.flush()
+    found = events(tmp_path)
+    assert [(event.step, event.value) for event in found.Scalars("train/scale")] == [(7, 65536.0)]
+    assert "train/nothing" not in found.Tags()["scalars"]
+
+
+def test_metrics_say_how_far_and_what_it_took(stage):
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    assert (lines[0]["kind"], lines[0]["step"], lines[0]["total_steps"]) == ("start", 0, 4)
+    assert (lines[-1]["kind"], lines[-1]["step"]) == ("end", 4)
+    assert lines[-1]["seconds"] > 0 and lines[-1]["peak_memory_mb"] > 50 and lines[-1]["gpu_peak_memory_mb"] is None
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+
+
+def test_three_lines_of_pandas_as_documented(stage):
+    metrics = pd.read_json(stage / "metrics.jsonl", lines=True)
+    validation = metrics.loc[metrics.kind == "validation", ["step", "miou", "pixel_accuracy"]]
+    assert validation.step.tolist() == [2, 4] and validation.miou.between(0, 1).all()
+    iou = pd.DataFrame(metrics.iou.dropna().tolist(), columns=SPEC.class_names)
+    assert iou.shape == (2, 8)
+
+
+def test_a_gallery_shows_image_truth_and_prediction_in_the_palette(tmp_path):
+    board = Board(tmp_path / "tensorboard", 0)
+    view = LiveView(board, SPEC, spread(10, 2))
+    image = torch.zeros(20, 30, 3, dtype=torch.uint8)
+    image[..., 0] = 200  # blue, in BGR
+    label, prediction = torch.full((16, 24), 255), torch.ones(16, 24, dtype=torch.int64)
+    for index in range(10):
+        view.see(index, image, label, prediction)
+    view.validated(np.eye(8), [0.5] * 8, 1)
+    board._writer.flush()
+    (rows,) = pictures(events(tmp_path), "validation/image, truth, prediction")
+    assert rows.shape == (2 * (16 + 2), 3 * 24, 3)
+    assert rows[0, 0].tolist() == [0, 0, 200] and rows[0, 24].tolist() == [224, 224, 192]
+    assert tuple(rows[0, 48]) == SPEC.palette[1] and rows[16, 0].tolist() == [255, 255, 255]
+
+
+def test_positions_at_even_distances():
+    assert spread(9, 3) == [1, 4, 7] and spread(2, 4) == [0, 1] and spread(0, 4) == []
+
+
+def test_a_cell_is_darker_where_its_share_is_larger():
+    picture = confusion_picture([[3, 1], [0, 0]], ["first", "zweite \u4e00"])
+    cells = [[picture[70 + 40 * row + 3, 70 + 40 * column + 3].astype(int).sum() for column in range(2)]
+             for row in range(2)]
+    assert cells[0][0] < cells[0][1] < cells[1][0] == cells[1][1] == 3 * 255
