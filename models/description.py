@@ -1,0 +1,257 @@
+"""What the file of a network says about it: enough to use it alone, as plain values.
+
+Checkpoints carry these values beside the weights, exported files in their metadata. Old checkpoints carry fewer or
+none; what can be seen from the weights is, and the rest is assumed and said.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
+from models.input_format import COCO, IMAGENET, InputFormat
+from utils.errors import UserError
+
+HEAD = "classifier.0.convs.0.bias"  # one number a class
+INPUT_FORMATS = {form.name: form for form in (IMAGENET, COCO)}
+_LARGEST = 1 << 16
+
+
+def _whole(low, high):
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _several(item, low, high):
+    return lambda value: isinstance(value, (list, tuple)) and low <= len(value) <= high and all(map(item, value))
+
+
+def _or_none(test):
+    return lambda value: value is None or test(value)
+
+
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value):
+    return isinstance(value, str) and 0 < len(value) <= 1000
+
+
+def _plain(value):
+    try:
+        return isinstance(value, dict) and len(json.dumps(value, allow_nan=False)) < 1_000_000
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+_VALID = {  # key -> whether a value can be meant
+    "backbone": lambda value: _text(value) and value in BACKBONES,
+    "aspp_branches": lambda value: _whole(2, 4)(value) and value != 3,
+    "input_format": lambda value: _text(value) and value in INPUT_FORMATS,
+    "num_classes": _whole(1, 255),
+    "class_names": _several(_text, 1, 255),
+    "palette": _several(_several(_whole(0, 255), 3, 3), 1, 255),
+    "background": _or_none(_whole(0, 254)),
+    "ignore": _whole(0, 65535),
+    "dataset": _text,
+    "test_size": _several(_whole(1, _LARGEST), 2, 2),
+    "test_by": _text,
+    "recipe": _plain, "lists": _plain, "software": _plain,
+    "miou": _or_none(_number), "iou": _or_none(_several(_or_none(_number), 1, 255)), "step": _whole(0, 10**12),
+}
+_FACTS = ("recipe", "lists", "software", "miou", "iou", "step")  # where the network comes from; nobody needs them to use it
+
+
+def said(values, path):
+    """The known entries of ``values``, what the file ``path`` says about its network; others are left out.
+
+    Raises ``UserError`` for an entry that cannot be meant: the file was damaged, forged, or made by a newer version.
+    """
+    known = {key: values[key] for key in _VALID if key in values}
+    for key, value in known.items():
+        if not _VALID[key](value):
+            raise UserError(f"{path} says of its network {key} = {value!r:.80}, which cannot be; the file is damaged or "
+                            "was made by a newer version of this software: get it again or use that version")
+    count = known.get("num_classes")
+    for key in ("class_names", "palette", "iou"):
+        if known.get(key) is not None and len(known[key]) != (count or len(known[key])):
+            raise UserError(f"{path} has {count} classes but {key} for {len(known[key])}; the file is damaged: get it again")
+    return known
+
+
+@dataclass(frozen=True)
+class Description:
+    """A network and what it needs to be used: classes, input, size.
+
+    ``palette`` holds an RGB triple (0 to 255) a class. ``test_size`` (height, width) is the size that images are
+    brought to, in the way ``test_by`` says (see ``data.specs.DatasetSpec``); both are None where nobody knows.
+    ``facts`` is where it comes from: recipe, digests of the data lists, versions, validation result. ``assumed`` is
+    what the file did not say, in words.
+    """
+
+    name: str  # of the dataset
+    class_names: tuple
+    palette: tuple
+    background: int | None
+    ignore: int
+    backbone: str
+    aspp_branches: int
+    input_format: InputFormat
+    test_size: tuple | None
+    test_by: str | None
+    facts: dict = field(default_factory=dict)
+    assumed: tuple = ()
+
+    @property
+    def num_classes(self):
+        """Number of classes."""
+        return len(self.class_names)
+
+    def values(self):
+        """The description as plain values, as checkpoints and exported files carry it; ``said`` reads them."""
+        known = {
+            "dataset": self.name, "num_classes": self.num_classes, "class_names": list(self.class_names),
+            "palette": [list(color) for color in self.palette], "background": self.background, "ignore": self.ignore,
+            "backbone": self.backbone, "aspp_branches": self.aspp_branches, "input_format": self.input_format.name,
+            "test_size": list(self.test_size) if self.test_size else None, "test_by": self.test_by, **self.facts}
+        return {key: value for key, value in known.items() if value is not None or key == "background"}
+
+
+def describe_checkpoint(content, path, coco=None, aspp_branches=None):
+    """The ``Description`` of the network in a checkpoint: ``content`` is the dict in the file ``path``.
+
+    ``coco`` (whether its input format is that of the COCO weights) and ``aspp_branches`` answer for a file that does not
+    say; None where nobody knows.
+    Raises ``UserError`` when the file holds no network of this software, or says otherwise.
+    """
+    state = content.get("model")
+    count = _num_classes(state, path)
+    values = said({**content, "num_classes": content.get("num_classes", count)}, path)
+    if values["num_classes"] != count:
+        raise UserError(f"{path} says it has {values['num_classes']} classes, but its head has {count}; "
+                        "the file is damaged: get it again")
+    form = None if coco is None else (COCO if coco else IMAGENET).name
+    for key, answer, option in (("input_format", form, "--coco"), ("aspp_branches", aspp_branches, "--aspp-branches")):
+        if answer is not None and values.get(key, answer) != answer:
+            raise UserError(f"{path} was trained with {key.replace('_', ' ')} {values[key]}, not {answer}; "
+                            f"leave out {option}")
+    values.setdefault("backbone", _backbone(state, path))
+    return _complete(values, {"input_format": form, "aspp_branches": aspp_branches})
+
+
+def _complete(values, answers):
+    """A ``Description`` from what the file says, then from the user's ``answers``, then from what is usual."""
+    usual = {
+        "class_names": (["class %d" % number for number in range(values["num_classes"])], "names of the classes"),
+        "palette": (voc_colors(values["num_classes"]), "colours (VOC's are taken)"),
+        "input_format": (IMAGENET.name, "input format (imagenet is taken; --coco for the other)"),
+        "aspp_branches": (2, "ASPP branches (2 are taken; else give --aspp-branches)")}
+    assumed = []
+    for key, (value, words) in usual.items():
+        if key not in values:
+            if answers.get(key) is None:
+                assumed.append(words)
+            values[key] = value if answers.get(key) is None else answers[key]
+    return Description(
+        name=values.get("dataset", "unknown"), class_names=tuple(values["class_names"]),
+        palette=tuple(map(tuple, values["palette"])), background=values.get("background"),
+        ignore=values.get("ignore", 255), backbone=values["backbone"], aspp_branches=values["aspp_branches"],
+        input_format=INPUT_FORMATS[values["input_format"]],
+        test_size=tuple(values["test_size"]) if "test_size" in values else None, test_by=values.get("test_by"),
+        facts={key: values[key] for key in _FACTS if key in values}, assumed=tuple(assumed))
+
+
+def _num_classes(state, path):
+    bias = state.get(HEAD) if isinstance(state, dict) else None
+    if not isinstance(bias, torch.Tensor) or bias.dim() != 1 or not 1 <= len(bias) <= 255:
+        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class under "
+                        "the key 'model'; give the NAME.pt of a training stage")
+    return len(bias)
+
+
+def _backbone(state, path):
+    """The backbone whose tensors have the names and shapes of those in ``state``."""
+    shapes = {name: tuple(value.shape) for name, value in state.items() if _is_backbone(name)}
+    for backbone in BACKBONES:
+        with torch.device("meta"):  # shapes only: no memory, no time
+            own = deeplab_v2(1, backbone).state_dict()
+        if shapes == {name: tuple(value.shape) for name, value in own.items() if _is_backbone(name)}:
+            return backbone
+    raise UserError(f"{path} holds another network: its backbone is none of {', '.join(BACKBONES)}; "
+                    "give a checkpoint of this software")
+
+
+def _is_backbone(name):
+    return str(name).startswith("backbone.") and not name.endswith("num_batches_tracked")  # older files have no counters
+
+
+def voc_colors(count):
+    """VOC's colours of the classes 0 to ``count`` - 1, as RGB triples: bits of the number, the lowest bits first."""
+    return [[sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
+            for number in range(count)]
+
+
+# --- exported files ---------------------------------------------------------------------------------------------------
+
+
+def exported_metadata(description, upsampled, **more):
+    """What an exported file carries, as plain values: the description, ``more``, and how to use it without this software.
+
+    ``upsampled`` says whether the file itself brings the logits to the size of its input.
+    """
+    return {**description.values(), **more, "preprocessing": _preprocessing(description),
+            "postprocessing": _postprocessing(upsampled)}
+
+
+def _preprocessing(description):
+    form = description.input_format
+    size = "any height and width, at least 9"
+    if description.test_size:
+        how = {"pad": "padded at the bottom and right with black (0, before normalization) to",
+               "resize": "resized to"}.get(description.test_by, "brought to")
+        size += f"; validated with images {how} test_size [height, width]"
+    return {"input": "images", "layout": "NCHW", "dtype": "float32", "channels": "RGB" if form.rgb else "BGR",
+            "range": form.full, "mean": list(form.mean), "std": list(form.std),
+            "formula": "(pixel / 255 * range - mean) / std, for each channel, in that order, pixel from 0 to 255",
+            "size": size}
+
+
+def _postprocessing(upsampled):
+    return {"output": "logits", "layout": "NCHW, one channel a class", "dtype": "float32",
+            "stride": 1 if upsampled else OUTPUT_STRIDE,
+            "size": "as the input" if upsampled else "ceil(height / 8), ceil(width / 8) of the input",
+            "upsample": "done in the graph" if upsampled else "bilinear with aligned corners, to the size of the input",
+            "decide": "class = argmax over the channels; confidence = its softmax"}
+
+
+def _read_input_format(values, name, path):
+    """The ``InputFormat`` called ``name`` in what ``_preprocessing`` wrote. Raises ``UserError`` when that is not whole."""
+    three = _several(_number, 3, 3)
+    if not (isinstance(values, dict) and values.get("channels") in ("RGB", "BGR") and _number(values.get("range"))
+            and values["range"] > 0 and three(values.get("mean")) and three(values.get("std")) and all(values["std"])):
+        raise UserError(f"{path} does not say how its input is normalized (channels, range, mean, std in its metadata); "
+                        "export it anew with tools/export.py")
+    return InputFormat(name, values["channels"] == "RGB", float(values["range"]), tuple(map(float, values["mean"])),
+                       tuple(map(float, values["std"])))
+
+
+def describe_exported(strings, path):
+    """The ``Description`` in the metadata of an exported file: ``strings`` maps keys to JSON.
+
+    Raises ``UserError`` when the file was not exported by this software or the metadata is damaged.
+    """
+    try:
+        values = {key: json.loads(strings[key]) for key in (*_VALID, "preprocessing") if key in strings}
+    except (ValueError, RecursionError, TypeError) as error:
+        raise UserError(f"the metadata of {path} is damaged ({type(error).__name__}); export it anew") from error
+    lacking = [key for key in ("num_classes", "class_names", "palette", "preprocessing") if key not in values]
+    if lacking:
+        raise UserError(f"{path} does not say what it is ({lacking[0]} is not in its metadata); give a file that "
+                        "tools/export.py made")
+    form = _read_input_format(values["preprocessing"], str(values.get("input_format", "own"))[:80], path)
+    known = said({key: value for key, value in values.items() if key != "input_format"}, path)
+    known.setdefault("backbone", "unknown")
+    described = _complete({**known, "input_format": IMAGENET.name}, {})
+    return Description(**{**vars(described), "input_format": form, "assumed": ()})

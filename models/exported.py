@@ -1,0 +1,209 @@
+"""Networks outside of this software: ONNX and torch.export files, written, compared with the network, and run."""
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import re
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.deeplab import upsample
+from models.description import describe_exported
+from utils.errors import UserError
+from utils.files import write_bytes
+
+OPSET = 18
+TOLERANCE = 1e-4  # of the largest logit: float32 arithmetic in another order
+SMALLEST = 9  # pixels: smaller images have a map of one point, of which torch.export would make a constant
+_TRACED = (2, 3, 65, 97)  # (N, 3, H, W), all of them different and none special
+_COMPARED = ((1, 65, 65), (2, 64, 97), (3, 129, 33), (1, SMALLEST, SMALLEST), (1, 200, 321))  # (N, H, W)
+
+
+class OnnxNetwork:
+    """A network in an ONNX file of ``tools/export.py``, run by onnxruntime on the CPU.
+
+    ``num_classes``, ``class_names``, ``palette`` (a tuple of RGB tuples), ``input_format``
+    (``models.input_format.InputFormat``) and ``description`` come from the file's metadata. onnxruntime gets as many
+    threads as torch has, so it respects OMP_NUM_THREADS.
+    """
+
+    def __init__(self, path):
+        """Raises ``UserError`` when the file is missing, no ONNX file, or not one that describes itself."""
+        self.path = path
+        self._session = _session(path)
+        self.description = describe_exported(dict(self._session.get_modelmeta().custom_metadata_map), path)
+        self.num_classes = self.description.num_classes
+        self.class_names = self.description.class_names
+        self.palette = self.description.palette
+        self.input_format = self.description.input_format
+        self._check_signature()
+
+    def __call__(self, images):
+        """Normalized ``images`` (N, 3, H, W) float32 on any device -> logits (N, C, h, w) float32 on the CPU.
+
+        (h, w) is an eighth of (H, W), rounded up, or (H, W) itself where the file upsamples.
+        Raises ``UserError`` when the file does not take images of this size or does not give such logits.
+        """
+        images = np.ascontiguousarray(images.detach().cpu().float().numpy())
+        try:
+            logits, = self._session.run(None, {self._input: images})
+        except Exception as error:  # onnxruntime's own kinds; whatever it is, the file or the size is to blame
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.path} cannot be run on images of {images.shape[3]} x {images.shape[2]} pixels, "
+                            f"{len(images)} at once ({reason:.200}); export it anew with tools/export.py") from error
+        if not isinstance(logits, np.ndarray) or logits.ndim != 4 or logits.shape[:2] != (len(images), self.num_classes):
+            raise UserError(f"{self.path} does not give one map for each of its {self.num_classes} classes; "
+                            "export it anew with tools/export.py")
+        return torch.from_numpy(np.asarray(logits, np.float32))
+
+    def _check_signature(self):
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if not (len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)"
+                and len(inputs[0].shape) == len(outputs[0].shape) == 4 and inputs[0].shape[1] == 3):
+            raise UserError(f"{self.path} is no segmentation network of this software: it must take images (N, 3, H, W) "
+                            "and give logits (N, C, h, w), float32 both; give a file that tools/export.py made")
+        self._input = inputs[0].name
+
+
+def _session(path):
+    runtime = needed("onnxruntime")
+    if not os.path.isfile(path):
+        raise UserError(f"the network {path} is missing; export it with tools/export.py or correct the path")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine needs the core
+    options.log_severity_level = 4  # its remarks; what matters is raised
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own kinds
+        raise UserError(f"{path} is no ONNX file that onnxruntime {runtime.__version__} can run, or it is damaged "
+                        f"({type(error).__name__}); export it anew with tools/export.py") from error
+
+
+def needed(package):
+    """The module ``package``. Raises ``UserError`` saying how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"this needs the package {package}, which cannot be imported ({error}); "
+                        f"install it: pip install {package}") from error
+
+
+class _Upsampled(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, images):
+        return upsample(self.network(images), images.shape[2:])
+
+
+def trace(network, upsampled=False):
+    """``network`` in eval mode as a ``torch.export.ExportedProgram`` for any batch, height and width.
+
+    It takes normalized images (N, 3, H, W) float32, H and W at least 9, and gives logits (N, C, ceil(H / 8),
+    ceil(W / 8)), or (N, C, H, W) if ``upsampled``.
+    """
+    network.eval()
+    try:
+        return _traced(network, upsampled)
+    except Exception:  # torch 2.11 believes that the rest of a division in max pooling is the same for every size
+        strided, network.backbone.maxpool = network.backbone.maxpool, SlicedPool()
+        try:
+            return _traced(network, upsampled)
+        finally:
+            network.backbone.maxpool = strided
+
+
+class SlicedPool(nn.Module):
+    """ResNet's max pooling, 3x3 with stride 2, as one with stride 1 of which every second point is kept."""
+
+    def forward(self, features):
+        """``features`` (N, C, h, w) -> (N, C, ceil(h / 2), ceil(w / 2)), the same bits."""
+        return F.max_pool2d(features, 3, stride=1, padding=1)[:, :, ::2, ::2]
+
+
+def _traced(network, upsampled):
+    network = _Upsampled(network) if upsampled else network
+    sizes = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("height", min=SMALLEST),
+             3: torch.export.Dim("width", min=SMALLEST)}
+    with _quiet():
+        program = torch.export.export(network, (torch.zeros(_TRACED),), dynamic_shapes=(sizes,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+def write_onnx(program, path, metadata):
+    """Write ``program`` to ``path`` as one ONNX file; each of the plain values in the dict ``metadata`` as JSON."""
+    needed("onnx")
+    needed("onnxscript")
+    with _quiet():
+        model = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True,
+                                  opset_version=OPSET, verbose=False).model_proto
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output):
+        del part.metadata_props[:]  # the exporter's notes; they name files of this machine
+    del graph.value_info[:]
+    symbols = [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim if dim.dim_param]
+    names = dict(zip(symbols, ("batch", "height", "width"), strict=True))
+    for part in (*graph.input, *graph.output):
+        for dim in part.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(value, allow_nan=False))
+    write_bytes(path, model.SerializeToString())
+
+
+def write_program(program, path, metadata):
+    """Write ``program`` to ``path`` for ``torch.export.load``; the dict ``metadata`` is the extra file metadata.json."""
+    with _quiet():
+        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata, allow_nan=False)})
+
+
+def read_program(path):
+    """(function images -> logits, metadata) of a file that ``write_program`` wrote. Only for files that you trust."""
+    extra = {"metadata.json": ""}
+    with _quiet():
+        return torch.export.load(path, extra_files=extra).module(), json.loads(extra["metadata.json"])
+
+
+@torch.inference_mode()
+def largest_difference(reference, exported, input_format):
+    """(largest difference of the logits, largest logit) of two networks, over random images of several sizes.
+
+    Both take normalized images (N, 3, H, W) float32, as ``input_format`` makes them, and give logits of equal shapes.
+    Not a number where either gives none.
+    """
+    generator = torch.Generator().manual_seed(0)
+    differences, largest = [], []
+    for count, height, width in _COMPARED:
+        pixels = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
+        images = input_format.normalize(pixels)
+        expected, found = reference(images), exported(images)
+        if expected.shape != found.shape:
+            return float("inf"), float(expected.abs().max())
+        differences.append((expected - found).abs().max())
+        largest.append(expected.abs().max())
+    return float(torch.stack(differences).max()), float(torch.stack(largest).max())
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the exporters' remarks on themselves. What goes wrong is raised."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(disabled)
