@@ -111,7 +111,7 @@ class Job:
         subsets = {"labelled": Subset(lambda: self.data.labeled(*split)),
                    "validation": Subset(lambda: self.data.validation(options.valtiny), "val")}
         if options.state == 1:
-            subsets["unlabelled"] = Subset(lambda: self.data.unlabeled(*split), labelled=False)
+            subsets["unlabelled"] = Subset(lambda: self.data.unlabeled(*split), "unlabeled", labelled=False)
         weights = []
         if options.continue_from:
             weights.append(lambda: self.network.build("cpu", self._checkpoint("continue_from")))

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, default_collate
 
 from data import images, transforms
 from data.batches import generator
+from data.specs import UNLABELED
 from utils.errors import UserError
 
 LABELED, PSEUDO = "labeled", "pseudo"
@@ -34,7 +35,8 @@ class TrainingImages(Dataset):
         """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, grey confidence (h, w) uint8)."""
         kind, pass_number, index = key
         name = self.names[kind][index]
-        image = images.read_image(self.spec.image_path(self.root, name))
+        subset = "train" if kind == LABELED else UNLABELED
+        image = images.read_image(self.spec.image_path(self.root, name, subset))
         if kind == LABELED:
             label, confidence = images.read_mask(self.spec.label_path(self.root, name), self.spec), None
         elif self.store is None:
@@ -58,7 +60,7 @@ class TrainingImages(Dataset):
 
 
 class WholeImages(Dataset):
-    """Images at test size, in list order; ``subset`` is train or val and ``labels`` says whether to read masks."""
+    """Images at test size, in list order; ``subset`` is train, val or unlabeled and ``labels`` says whether to read masks."""
 
     def __init__(self, spec, root, names, subset, test_size, labels):
         self.spec, self.root, self.names, self.subset = spec, root, names, subset

@@ -3,19 +3,22 @@
 import io
 import os
 import struct
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data import png
+from data import masks
 from utils.errors import UserError
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
 
 
+warnings.filterwarnings("ignore", module="PIL")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what does not decode is reported here, in one line
 Image.MAX_IMAGE_PIXELS = None  # the limit below is ours, and an error, not a warning
 _limit = {"pixels": 100_000_000}
@@ -26,12 +29,12 @@ def limit_pixels(pixels):
     _limit["pixels"] = pixels
 
 
-def check_inside(paths, folder):
-    """Raise ``UserError`` for the first of ``paths`` that leads out of ``folder``, by a symbolic link that is.
+def check_inside(paths, folders):
+    """Raise ``UserError`` for the first of ``paths`` that leads out of ``folders``, by a symbolic link that is.
 
-    The folder itself may be a link.
+    The folders themselves may be links.
     """
-    inside = os.path.join(os.path.realpath(folder), "")
+    inside = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
     seen = set()  # folders that lie inside: a file there that is no link needs no second look
     for path in paths:
         parent = os.path.dirname(path)
@@ -39,7 +42,7 @@ def check_inside(paths, folder):
             continue
         real = os.path.realpath(path)
         if not real.startswith(inside):
-            raise UserError(f"{path} leads out of {folder}, to {real}; put the file there, or give --allow-links "
+            raise UserError(f"{path} leads out of {folders[0]}, to {real}; put the file there, or give --allow-links "
                             "if you trust the dataset")
         if os.path.join(os.path.realpath(parent), "").startswith(inside):
             seen.add(parent)
@@ -48,6 +51,7 @@ def check_inside(paths, folder):
 def read_image(path):
     """The image at ``path`` as (H, W, 3) uint8 in BGR order, as OpenCV decodes it.
 
+    Of 16 bits the upper 8 are taken, grey becomes three equal channels, transparency and orientation tags are ignored.
     Raises ``UserError`` when it is missing, truncated, too large or not an image.
     """
     content = _read(path, "image")
@@ -57,8 +61,10 @@ def read_image(path):
     image = None
     if content and not truncated:
         try:
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), _COLOR)
-        except cv2.error:
+            image = _tiff(path, content) if content[:4] in _TIFF_STARTS else None
+            if image is None:
+                image = cv2.imdecode(np.frombuffer(content, np.uint8), _COLOR)
+        except (cv2.error, OSError, SyntaxError):
             image = None
     if image is None:
         raise UserError(f"the image {path} does not decode: it is {'truncated' if truncated else 'no image'}; "
@@ -67,55 +73,32 @@ def read_image(path):
 
 
 def read_mask(path, spec):
-    """The mask at ``path`` as (H, W) uint8 of classes, ``spec.ignore`` becoming 255.
+    """The mask at ``path`` as (H, W) uint8 of classes, 255 where it is ignored (see ``data.masks``).
 
-    Palette and greyscale files are read by value. Raises ``UserError`` naming file and value when a value is no class.
+    Raises ``UserError`` naming file and value when a value, or a colour, is no class.
     """
     content = _read(path, "mask")
     _size(path, "mask", content)
-    values = png.unfiltered(content)
-    if values is None:
-        values = _other_mask(path, content)
-    table, wrong = _value_tables(spec)
-    if cv2.LUT(values, wrong).any():
-        value = int(values[wrong[values] > 0][0])
-        raise UserError(f"the mask {path} holds the value {value}, but {spec.name} has the classes "
-                        f"0 to {spec.num_classes - 1} and {spec.ignore} for ignored pixels; correct the mask or the spec")
-    return values if table is None else cv2.LUT(values, table)
+    return masks.classes(path, content, spec)
 
 
-def _other_mask(path, content):
-    """The values of a mask that is no PNG with unfiltered rows of bytes."""
-    try:
-        with Image.open(io.BytesIO(content)) as file:
-            if file.mode not in ("P", "L", "1"):
-                raise UserError(f"the mask {path} has colours (mode {file.mode}) instead of one class number a pixel; "
-                                "convert it to a palette or greyscale PNG")
-            return np.array(file, np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"the mask {path} does not decode ({error}); replace the file") from error
+def _tiff(path, content):
+    """A TIFF of 16 bits or with a fourth channel as (H, W, 3) uint8 BGR; None for others, which OpenCV decodes rightly.
 
-
-_tables = {}
-
-
-def _value_tables(spec):
-    """(map from mask values to classes or None for identity, which of the 256 values are wrong)."""
-    if spec not in _tables:
-        if spec.label_ids is not None:
-            table = np.array(spec.label_ids, np.uint8)
-            table[table == spec.ignore] = 255
-            wrong = np.zeros(256, np.uint8)
-        else:
-            table = np.arange(256, dtype=np.uint8)
-            table[spec.ignore] = 255
-            wrong = np.ones(256, np.uint8)
-            wrong[: spec.num_classes] = 0
-            wrong[spec.ignore] = 0
-            if spec.ignore == 255:
-                table = None
-        _tables[spec] = table, wrong
-    return _tables[spec]
+    It would multiply the colours by the fourth channel, which may be infrared, and round 16 bits otherwise than in PNGs.
+    """
+    with Image.open(io.BytesIO(content)) as file:
+        mode = file.mode
+        if mode in ("RGBA", "RGBX", "RGBa"):
+            return np.ascontiguousarray(np.array(file)[..., 2::-1])
+    if mode in ("F", "I"):
+        raise UserError(f"the image {path} has 32 bits a channel, of which nobody can say what is white; save it with 8 or "
+                        "16 bits")
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype != np.uint16:
+        return None
+    image = (image >> 8).astype(np.uint8)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
 
 
 def image_size(path):

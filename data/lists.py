@@ -3,10 +3,13 @@
 A name is an image's path without its pattern's folder and suffix: ``2007_000032``, ``aachen/aachen_000000_000019``.
 """
 
+import os
 import re
 import unicodedata
 from pathlib import Path
 
+from data import patterns
+from data.specs import UNLABELED
 from utils.errors import UserError
 from utils.files import write_text
 
@@ -72,8 +75,12 @@ def split_list_names(split, split_id):
     """
     split = _checked(split, "split (--train-set)")
     split_id = _checked(split_id, "split id (--sets-id)")
-    whole = split[:-2] if split[:-2] and split.endswith(("-l", "-r")) else split
-    return f"{split}_labeled_{split_id}.txt", f"{whole}_unlabeled_{split_id}.txt"
+    return f"{split}_labeled_{split_id}.txt", f"{whole_split(split)}_unlabeled_{split_id}.txt"
+
+
+def whole_split(split):
+    """The split of which ``split`` is a half by difference-maximized sampling ("106" of "106-l"), else itself."""
+    return split[:-2] if split[:-2] and split.endswith(("-l", "-r")) else split
 
 
 def labeled_names(spec, root, split, split_id):
@@ -82,9 +89,43 @@ def labeled_names(spec, root, split, split_id):
 
 
 def unlabeled_names(spec, root, split, split_id):
-    """Names of the unlabelled images of a split; an empty list for the split "1", which labels every image."""
-    file_name = split_list_names(split, split_id)[1]
-    return [] if str(split) == WHOLE else read_list(spec.list_path(root, file_name))
+    """Names of the unlabelled images of a split; an empty list for the split "1", which labels every image.
+
+    Without a list they are all images of ``spec.unlabeled_images``, where it has such, but for those that are labelled
+    in this split or validated on.
+    """
+    path = spec.list_path(root, split_list_names(split, split_id)[1])
+    if str(split) == WHOLE:
+        return []
+    if not spec.unlabeled_images or path.is_file():
+        return read_list(path)
+    return _apart(spec, root, split_list_names(whole_split(str(split)), split_id)[0])
+
+
+def _apart(spec, root, labeled_list):
+    """The images of the folder of unlabelled ones that are not in the labelled list, nor in the validation list."""
+    names = sorted({name for pattern in spec.patterns("unlabeled_images") for name in patterns.names_in(root, pattern)})
+    for name in names:
+        fault = _fault(name)
+        if fault:
+            raise UserError(f"the name {_shown(name)} of an image for {spec.unlabeled_images} {fault}; rename that image")
+    used = set()
+    for path, subset in ((spec.list_path(root, labeled_list), "train"), (find_validation_list(spec, root), "val")):
+        used |= {_file(spec.image_path(root, name, subset)) for name in read_list(path)}
+    names = [name for name in names if _file(spec.image_path(root, name, UNLABELED)) not in used]
+    if not names:
+        raise UserError(f"no image for the pattern {spec.unlabeled_images} in {root} is unlabelled; put some there, "
+                        "correct the pattern in the dataset's spec, or use --state=2 for supervised training")
+    return names
+
+
+def _file(path):
+    """What tells whether two paths are one file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return status.st_dev, status.st_ino
 
 
 def find_training_list(spec, root):
@@ -111,7 +152,8 @@ def _origin(path):
     split_list = _SPLIT_LIST.fullmatch(path.name)
     if split_list:
         half = split_list["split"].endswith(("-l", "-r"))
-        return "make it with " + ("dms_sample.py (after generate_splits.py)" if half else "generate_splits.py")
+        also = " (or name their folder in the spec: unlabeled_images)" if "_unlabeled_" in path.name else ""
+        return "make it with " + ("dms_sample.py (after generate_splits.py)" if half else "generate_splits.py") + also
     if path.parent.name == "data_lists":
         return "make it with cityscapes_data_list.py"
     return "put it there, one image name a line, or correct the path"

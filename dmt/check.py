@@ -37,8 +37,8 @@ _NAMES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Subset:
-    """A list of images: ``read()`` gives the names or raises ``UserError``; ``folder`` is train or val (the subset
-    folder of the spec's patterns); ``labelled`` says whether masks are read."""
+    """A list of images: ``read()`` gives the names or raises ``UserError``; ``folder`` is train, val or unlabeled (the
+    subset of the spec's patterns); ``labelled`` says whether masks are read."""
 
     read: Callable
     folder: str = "train"
@@ -194,13 +194,22 @@ def _overlaps(data, subsets, lists):
     for (one, first), (other, second) in itertools.combinations(lists.items(), 2):
         if (subsets[one].folder, subsets[one].labelled) == (subsets[other].folder, subsets[other].labelled):
             continue
-        shared = sorted({_path(data, item) for item in first} & {_path(data, item) for item in second})
+        shared = sorted(_paths(data, first) & _paths(data, second))
         if shared:
             shown = ", ".join(str(path) for path in shared[:_NAMES_SHOWN])
             more = f" and {len(shared) - _NAMES_SHOWN} more" if len(shared) > _NAMES_SHOWN else ""
             yield (f"{shown}{more}: {'this image stands' if len(shared) == 1 else 'these images stand'} in both the "
                    f"list {one} and the list {other}; take each out of one of the two, or make the lists again with "
                    "generate_splits.py")
+
+
+def _paths(data, items):
+    """The images of ``items``; those with two files are reported when they are read."""
+    paths = set()
+    for item in items:
+        with contextlib.suppress(UserError):
+            paths.add(_path(data, item))
+    return paths
 
 
 def _path(data, item):

@@ -15,6 +15,7 @@ import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from data import datasets, images, lists  # noqa: E402
+from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from models import deeplab_v2  # noqa: E402
@@ -50,7 +51,8 @@ class Data:
         self.allow_links = allow_links
         spec = load_spec(dataset)
         self.root = resolve_root(spec, data_root)
-        self.spec = dataclasses.replace(spec, crop=tuple(crop or spec.crop), test_size=tuple(test_size or spec.test_size))
+        test_size = test_size or spec.test_size or largest_size(spec, self.root)
+        self.spec = dataclasses.replace(spec, crop=tuple(crop or spec.crop), test_size=tuple(test_size))
         # An absolute folder of lists is taken as it is, whatever the root.
         self._listed = dataclasses.replace(self.spec, lists=str(Path(lists_dir).expanduser().absolute())) \
             if lists_dir else self.spec
@@ -73,18 +75,18 @@ class Data:
         return lists.read_list(path)
 
     def images(self, names, subset="train"):
-        """Paths of the images of ``names``."""
-        return self._inside(self.spec.images, [self.spec.image_path(self.root, name, subset) for name in names])
+        """Paths of the images of ``names``; ``subset`` is train, val or unlabeled."""
+        paths = [self.spec.image_path(self.root, name, subset) for name in names]
+        return self._inside(self.spec.folders(self.root, subset)[0], paths)
 
     def pairs(self, names, subset="train"):
         """(image path, mask path) of ``names``."""
         masks = [self.spec.label_path(self.root, name, subset) for name in names]
-        return list(zip(self.images(names, subset), self._inside(self.spec.labels, masks)))
+        return list(zip(self.images(names, subset), self._inside(self.spec.folders(self.root)[1], masks)))
 
-    def _inside(self, pattern, paths):
+    def _inside(self, folders, paths):
         if not self.allow_links:
-            fixed = pattern.partition("{")[0].rpartition("/")[0]  # JPEGImages of JPEGImages/{name}.jpg
-            images.check_inside(paths, self.root / fixed)
+            images.check_inside(paths, folders)
         return paths
 
     def whole_images(self, names, subset="train", labels=False):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import batches, datasets, images
+from data.specs import UNLABELED
 from data.store import PseudoLabelStore, names_digest
 from dmt import collapse, labeling
 from dmt.live_view import LiveView, spread
@@ -90,7 +91,7 @@ def train(setting, plan):
         if result is None:
             if store is not None:
                 store.check_files(pseudo_names)
-            images.check_present(data.images(pseudo_names))
+            images.check_present(data.images(pseudo_names, UNLABELED))
             images.check_pairs(data.spec, [*data.pairs(names), *data.pairs(val_names, "val")])
             dataset = datasets.TrainingImages(data.spec, data.root, data.spec.crop, plan.seed, names, pseudo_names,
                                               store, augment_pseudo=plan.augment_pseudo)
@@ -172,7 +173,7 @@ def _fingerprint(setting, plan, manifest, lists):
             "seed": plan.seed, "val_num_steps": recipe.val_num_steps, "batch_size_labeling": machine.batch_size,
             "no_aug": not plan.augment_pseudo},
         "network": setting.network.identity(), "precision": machine.precision.kind, "device": machine.device.type,
-        "dataset": {**dataclasses.asdict(setting.data.spec), "root": None},
+        "dataset": {**dataclasses.asdict(setting.data.spec), "root": None, "lists_root": None},
         "lists": {f"{name}_names": names_digest(names) for name, names in lists.items()},
         "start": sha256(plan.start) if plan.start else weights, "pseudo_labels": manifest}))
 
@@ -184,7 +185,7 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
     """
     data, machine = setting.data, setting.machine
     names = data.unlabeled(*setting.split)
-    images.check_present(data.images(names))
+    images.check_present(data.images(names, UNLABELED))
     folder = make_folder(folder)
     store = PseudoLabelStore(folder, data.spec.palette)
     known = {}  # checkpoint -> its validation IoU per class, where the file has it
@@ -192,7 +193,7 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
     def predict(file, target, batch_indices):
         model, carried = setting.network.build(machine.device, file)
         known[file] = carried.get("iou")
-        loader = machine.loader(data.whole_images(names), datasets.collate_whole, batch_sampler=batch_indices)
+        loader = machine.loader(data.whole_images(names, UNLABELED), datasets.collate_whole, batch_sampler=batch_indices)
         return labeling.predict(model, loader, names, target, setting.network.input_format, machine.precision,
                                 machine.device, progress_bar(f"predict with {file.name}", "batch"))
 

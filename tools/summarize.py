@@ -22,7 +22,7 @@ import numpy as np
 
 from data import images, transforms
 from data.lists import unlabeled_names
-from data.specs import load_spec, resolve_root
+from data.specs import UNLABELED, load_spec, resolve_root
 from data.store import PseudoLabelStore
 from utils.errors import OneLineParser, UserError, reports_user_errors
 from utils.files import read_json, write_json
@@ -95,9 +95,9 @@ class RunData:
         return names
 
     def truth(self, name, test_size):
-        """The mask (H, W) uint8 of a training image in the geometry of its pseudo label, or None without one."""
-        path = self.spec.label_path(self.root, name, "train")
-        if not path.is_file():
+        """The mask (H, W) uint8 of an unlabelled image in the geometry of its pseudo label, or None without one."""
+        path = self.spec.label_path(self.root, name, UNLABELED)
+        if path is None or not path.is_file():
             return None
         mask = images.read_mask(path, self.spec)
         return transforms.resize_nearest(mask, test_size) if self.spec.test_by == "resize" else mask
@@ -300,7 +300,7 @@ def panel_columns(run, data, summary, stage, count):
     colors = np.full((256, 3), (224, 224, 192), np.uint8)
     colors[: data.spec.num_classes] = data.spec.palette
     after = [store.read_pseudo_label(name)[0] for name in names]
-    pictures = [images.read_image(data.spec.image_path(data.root, name, "train"))[..., ::-1] for name in names]
+    pictures = [images.read_image(data.spec.image_path(data.root, name, UNLABELED))[..., ::-1] for name in names]
     if data.spec.test_by == "resize":
         pictures = [transforms.resize_image(picture, test_size) for picture in pictures]
     truths = [data.truth(name, test_size) for name in names]

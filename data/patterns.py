@@ -1,0 +1,138 @@
+"""File patterns: from the name of an image to its file, and from a folder to the names that are there.
+
+A pattern is a path below the dataset's root with {name} and, where there is one folder per subset, {subset}. It may end
+in ``.*``, which stands for any suffix of an image, in small or capital letters. One look at a folder serves all of its
+names, so that no suffix is tried on the disk.
+"""
+
+import os
+import re
+import string
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+ANY_SUFFIX = ".*"
+_SETTLED = 2e9  # nanoseconds: a folder that changed more recently may change again without a new time of change
+
+
+class _Folder(NamedTuple):
+    changed: int  # time of its last change, in ns
+    settled: bool  # whether every later change will show in that time
+    files: frozenset  # names of all files
+    stems: dict  # name without suffix -> names of the image files called so
+
+
+_folders = {}  # path -> _Folder
+
+
+def find(root, patterns, name, subset="train"):
+    """(path, whether a file is there) of the file that ``patterns`` (tuple of str) mean by ``name``.
+
+    The first pattern with a file wins; where none has one, the path is what the first pattern says. Raises ``UserError``
+    when two files match one pattern.
+    """
+    for pattern in patterns:
+        folder, _, file_name = pattern.format(name=name, subset=subset).rpartition("/")
+        folder = os.path.join(root, folder)
+        if not pattern.endswith(ANY_SUFFIX):
+            if file_name in _look(folder).files:
+                return Path(folder, file_name), True
+            continue
+        matching = _look(folder).stems.get(file_name.removesuffix(ANY_SUFFIX), ())
+        if len(matching) > 1:
+            raise UserError(f"two files in {folder} match {file_name}: {matching[0]} and {matching[1]}; remove one, or "
+                            f"write the suffix in the dataset's spec, as in {pattern.removesuffix(ANY_SUFFIX)}.jpg")
+        if matching:
+            return Path(folder, matching[0]), True
+    return Path(root, patterns[0].format(name=name, subset=subset)), False
+
+
+def names_in(root, pattern, subset="train"):
+    """Sorted names of the image files below ``root`` that ``pattern`` matches; a name may contain folders.
+
+    Hidden files and folders are left out, and folders that are links. Raises ``UserError`` when the folder is missing
+    or two files have one name.
+    """
+    top = os.path.join(root, fixed_folder(pattern))
+    if not os.path.isdir(top):
+        raise UserError(f"the folder {top} of the pattern {pattern} does not exist; correct the pattern in the "
+                        "dataset's spec, or --data-root")
+    matches, found = _expression(pattern, subset), {}
+    for folder, inner, files in os.walk(top):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        below = os.path.relpath(folder, root)
+        for file_name in sorted(files):
+            match = matches.fullmatch(file_name if below == "." else f"{below}/{file_name}")
+            if match is None or file_name.startswith(".") or not is_image(file_name):
+                continue
+            name = match["name"]
+            if name in found:
+                raise UserError(f"two files have the name {name}: {found[name]} and {os.path.join(folder, file_name)}; "
+                                "remove or rename one of them")
+            found[name] = os.path.join(folder, file_name)
+    return sorted(found)
+
+
+def is_image(file_name):
+    """Whether the file name ends like an image's: JPEG, PNG, TIFF, WebP or BMP."""
+    return file_name.lower().endswith(SUFFIXES)
+
+
+def fixed_folder(pattern):
+    """The folder in which all files of a pattern lie: "JPEGImages" of "JPEGImages/{name}.jpg", "" for the root."""
+    return pattern.partition("{")[0].rpartition("/")[0]
+
+
+def fault(pattern):
+    """What is wrong with a pattern, or ``None``."""
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        return "must stay inside the dataset root: no '..', and no '/' at its beginning"
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None}
+        named = pattern.format(name="\0", subset="train")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return "may have no other fields than {name} and {subset}, as in 'JPEGImages/{name}.jpg'"
+    if fields - {"name", "subset"} or "\0" not in named:
+        return "needs {name}, as in 'JPEGImages/{name}.jpg'"
+    if "*" in pattern.removesuffix(ANY_SUFFIX):
+        return "may have a '*' only as its suffix, as in 'JPEGImages/{name}.*'"
+    return None
+
+
+def _look(folder):
+    try:
+        changed = os.stat(folder).st_mtime_ns
+    except OSError:
+        return _Folder(0, False, frozenset(), {})
+    known = _folders.get(folder)
+    if known is not None and known.changed == changed and known.settled:
+        return known
+    stems = {}
+    try:
+        with os.scandir(folder) as entries:
+            files = sorted(entry.name for entry in entries if not entry.is_dir())
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be read: {error.strerror}; check its permissions") from error
+    for file_name in files:
+        if is_image(file_name):
+            stems.setdefault(file_name.rpartition(".")[0], []).append(file_name)
+    settled = abs(time.time_ns() - changed) > _SETTLED
+    _folders[folder] = _Folder(changed, settled, frozenset(files), stems)
+    return _folders[folder]
+
+
+def _expression(pattern, subset):
+    """The regular expression of the paths that a pattern matches, with the group ``name``."""
+    text, seen = "", False
+    for fixed, field, _, _ in string.Formatter().parse(pattern.removesuffix(ANY_SUFFIX)):
+        text += re.escape(fixed)
+        if field == "name":
+            text += "(?P=name)" if seen else "(?P<name>.+)"
+            seen = True
+        elif field == "subset":
+            text += re.escape(subset)
+    return re.compile(text + (r"\.[^./]+" if pattern.endswith(ANY_SUFFIX) else ""), re.DOTALL)
