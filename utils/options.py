@@ -159,11 +159,12 @@ def _labeling(parser):
 
 def _machine(parser):
     group = parser.add_argument_group("machine")
-    group.add_argument("--mixed-precision", action="store_true", help="fp16 with dynamic loss scaling (needs a GPU)")
+    group.add_argument("--mixed-precision", action="store_true", help="16-bit network with float32 weights and loss (fp16: needs a GPU)")
     group.add_argument("--amp-backend", choices=("torch", "apex"), default="torch",
                        help="torch (default) or apex, where NVIDIA's old apex.amp is installed")
     group.add_argument("--amp-dtype", choices=("fp16", "bf16"), default="fp16",
-                       help="16-bit format of --mixed-precision: fp16 (default, as in the papers) or bf16")
+                       help="16-bit format of --mixed-precision: fp16 with dynamic loss scaling (default, as in the "
+                            "papers), or bf16, which runs on a CPU too")
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda where there is one)")
     group.add_argument("--workers", metavar="N", type=_count_or_zero,
                        help="loader processes (default: 0 on a CPU, else up to 8); results do not depend on it")

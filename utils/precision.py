@@ -23,8 +23,15 @@ class Precision:
         self._apex = importlib.import_module("apex.amp") if kind == "apex" else None
 
     def prepare(self, model, optimizer):
-        """Hand model and optimizer to Apex where it is the backend; otherwise return them as they are."""
+        """Hand model and optimizer to Apex where it is the backend; otherwise return them as they are.
+
+        An optimizer of torch's that skips steps by itself (``fused=True``) gets its momentum here, as zeros: in its first
+        step it would take memory nobody wrote to, and if that step overflows it leaves it so and goes on from there.
+        """
         if self._apex is None:
+            for group in optimizer.param_groups if self.kind == "fp16" else ():
+                for parameter in group["params"] if group.get("fused") and group["momentum"] else ():
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             return model, optimizer
         return self._apex.initialize(model, optimizer, opt_level="O1", verbosity=0)
 
@@ -71,8 +78,8 @@ class Precision:
 def choose_precision(mixed, backend, dtype, device):
     """The ``Precision`` that the options ask for.
 
-    Raises ``UserError`` when Apex is asked for and ``apex.amp`` cannot be imported. On a CPU mixed precision gives way
-    to float32 with a notice.
+    Raises ``UserError`` when Apex is asked for and ``apex.amp`` cannot be imported. On a CPU fp16 and Apex give way to
+    float32 with a notice; bf16, which has to be asked for, is taken.
     """
     device = torch.device(device)
     if not mixed:
@@ -84,7 +91,7 @@ def choose_precision(mixed, backend, dtype, device):
             raise UserError(f"--amp-backend apex: apex.amp cannot be imported ({error}). NVIDIA removed AMP from Apex "
                             "in 2023 and 'apex' on PyPI is another project; leave out --amp-backend for torch's own "
                             "mixed precision, which does the same") from error
-    if device.type == "cpu":
+    if device.type == "cpu" and (backend == "apex" or dtype == "fp16"):
         print("notice: --mixed-precision needs a GPU; on a CPU this stage runs in float32", file=sys.stderr)
         return Precision("fp32", device)
     return Precision("apex" if backend == "apex" else dtype, device)
