@@ -1,6 +1,8 @@
 """What every stage needs: the dataset with its lists, the device and its precision, loaders, and the network."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from models import deeplab_v2  # noqa: E402
-from models.input_format import input_format  # noqa: E402
+from models.description import Description, describe_checkpoint, said  # noqa: E402
+from models.input_format import COCO, input_format  # noqa: E402
 from models.weights import load_imagenet_weights  # noqa: E402
-from utils.checkpoints import load_model  # noqa: E402
+from utils.checkpoints import load_checkpoint, load_model  # noqa: E402
 from utils.errors import UserError  # noqa: E402
+from utils.runs import software  # noqa: E402
 
 
 def choose_device(name=None):
@@ -120,12 +124,28 @@ class Machine:
 
 @dataclass(frozen=True)
 class Network:
-    """Which network: what a checkpoint must have been trained as to be used with it."""
+    """Which network: what a checkpoint must have been trained as to be used with it.
+
+    ``spec`` is the dataset's, or the ``models.description.Description`` in a checkpoint that is used alone.
+    """
 
     backbone: str
     aspp_branches: int
     coco: bool
     spec: object
+
+    @classmethod
+    def of_checkpoint(cls, path, coco=None, aspp_branches=None):
+        """The network in the checkpoint ``path``, from the file alone; ``build(device, path)`` then loads its weights.
+
+        Old files say less of themselves: for them ``coco`` and ``aspp_branches`` answer (None where nobody knows), and
+        a note on standard error says what is assumed. Raises ``UserError`` when the file is no checkpoint or says
+        otherwise.
+        """
+        description = describe_checkpoint(load_checkpoint(path), path, coco, aspp_branches)
+        if description.assumed:
+            print(f"note: {path} does not say everything; assumed: {', '.join(description.assumed)}", file=sys.stderr)
+        return cls(description.backbone, description.aspp_branches, description.input_format == COCO, description)
 
     @property
     def input_format(self):
@@ -137,9 +157,22 @@ class Network:
         return {"backbone": self.backbone, "aspp_branches": self.aspp_branches,
                 "input_format": self.input_format.name, "num_classes": self.spec.num_classes}
 
-    def describe(self):
-        """What its checkpoints carry beside the weights."""
-        return {**self.identity(), "class_names": list(self.spec.class_names), "dataset": self.spec.name}
+    def describe(self, fingerprint):
+        """What its checkpoints carry beside the weights, as plain values that depend on neither time nor place.
+
+        ``fingerprint`` holds everything that the result of the training depends on (see ``dmt.stages``).
+        """
+        spec, options = self.spec, fingerprint["options"]
+        recipe = {**{key: value for key, value in options.items() if value is not None}, "crop": list(spec.crop),
+                  **{key: fingerprint[key] for key in ("precision", "device", "start")}}
+        lists, labels = dict(fingerprint["lists"]), fingerprint["pseudo_labels"]
+        if labels is not None:
+            lists.update(unlabeled_names=labels["names_sha256"],
+                         pseudo_labels=hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest())
+        return Description(
+            spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, self.backbone, self.aspp_branches,
+            self.input_format, spec.test_size, spec.test_by,
+            facts={"recipe": recipe, "lists": lists, "software": software()}).values()
 
     def build(self, device, checkpoint=None, weights=None, seed=1):
         """(network on ``device``, dict of what the checkpoint carries beside the weights).
@@ -163,11 +196,12 @@ class Network:
 
     def _check(self, checkpoint, content):
         """Refuse a checkpoint that says it is of another network; warn of another input format. Old ones say nothing."""
+        content = said(content, checkpoint)
         branches = content.get("aspp_branches", self.aspp_branches)
         if branches != self.aspp_branches:
             raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "
                             f"{self.aspp_branches}; add --aspp-branches {branches}")
-        names = content.get("class_names", list(self.spec.class_names))
+        names = list(content.get("class_names", self.spec.class_names))
         if names != list(self.spec.class_names):
             raise UserError(f"{checkpoint} was trained for other classes ({names!s:.200}); give a checkpoint of "
                             f"{self.spec.name} or the dataset of this checkpoint")

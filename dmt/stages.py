@@ -126,7 +126,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     validate = machine.validator(setting.data, val_names, network.input_format, progress_bar("validate", "batch"),
                                  view.see)
     trainer = Trainer(model, plan.recipe, steps, network.input_format, machine.precision, machine.device, stage,
-                      validate, network.describe(), fingerprint, save=plan.save, view=view,
+                      validate, network.describe(fingerprint), fingerprint, save=plan.save, view=view,
                       stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse)
     if state:
         trainer.load_state_dict(state)

@@ -120,13 +120,13 @@ class Description:
 
 
 def describe_checkpoint(content, path, coco=None, aspp_branches=None):
-    """The ``Description`` of the network in a checkpoint: ``content`` is the dict in the file ``path``.
+    """The ``Description`` of the network in a checkpoint: ``content`` is the dict in the file ``path``, weights included.
 
     ``coco`` (whether its input format is that of the COCO weights) and ``aspp_branches`` answer for a file that does not
     say; None where nobody knows.
     Raises ``UserError`` when the file holds no network of this software, or says otherwise.
     """
-    state = content.get("model")
+    state = content["model"]
     count = _num_classes(state, path)
     values = said({**content, "num_classes": content.get("num_classes", count)}, path)
     if values["num_classes"] != count:
@@ -137,7 +137,8 @@ def describe_checkpoint(content, path, coco=None, aspp_branches=None):
         if answer is not None and values.get(key, answer) != answer:
             raise UserError(f"{path} was trained with {key.replace('_', ' ')} {values[key]}, not {answer}; "
                             f"leave out {option}")
-    values.setdefault("backbone", _backbone(state, path))
+    if "backbone" not in values:
+        values["backbone"] = _backbone(state, path)
     return _complete(values, {"input_format": form, "aspp_branches": aspp_branches})
 
 
@@ -164,10 +165,10 @@ def _complete(values, answers):
 
 
 def _num_classes(state, path):
-    bias = state.get(HEAD) if isinstance(state, dict) else None
-    if not isinstance(bias, torch.Tensor) or bias.dim() != 1 or not 1 <= len(bias) <= 255:
-        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class under "
-                        "the key 'model'; give the NAME.pt of a training stage")
+    bias = state.get(HEAD)
+    if bias is None or bias.dim() != 1 or not 1 <= len(bias) <= 255:
+        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class; "
+                        "give the NAME.pt of a training stage")
     return len(bias)
 
 

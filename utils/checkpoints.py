@@ -1,7 +1,12 @@
-"""Checkpoints: dicts of tensors and plain values, read with ``weights_only=True`` so that they never run code."""
+"""Checkpoints: dicts of tensors and plain values, read with ``weights_only=True`` so that they never run code.
+
+A file with the suffix .safetensors holds the same: the tensors of the key ``model``, and the rest as JSON.
+"""
 
 import hashlib
+import importlib
 import io
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -10,6 +15,10 @@ import torch
 
 from utils.errors import UserError
 from utils.files import replacing, write_bytes
+
+SAFETENSORS = ".safetensors"
+HEAD = "classifier.0.convs.0.bias"  # one number a class
+_KINDS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8}
 
 
 def find_checkpoint(path, output_dir):
@@ -45,6 +54,45 @@ def _serialized(value):
     return content.getbuffer()
 
 
+def save_safetensors(path, state, values):
+    """Write the state dict ``state`` and the JSON ``values`` beside it atomically; equal ones give equal bytes.
+
+    The digest of the tensors goes with them, so that ``load`` notices damage.
+    """
+    serialized = _safetensors("safetensors.torch").save
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    values = {**values, "weights_sha256": _digest(state)}
+    # One entry: safetensors writes several in an order that changes from run to run.
+    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    write_bytes(path, serialized(state, metadata={"description": text}))
+
+
+def _safetensors(module):
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{SAFETENSORS} files need the package safetensors, which cannot be imported ({error}); "
+                        "install it: pip install safetensors") from error
+
+
+def _digest(state):
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}\n".encode())
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _load_safetensors(path, device):
+    with _safetensors("safetensors").safe_open(path, framework="pt", device="cpu") as file:
+        text = (file.metadata() or {}).get("description", "{}")
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    values = json.loads(text)
+    if values.pop("weights_sha256", None) not in (None, _digest(state)):
+        raise ValueError("the weights do not have the digest they were written with")
+    return {**values, "model": {name: tensor.to(device) for name, tensor in state.items()}}
+
+
 def save_sealed(path, value):
     """``save``, preceded by a digest of the content, so that ``load_sealed`` notices damage. Not for exchange."""
     content = _serialized(value)
@@ -69,7 +117,12 @@ def load(path, device="cpu"):
     """The dict in the checkpoint file ``path``. Raises ``UserError`` when it is none, or holds anything but data."""
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what matters is raised below
-            value = torch.load(path, map_location=device, weights_only=True)
+            if Path(path).suffix == SAFETENSORS:
+                value = _load_safetensors(path, device)
+            else:
+                value = torch.load(path, map_location=device, weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no checkpoint that can be trusted: it is damaged or holds objects other than "
                         "tensors and plain values; get it again, or save its state dict anew") from error
@@ -81,20 +134,32 @@ def load(path, device="cpu"):
     return value
 
 
+def _is_plain(value):
+    """Whether ``value`` is a tensor that weights can be copied from: not sparse, nested, without memory or of 8 bits."""
+    return (isinstance(value, torch.Tensor) and not value.is_nested and value.layout == torch.strided
+            and value.device.type != "meta" and value.dtype in _KINDS)
+
+
+def load_checkpoint(path, device="cpu"):
+    """``load``, of a file that has a state dict under the key ``model``. Raises ``UserError`` for any other."""
+    checkpoint = load(path, device)
+    state = checkpoint.get("model")
+    if not isinstance(state, dict) or not all(isinstance(name, str) and _is_plain(state[name]) for name in state):
+        raise UserError(f"{path} is no checkpoint of this software: it has no dict of tensors under the key 'model'; "
+                        "COCO weights are converted by prepare_coco.sh, ImageNet weights are given with --weights")
+    return checkpoint
+
+
 def load_model(model, path, device="cpu"):
     """Load the weights in the checkpoint ``path`` into ``model`` by name, and return the whole checkpoint dict.
 
     Raises ``UserError`` when the file has other classes, another network, or values that are not finite.
     """
-    checkpoint = load(path, device)
-    state = checkpoint.get("model")
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} is no checkpoint of this software: it has no dict of tensors under the key 'model'; "
-                        "COCO weights are converted by prepare_coco.sh, ImageNet weights are given with --weights")
+    checkpoint = load_checkpoint(path, device)
+    state = checkpoint["model"]
     own = model.state_dict()
-    head = "classifier.0.convs.0.bias"
-    if head in state and head in own and state[head].shape != own[head].shape:
-        raise UserError(f"{path} was trained for {len(state[head])} classes, but the dataset has {len(own[head])}; "
+    if HEAD in state and HEAD in own and state[HEAD].numel() != own[HEAD].numel():
+        raise UserError(f"{path} was trained for {state[HEAD].numel()} classes, but the dataset has {len(own[HEAD])}; "
                         "give the checkpoint of this dataset or the dataset of this checkpoint")
     lacking = sorted(name for name in own if name not in state and not name.endswith("num_batches_tracked"))
     surplus = sorted(name for name in state if name not in own)

@@ -16,6 +16,8 @@ from utils.errors import UserError
 from utils.files import (locked, make_folder, read_sealed_json, remove_left_overs, replacing, sha256, write_json,
                          write_sealed_json, write_text)
 
+_CODE = ("main.py", "dmt", "models", "data", "utils")  # what a result depends on
+
 
 class Stage:
     """The files of one stage NAME in the output folder.
@@ -230,14 +232,12 @@ def environment():
     import cv2
     import numpy
     import torch
-    import torchvision
 
     return {
-        "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__, "opencv": cv2.__version__, "platform": platform.platform(),
+        **software(), "numpy": numpy.__version__, "opencv": cv2.__version__, "platform": platform.platform(),
         "processors": os.cpu_count(), "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(), "command": sys.argv, "directory": os.getcwd(),
+        "commit": _git("describe", "--always", "--dirty", "--abbrev=12"), "command": sys.argv, "directory": os.getcwd(),
     }
 
 
@@ -250,9 +250,25 @@ def peak_memory(device="cpu"):
             "gpu_peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if on_gpu else None}
 
 
-def _commit():
+def software():
+    """Versions of what computes: Python, torch, torchvision, and the commit that last changed this software's code.
+
+    Other commits leave it as it is, and so do changes of other files: a stage that goes on after one ends with the same
+    bytes. The commit is None outside of a git checkout, and ends in "-changed" where the code is not as committed.
+    """
+    import torch
+    import torchvision
+
+    commit = _git("log", "-1", "--format=%H", "--", *_CODE)
+    changed = "-changed" if commit and _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE) else ""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": torchvision.__version__,
+            "commit": commit and commit[:12] + changed}
+
+
+def _git(*words):
+    """What git prints for this software's own folder, or None when there is no git or nothing to say."""
     try:
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+        return subprocess.run(["git", "-C", str(Path(__file__).parents[1]), *words],
                               capture_output=True, text=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
