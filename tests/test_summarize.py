@@ -10,6 +10,8 @@ from PIL import Image
 
 from data.store import PseudoLabelStore
 from tools import summarize
+from tools.run_folder import RunData, find_stages
+from tools.run_summary import summarize as summary_of
 
 EXP = "tiny"
 
@@ -67,10 +69,11 @@ def test_summary_holds_what_the_run_folder_holds(run, shapes_root, capsys):
         row = next(row for row in summary["stages"] if row["name"] == name)
         assert abs(100 * row["miou"] - float(miou)) < 1e-3
         assert f"{float(miou):.2f}" in printed
+    made = {(row["round"], row["arm"]): row for row in summary["labellings"]}
     for arm in "lr":
-        first, second = rows[0, arm]["pseudo_labels"], rows[1, arm]["pseudo_labels"]
+        first, second = made[0, arm], made[1, arm]
         assert (first["ratio"], first["enhanced"], second["ratio"], second["enhanced"]) == (0.5, False, 0.8, True)
-        assert first["right_before"] == first["right_after"] and rows[2, arm]["pseudo_labels"] is None
+        assert first["right_before"] == first["right_after"] and (2, arm) not in made
         for number, labels in enumerate((first, second)):
             by_hand = counted_by_hand(run, shapes_root, f"{EXP}__p{number}--{arm}")
             assert by_hand == pytest.approx((labels["right_after"], labels["labeled_after"]), abs=1e-12)
@@ -94,17 +97,16 @@ def test_label_before_enhancement_is_the_share_the_labelling_reported(run):
 
 
 def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(run, shapes_root, tmp_path):
-    stages = summarize.find_stages(run)
-    data = summarize.RunData(run, stages[0]["name"])
-    summary = summarize.summarize(run, data, stages, 4)
-    stage = summarize.panel_store(run, summary)
+    data = RunData(find_stages(run)[0])
+    summary = summary_of(run)
+    stage = summarize.panel_labelling(summary)
     assert (stage["round"], stage["arm"]) == (1, "r")
     titles, columns = summarize.panel_columns(run, data, summary, stage, 3)
     assert [title.split("\n")[-1] for title in titles] == [
         "image", "truth", "before PLE", "after PLE", summary["final"]["best_stage"], f"{EXP}__p0--b"]
     assert {len(column) for column in columns} == {3}
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for column in columns for picture in column)
-    names = summarize.evenly_spaced(data.names(PseudoLabelStore(run / "pseudo" / stage["name"])), 3)
+    names = summarize.evenly_spaced(summarize.names_of(summarize.store_of(run, stage), data), 3)
     label = np.array(Image.open(run / "pseudo" / stage["name"] / "labels" / f"{names[0]}.png").convert("RGB"))
     assert (columns[3][0] == label).all()
     # A network's own labelling with ratio 1 would be its prediction; thresholds only remove pixels from it.
@@ -121,18 +123,18 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
 def test_without_truth_or_data_there_are_dashes(run, shapes_root, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("SHAPES_ROOT", raising=False)
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("panel.png"))
-    environment = copy / f"{EXP}__p0--b" / "environment.json"
-    environment.write_text(environment.read_text().replace(str(shapes_root), str(tmp_path / "gone")))
+    config = copy / f"{EXP}__p0--b" / "config.json"
+    config.write_text(config.read_text().replace(str(shapes_root), str(tmp_path / "gone")))
     summarize.main([str(copy)])
     captured = capsys.readouterr()
     assert "neither accuracy nor panel" in captured.err and not (copy / "panel.png").exists()
     row = next(line for line in captured.out.splitlines() if line.split()[:2] == ["1", "l"])
     assert row.split()[-2:] == ["-", "-"] and "-" not in row.split()[4:7]
-    data = summarize.RunData(run, f"{EXP}__p0--b")
+    data = RunData(find_stages(run)[0])
     unseen = replace(data.spec, labels="nowhere/{name}.png")
     data.spec = unseen
     store = PseudoLabelStore(run / "pseudo" / f"{EXP}__p0--l")
-    assert summarize.accuracy(store, data, data.names(store)[:2]) == {"before": None, "after": None}
+    assert summarize.accuracy(store, data, summarize.names_of(store, data)[:2]) == {"before": None, "after": None}
 
 
 def test_labels_removed_after_their_round_leave_their_share(run, tmp_path, capsys):

@@ -8,10 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
-from utils import checkpoints
+from utils import checkpoints, json_lines
 from utils.errors import UserError
 from utils.files import (locked, make_folder, read_sealed_json, remove_left_overs, replacing, sha256, write_json,
                          write_sealed_json, write_text)
@@ -148,23 +147,16 @@ class Stage:
     def start_metrics(self, after_step=0):
         """Begin the metrics file anew, keeping the whole lines of steps up to ``after_step`` (when a training goes on)."""
         kept = []
-        if after_step and self._metrics.is_file():
-            for number, line in enumerate(self._metrics.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-                values = _checked_line(line)
-                if values is None:
-                    print(f"warning: line {number} of {self._metrics} is damaged; it is left out", file=sys.stderr)
-                elif values["step"] <= after_step:
-                    kept.append(line + "\n")
+        for number, line, values in json_lines.read(self._metrics) if after_step else ():
+            if values is None:
+                print(f"warning: line {number} of {self._metrics} is damaged; it is left out", file=sys.stderr)
+            elif values["step"] <= after_step:
+                kept.append(line + "\n")
         write_text(self._metrics, "".join(kept))
 
     def log_metrics(self, **values):
-        """Append one JSON line to metrics.jsonl; ``crc`` at its end is the CRC-32 of the line without it."""
-        line = json.dumps({"time": round(time.time(), 3), **values})
-        try:
-            with open(self._metrics, "a", encoding="utf-8") as file:
-                file.write(f'{line[:-1]}, "crc": {zlib.crc32(line.encode())}}}\n')
-        except OSError as error:
-            raise UserError(f"{self._metrics} cannot be written: {error.strerror or error}") from error
+        """Append one line to metrics.jsonl (see ``utils.json_lines``)."""
+        json_lines.append(self._metrics, {"time": round(time.time(), 3), **values})
 
     def tensorboard(self, after_step=0):
         """A ``Board`` in the stage's folder; events after ``after_step`` are dropped."""
@@ -204,16 +196,6 @@ class Board:
     def _give_up(self, error):
         self._writer = None
         print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}", file=sys.stderr)
-
-
-def _checked_line(line):
-    """The values of a line of metrics.jsonl, or None when it is damaged."""
-    try:
-        values = json.loads(line)
-        crc = values.pop("crc")
-        return values if crc == zlib.crc32(json.dumps(values).encode()) and isinstance(values["step"], int) else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def difference(before, now, name=""):

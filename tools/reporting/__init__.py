@@ -1,0 +1,1 @@
+"""The parts of the report: numbers of a round, charts, pictures, and the page."""
