@@ -52,6 +52,33 @@ def _generated(root, spec, layout, size):
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_run(shapes_root, tmp_path_factory):
+    """Two rounds of the arms l and r and a baseline b, as the launchers lay them out. Do not change it."""
+    import main
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    common = ["--dataset=shapes", f"--data-root={shapes_root}", f"--output-dir={out}", "--train-set=8", "--sets-id=1",
+              "--backbone=small", "--workers=0", "--crop-size", "33", "33", "--test-size", "65", "65"]
+
+    def stage(*options):
+        with (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()),
+              pytest.MonkeyPatch.context() as patch):
+            patch.setattr("sys.argv", ["main.py", *options, *common])
+            main.main()
+
+    for seed, arm in enumerate("blr"):
+        stage("--state=2", f"--exp-name=tiny__p0--{arm}", "--weights=none", "--epochs=2", f"--seed={seed}")
+    for number, ratio in ((1, "0.5"), (2, "0.8")):
+        for arm in "lr":
+            old = [f"--oldfilename=tiny__p{number - 2}--{arm}.pt"] if number > 1 else []
+            stage("--labeling", f"--continue-from=tiny__p{number - 1}--{arm}.pt", f"--label-ratio={ratio}", *old,
+                  f"--pseudo-dir={out}/pseudo/tiny__p{number - 1}--{arm}")
+        for arm, teacher in ("rl", "lr"):
+            stage(f"--exp-name=tiny__p{number}--{arm}", f"--continue-from=tiny__p{number - 1}--{arm}.pt",
+                  f"--pseudo-dir={out}/pseudo/tiny__p{number - 1}--{teacher}", "--epochs=1")
+    return out
+
+
 @pytest.fixture
 def command(capsys, monkeypatch):
     """Run main.py's ``main`` with the given arguments; returns (exit status, standard output, standard error)."""
