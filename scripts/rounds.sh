@@ -28,6 +28,8 @@ if [ -z "$PYTHON" ]; then
 fi
 if [ "$DRY_RUN" = 0 ]; then DRY_RUN=; fi
 if [ "$KEEP" = 0 ]; then KEEP=; fi
+label_options=()  # more options for every labelling, and for every training of a round
+train_options=()
 
 fail() {
     echo "error: $1" >&2
@@ -45,7 +47,7 @@ print_help() {
 
 case ${1:-} in
     "") ;;
-    -h | --help) print_help "${BASH_SOURCE[1]}"; exit 0 ;;
+    -h | --help) print_help "${BASH_SOURCE[-1]}"; exit 0 ;;
     *) fail "unknown argument '$1': numbers are set in the environment, as in ep=1 $0 (see $0 --help)" ;;
 esac
 
@@ -155,7 +157,7 @@ label() {
         options+=(--oldfilename="$(checkpoint $((last - 1)) "$arm")" --Increment="$beta")
     fi
     stage "${options[@]}" --label-ratio="$3" --batch-size-labeling="$batch_labeling" \
-        --pseudo-dir="$(pseudo_dir $last "$arm")"
+        --pseudo-dir="$(pseudo_dir $last "$arm")" "${label_options[@]}"
 }
 
 # train ROUND ARM TEACHER: the arm goes on from its checkpoint of the round before, on labels of the teacher's.
@@ -166,7 +168,7 @@ train() {
     options+=(--continue-from="$(checkpoint $last "$arm")" --pseudo-dir="$(pseudo_dir $last "$teacher")"
         --epochs="$ep" --batch-size-labeled="$(of_round "$batch_labeled" "$1")"
         --batch-size-pseudo="$(of_round "$batch_pseudo" "$1")" --lr="$lr" --weight-decay="$weight_decay"
-        --gamma1="$gamma1" --gamma2="$gamma2" --seed="$(seed_of "$arm")" --val-num-steps="$val")
+        --gamma1="$gamma1" --gamma2="$gamma2" --seed="$(seed_of "$arm")" --val-num-steps="$val" "${train_options[@]}")
     local status=0
     stage "${options[@]}" || status=$?
     if [ $status = 3 ]; then  # the labels had been removed after they had served, and the training changed since

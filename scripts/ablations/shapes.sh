@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# The rows of the papers' ablation table on generated images, for several seeds, on CPUs: what they differ by in small.
+#     scripts/ablations/shapes.sh        SEEDS="0 1" ROWS="baseline dmt" scripts/ablations/shapes.sh
+# OUTPUT_DIR/seed-N/ROW becomes the run folder of a row. Interrupted, the same command goes on.
+set -euo pipefail
+
+SEEDS=${SEEDS:-0 1 2 3 4}  # each has its own images, split and trainings
+JOBS=${JOBS:-2}  # seeds that run side by side
+SEED=${SEED:-}  # this seed alone, into OUTPUT_DIR itself
+ROWS=${ROWS:-baseline cbst dst dmt naive flip online ple ple-no-conflict-reduction beta}  # rows to run, in this order
+images=${images:-400}  # training images
+val_images=${val_images:-80}  # validation images
+size=${size:-80}  # largest height and width of an image in pixels
+
+dataset=shapes
+split=${split:-25}  # 1/25 of the images are labelled
+id=$((10#${SEED:-0} % 3))  # which of the random splits
+exp=${exp:-ablations-shapes}  # name of the experiment
+backbone=${backbone:-small}
+crop=${crop:-65 65}  # height and width of the training crops
+test_size=${test_size:-81 81}  # images are padded to this for validation and labelling
+coco_arms=
+coco_weights=
+seed_b=$((10#${SEED:-0} * 10 + 1))
+seed_c=$((10#${SEED:-0} * 10 + 1))
+seed_l=$((10#${SEED:-0} * 10 + 2))
+seed_r=$((10#${SEED:-0} * 10 + 3))
+weight_decay=${weight_decay:-0.0005}
+
+# Round 0, the row baseline: c on the whole split, l and r on its halves; b as c, for as many steps as a whole chain.
+baseline_arms=${baseline_arms:-b c l r}
+ep0=${ep0:-100}  # epochs
+ep_b=${ep_b:-390}  # epochs of b
+batch0=${batch0:-8}
+lr0=${lr0:-0.04}
+val0=${val0:-100}  # steps between validations
+
+# Rounds, one for each ratio:
+ratios=${ratios:-0.4 0.6 0.8}  # share of each class's pixels that gets pseudo labels
+ep=${ep:-3}  # epochs a round
+batch_labeled=${batch_labeled:-2}  # labelled images a step
+batch_pseudo=${batch_pseudo:-6}  # pseudo-labelled images a step
+lr=${lr:-0.04}
+gamma=${gamma:-5}  # both exponents of the dynamic weight; cbst has 0
+val=${val:-96}  # steps between validations
+batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
+beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
+betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
+online=${online:-0.9}  # the row online learns its own decisions above this confidence
+
+SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.13}  # for the estimate: measured, with starting, labelling and validation
+
+for number in $SEEDS $SEED; do
+    case $number in
+        *[!0-9]*) echo "error: a seed is '$number'; seeds are whole numbers, as in SEEDS='0 1' $0" >&2; exit 2 ;;
+    esac
+done
+MIXED_PRECISION=0
+CHECK=${CHECK:-0}
+KEEP=${KEEP-1}  # pseudo labels of every round, to see what was forgotten
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
+source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
+estimate "processor hours"
+
+declare -A running=()  # seed -> process group
+trap 'for group in "${running[@]}"; do kill -- "-$group" 2> /dev/null || true; done' EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+# one_seed N: all rows, in a process group of its own; what they print goes to OUTPUT_DIR/seed-N.txt.
+one_seed() {
+    set -m
+    ESTIMATED=1 SEED=$1 OUTPUT_DIR=$RUNS/seed-$1 bash "$0" >> "$RUNS/seed-$1.txt" 2>&1 &
+    set +m
+    running[$1]=$!
+}
+
+# wait_for_one: until a seed has ended; give up when it failed.
+wait_for_one() {
+    local seed status=0
+    while true; do
+        for seed in "${!running[@]}"; do
+            if kill -0 "${running[$seed]}" 2> /dev/null; then continue; fi
+            wait "${running[$seed]}" || status=$?
+            unset "running[$seed]"
+            if [ $status != 0 ]; then
+                tail -n 3 "$RUNS/seed-$seed.txt" >&2
+                echo "error: seed $seed failed (status $status); $RUNS/seed-$seed.txt holds everything it printed" >&2
+                exit $status
+            fi
+            printf '%5d s  seed %d is done\n' $SECONDS "$seed"
+            return
+        done
+        sleep 1
+    done
+}
+
+if [ -z "$SEED" ]; then
+    for seed in $SEEDS; do
+        if [ -n "$DRY_RUN" ]; then ESTIMATED=1 SEED=$seed OUTPUT_DIR=$RUNS/seed-$seed bash "$0"; continue; fi
+        mkdir -p "$RUNS" 2> /dev/null || fail "the folder $RUNS cannot be made; set OUTPUT_DIR"
+        if [ ${#running[@]} -ge "$JOBS" ]; then wait_for_one; fi
+        one_seed "$seed"
+    done
+    while [ ${#running[@]} -gt 0 ]; do wait_for_one; done
+    exit
+fi
+
+EXTRA="--backbone=$backbone --weights=none --crop-size $crop --test-size $test_size --workers=0 $EXTRA"
+DATA_ROOT=${DATA_ROOT:-$RUNS/data}
+check_numbers
+call env PYTHONPATH="${root:-.}" "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
+    --size "$size" "$size" --workers=1
+call "$PYTHON" "${root}generate_splits.py" --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
+call "$PYTHON" "${root}dms_sample.py" --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
+read -ra rows <<< "$ROWS"
+run_rows "${rows[@]}"
