@@ -1,5 +1,6 @@
 """scripts/ablations: what DRY_RUN prints is SPEC's table, row by row; and a tiny run that shares, stops and goes on."""
 
+import glob
 import os
 import re
 import shlex
@@ -139,7 +140,7 @@ def test_every_seed_has_its_own_images_split_and_folder():
     assert len(comments) == 1 and re.search(r"about [\d.]+ processor hours", comments[0])
     printed = launch("scripts/ablations/shapes.sh", DRY_RUN="1", ROWS="baseline", SEEDS="0 4").stdout
     for seed, split_id in ((0, 0), (4, 1)):
-        assert f"--out=runs/ablations-shapes/seed-{seed}/data" in printed and f"--sets-id={split_id} " in printed
+        assert f"--out=runs/ablations-shapes/data-{seed}" in printed and f"--sets-id={split_id} " in printed
         assert f"--seed={10 * seed + 1} " in printed
     assert printed.count("--exp-name=ablations-shapes__p0--b") == 2
 
@@ -154,20 +155,22 @@ def test_help_unknown_arguments_rows_and_seeds(script):
 
 
 def test_a_tiny_run_shares_goes_on_and_keeps_its_numbers(tmp_path):
-    variables = {"SEED": "0", "OUTPUT_DIR": str(tmp_path), "PYTHON": sys.executable,
+    variables = {"SEED": "0", "OUTPUT_DIR": str(tmp_path / "seed-0"), "PYTHON": sys.executable,
                  "images": "24", "val_images": "6", "size": "64", "crop": "33 33", "test_size": "65 65", "ep0": "1",
                  "split": "8", "ratios": "0.5", "ep": "1", "ESTIMATED": "1"}
     first = launch("scripts/ablations/shapes.sh", ROWS="online", **variables)
+    out = tmp_path / "seed-0"
     assert first.returncode == 0, first.stderr
     again = launch("scripts/ablations/shapes.sh", ROWS="cbst", **variables)
     assert again.returncode == 0, again.stderr
     assert "p0--c: best" in first.stdout and "p0--c: best" not in again.stdout
-    results = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("*/*/result.json")}
+    results = {str(path.parent.relative_to(out)) for path in out.glob("*/*/result.json")}
     exp = "ablations-shapes"
     assert results == {f"baseline/{exp}__p0--c", f"online/{exp}__p0--c", f"online/{exp}__p1--c", f"cbst/{exp}__p0--c",
                        f"cbst/{exp}__p1--c"}
-    same = [tmp_path / row / f"{exp}__p0--c.pt" for row in ("baseline", "online", "cbst")]
+    same = [out / row / f"{exp}__p0--c.pt" for row in ("baseline", "online", "cbst")]
     assert all(path.samefile(same[0]) for path in same)
-    assert len((tmp_path / "online" / "log.txt").read_text().splitlines()) == 2
+    assert len((out / "online" / "log.txt").read_text().splitlines()) == 2
+    assert sorted(glob.glob("*", root_dir=out)) == ["baseline", "cbst", "online"]  # seed-N/* are the run folders
     other = launch("scripts/ablations/shapes.sh", ROWS="online", **{**variables, "ep": "2"})
     assert other.returncode == 2 and "other numbers" in other.stderr and other.stderr.count("\n") == 1

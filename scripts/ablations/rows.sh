@@ -167,7 +167,7 @@ estimate() {
 
 # A folder holds the rows of one experiment: what one of them shares must be what the others would have computed.
 check_numbers() {
-    local numbers file=$RUNS/numbers.txt
+    local numbers file=$RUNS/.numbers
     if [ -n "$DRY_RUN" ]; then return; fi
     numbers="$dataset $split $id $exp $EXTRA $MIXED_PRECISION $coco_arms $weight_decay | $ep0 $batch0 $lr0 $val0 |"
     numbers+=" $ratios | $ep $batch_labeled $batch_pseudo $lr $gamma $val $batch_labeling | $seed_c $seed_l $seed_r"

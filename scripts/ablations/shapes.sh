@@ -107,7 +107,7 @@ if [ -z "$SEED" ]; then
 fi
 
 EXTRA="--backbone=$backbone --weights=none --crop-size $crop --test-size $test_size --workers=0 $EXTRA"
-DATA_ROOT=${DATA_ROOT:-$RUNS/data}
+DATA_ROOT=${DATA_ROOT:-$(dirname "$RUNS")/data-$SEED}  # not inside: seed-N/* are the run folders
 check_numbers
 call env PYTHONPATH="${root:-.}" "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
     --size "$size" "$size" --workers=1
