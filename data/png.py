@@ -4,13 +4,16 @@ Where no row is filtered, the inflated rows are the pixels, and an image library
 Palette PNGs are written so as a rule, and this software's confidences are too.
 """
 
+import io
 import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 
 _START = b"\x89PNG\r\n\x1a\n"
 _ONE_BYTE = ((8, 0), (8, 3))  # (bits, kind of colour): greyscale, palette
+_CREAM = (224, 224, 192)  # VOC's colour of ignored pixels
 
 
 def is_whole(content):
@@ -53,3 +56,18 @@ def _chunks(content):
             return chunks if end + 4 == len(content) else None
         place = end + 4
     return None
+
+
+def palette_of(colors, values=None):
+    """256 RGB triples: ``colors[i]`` at ``values[i]`` (default: at i), VOC's cream at 255 unless that is taken, else black."""
+    palette = dict(zip(range(len(colors)) if values is None else values, colors))
+    return [tuple(palette.get(value, _CREAM if value == 255 else (0, 0, 0))) for value in range(256)]
+
+
+def palette_png(values, palette):
+    """``values`` (H, W) uint8 as the bytes of a PNG with 8 bits a pixel and the 256 colours of ``palette_of``."""
+    image = Image.fromarray(values)
+    image.putpalette([channel for color in palette for channel in color])
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()

@@ -57,8 +57,7 @@ class PseudoLabelStore:
 
     def __init__(self, folder, palette=()):
         self.folder = Path(folder)
-        self._palette = [channel for color in palette for channel in color]
-        self._palette += [0] * (3 * 255 - len(self._palette)) + [224, 224, 192]  # 255 in VOC's cream
+        self._palette = png.palette_of(palette)
 
     def label_path(self, name):
         """Path of the pseudo label of image ``name``."""
@@ -95,11 +94,7 @@ class PseudoLabelStore:
 
     def write_pseudo_label(self, name, labels, codes):
         """Store ``labels`` (H, W) uint8 with 255 = ignored and confidence ``codes`` (H, W) uint16."""
-        image = Image.fromarray(labels)
-        image.putpalette(self._palette)
-        content = io.BytesIO()
-        image.save(content, "PNG")
-        write_bytes(self.label_path(name), content.getvalue(), durable=False)
+        write_bytes(self.label_path(name), png.palette_png(labels, self._palette), durable=False)
         grey = np.where(labels == 255, np.uint8(0), GREY_OF_CODE[codes])
         _, content = cv2.imencode(".png", grey, _GREY_PNG)
         write_bytes(self.confidence_path(name), content.tobytes(), durable=False)

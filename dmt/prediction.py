@@ -39,21 +39,21 @@ def dequantize(steps):
     return steps.float().mul_(-LOGIT_STEP)
 
 
-def classify(logits, size, test_size, map_size):
-    """Winning class of every pixel: part of a logit map (C, h, w) -> (H, W) int64 for an image of ``size``."""
-    return _pixels(logits, size, test_size, map_size).max(dim=0).indices  # on a CPU argmax takes 5 times as long
-
-
-def classify_with_confidence(logits, size, test_size, map_size):
-    """(classes (H, W) uint8, confidence codes (H, W) int32): the winner of the softmax and its probability."""
-    pixels = _pixels(logits, size, test_size, map_size)
-    largest, classes = pixels.max(dim=0)
-    confidence = pixels.sub_(largest).exp_().sum(dim=0).reciprocal_()  # softmax of the winner: 1 / sum exp(l - max l)
-    return classes.to(torch.uint8), encode(confidence)
-
-
-def _pixels(logits, size, test_size, map_size):
+def pixel_logits(logits, size, test_size, map_size):
     """Logits (C, *size) float32 of the pixels of an image, from the part of its map that covers it."""
     _, grown = covering(size, test_size, map_size)
     # A map in channels_last order would be upsampled in that order, and reductions over the classes are slower there.
     return upsample(logits[None].contiguous(), grown)[0, :, : size[0], : size[1]]
+
+
+def classify(logits, size, test_size, map_size):
+    """Winning class of every pixel: part of a logit map (C, h, w) -> (H, W) int64 for an image of ``size``."""
+    return pixel_logits(logits, size, test_size, map_size).max(dim=0).indices  # on a CPU argmax takes 5 times as long
+
+
+def classify_with_confidence(logits, size, test_size, map_size):
+    """(classes (H, W) uint8, confidence codes (H, W) int32): the winner of the softmax and its probability."""
+    pixels = pixel_logits(logits, size, test_size, map_size)
+    largest, classes = pixels.max(dim=0)
+    confidence = pixels.sub_(largest).exp_().sum(dim=0).reciprocal_()  # softmax of the winner: 1 / sum exp(l - max l)
+    return classes.to(torch.uint8), encode(confidence)

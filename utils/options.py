@@ -3,6 +3,7 @@
 import argparse
 import math
 
+from utils.arguments import number
 from utils.errors import OneLineParser
 
 _EPILOG = """\
@@ -18,24 +19,29 @@ The launchers (dmt_ple-*.sh) do all of it; DRY_RUN=1 in front of one prints ever
 """
 
 
-def _number(kind, low, what, strict=False, high=math.inf):
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (value > low if strict else value >= low) or not value <= high or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-    return parse
+_count = number(int, 1, "a positive whole number", high=10**9)
+_count_or_zero = number(int, 0, "a whole number of at least 0", high=10**9)
+_positive = number(float, 0, "a number above 0", strict=True)
+_probability = number(float, 0, "a number from 0 to 1", high=1)
+_not_negative = number(float, 0, "a number of at least 0")
+_any_number = number(float, -math.inf, "a finite number", strict=True)
+_share = number(float, 0, "a number above 0 and up to 1", strict=True, high=1)
+_scale = number(float, 1 / 64, "a number from 1/64 to 64", high=64)
 
 
-_count = _number(int, 1, "a positive whole number", high=10**9)
-_count_or_zero = _number(int, 0, "a whole number of at least 0", high=10**9)
-_positive = _number(float, 0, "a number above 0", strict=True)
-_probability = _number(float, 0, "a number from 0 to 1", high=1)
-_not_negative = _number(float, 0, "a number of at least 0")
-_any_number = _number(float, -math.inf, "a finite number", strict=True)
+def _scales(text):
+    return [_scale(part) for part in text.split(",") if part]
+
+
+class _Several(argparse.Action):
+    """Collects the lists that the words of an option stand for: 0.75 1,1.25 becomes one list of three."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, [value for part in values for value in part])
+
+
+def _protocol(text):
+    return "papers" if text == "test-size" else text
 
 
 def _background(text):
@@ -96,6 +102,26 @@ def _data(parser):
                        help="size for validation and labelling (dataset's own)")
     group.add_argument("--no-aug", action="store_true",
                        help="only resize pseudo-labelled images to the crop instead of augmenting them")
+
+
+def add_protocol_options(parser, default):
+    """How images are shown to a network, for ``main.py --state=3`` and ``tools/predict.py``."""
+    group = parser.add_argument_group("protocol (how images are shown to the network)")
+    group.add_argument("--protocol", type=_protocol, choices=("papers", "original", "sliding"), default=default,
+                       help="papers: at test size, as validation in training does it (padded with black, or resized, as "
+                            "the dataset's spec says); original: each image undivided, at its own resolution; sliding: "
+                            f"windows that move over it, for large images and little memory ({default})")
+    group.add_argument("--window", metavar=("H", "W"), nargs=2, type=_count,
+                       help="sliding: size of the windows, rounded up to a multiple of 8, plus 1 (the training crop, "
+                            "where it is known, else the test size)")
+    group.add_argument("--stride", metavar="X", type=_share, default=2 / 3,
+                       help="sliding: share of a window by which it moves, at most (0.667); where windows overlap, their "
+                            "probabilities are averaged")
+    group.add_argument("--scales", metavar="X", nargs="+", type=_scales, action=_Several, default=[1.0],
+                       help="average the probabilities over these scales of the image, as in --scales 0.75 1 1.25 or "
+                            "--scales 0.75,1,1.25 (1)")
+    group.add_argument("--flip", action="store_true",
+                       help="average the probabilities with those of the mirror image")
 
 
 def _network(parser):

@@ -1,0 +1,133 @@
+"""A network ready to predict, from its file alone: a checkpoint or an exported ONNX file."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.specs import BUILT_IN, load_spec
+from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
+from models.description import Description, describe_checkpoint
+from models.exported import OnnxNetwork
+from utils.checkpoints import load, load_model
+from utils.errors import UserError
+from utils.precision import Precision
+
+_NAMES, _COLORS = "names", "colours"  # how the assumptions of a description about them begin
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A network and what it needs to be used.
+
+    ``network`` maps normalized images (N, 3, H, W) float32 on ``device`` to logits (N, C, h, w).
+    """
+
+    path: Path
+    network: Callable
+    description: Description
+    device: torch.device
+    precision: Precision
+
+    @property
+    def num_classes(self):
+        """Number of classes."""
+        return self.description.num_classes
+
+    @property
+    def named(self):
+        """Whether the file names the classes."""
+        return not any(words.startswith(_NAMES) for words in self.description.assumed)
+
+    @functools.cached_property
+    def bytes_a_pixel(self):
+        """What a forward pass in float32 takes for each pixel, measured on a CPU: 4.5 of its last maps."""
+        backbone = self.description.backbone
+        with torch.device("meta"):
+            network = deeplab_v2(1, backbone if backbone in BACKBONES else "resnet101")
+        return 4.5 * 4 * network.backbone.layer4[-1].conv3.out_channels / OUTPUT_STRIDE**2
+
+    def logits(self, images):
+        """``images`` (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""
+        images = self.description.input_format.normalize(images.to(self.device, non_blocking=True))
+        with self.precision.autocast():
+            return self.network(images)
+
+
+def load_arm(path, device, precision, spec=None, coco=None, aspp_branches=None):
+    """The ``Arm`` in the file ``path``, in eval mode on ``device`` (an ONNX file always runs on the CPU).
+
+    ``spec`` is the dataset's; its classes must be the network's. ``coco`` and ``aspp_branches`` answer for an old
+    checkpoint, which does not say. Raises ``UserError``.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"the checkpoint {path} is missing; correct the path")
+    if path.suffix.lower() == ".onnx":
+        network, device, precision = OnnxNetwork(path), torch.device("cpu"), Precision("fp32", "cpu")
+        description = network.description
+        says = description.values()
+    else:
+        says = load(path)
+        description = describe_checkpoint(says, path, None if "input_format" in says else coco,
+                                          None if "aspp_branches" in says else aspp_branches)
+        network = deeplab_v2(description.num_classes, description.backbone, description.aspp_branches)
+        load_model(network, path)
+        network = network.to(device, memory_format=torch.channels_last).eval()
+    if spec is not None:
+        check_classes(description, spec, path, named="class_names" in says)
+    return Arm(path, network, _completed(description, spec, says), torch.device(device), precision)
+
+
+def check_classes(description, spec, path, named=True):
+    """Raise ``UserError`` unless the network's classes are those of ``spec``; by their number alone if not ``named``."""
+    names, own = list(description.class_names), list(spec.class_names)
+    if len(names) != len(own):
+        raise UserError(f"{path} was trained for {len(names)} classes, but {spec.name} has {len(own)}; give a checkpoint "
+                        f"of {spec.name} or the dataset of this checkpoint")
+    other = next(((one, two) for one, two in zip(names, own) if one != two), None)
+    if named and other:
+        raise UserError(f"{path} was trained for other classes than those of {spec.name}: its class "
+                        f"{names.index(other[0])} is {other[0]!r}, not {other[1]!r}; give a checkpoint of {spec.name} or "
+                        "the dataset of this checkpoint")
+
+
+def common_description(arms):
+    """The ``Description`` of the arm that says most about the classes, which all ``arms`` must have, to decide together.
+
+    Raises ``UserError`` when they differ; old checkpoints that do not name them are judged by their number.
+    """
+    best = min(arms, key=lambda arm: len(arm.description.assumed))
+    for arm in arms:
+        one, other = arm.description, best.description
+        if one.num_classes != other.num_classes or arm.named and one.class_names != other.class_names:
+            raise UserError(f"{best.path} and {arm.path} have different classes and cannot decide together; give "
+                            "checkpoints of one dataset")
+    return best.description
+
+
+def built_in_spec(description):
+    """The built-in spec that a network was trained for: that of its dataset's name, if it has the same classes; or None."""
+    if not (description.name.isidentifier() and (BUILT_IN / f"{description.name}.yaml").is_file()):
+        return None
+    spec = load_spec(description.name)
+    return spec if spec.class_names == description.class_names else None
+
+
+def _completed(description, spec, says):
+    """``description`` with what its file does not say, from ``spec`` or else from the built-in one of its dataset.
+
+    Colours are a matter of taste: those of a ``spec`` that was given win.
+    """
+    if spec is None and "palette" not in says:
+        spec = built_in_spec(description)
+    if spec is None:
+        return description
+    known = {"class_names": spec.class_names, "background": spec.background, "test_size": spec.test_size,
+             "test_by": spec.test_by}
+    lacking = {key: value for key, value in known.items() if key not in says}
+    return dataclasses.replace(description, **lacking, palette=spec.palette, assumed=tuple(
+        words for words in description.assumed if not words.startswith((_NAMES, _COLORS))))

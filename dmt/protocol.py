@@ -1,0 +1,177 @@
+"""How an image of any size is shown to a network: the papers' protocol, original resolution, or sliding windows; scales
+and flips. Every one of them becomes a list of tiles. Nothing here imports torch.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from data import transforms
+from utils.errors import UserError
+
+PAPERS, ORIGINAL, SLIDING = "papers", "original", "sliding"
+PROTOCOLS = (PAPERS, ORIGINAL, SLIDING)
+STRIDE = 2 / 3
+_EVERY = 8  # pixels from one point of a logit map to the next (models.deeplab.OUTPUT_STRIDE)
+_BATCH_PIXELS = 1 << 20  # a group of N images has N times as many pixels at most, unless one image alone has more
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are shown to networks. All sizes are (height, width).
+
+    ``kind``: "papers" (at ``test_size``), "original" (undivided, at its own size), or "sliding" (windows of ``window``
+    that move by at most the share ``stride`` of it). ``test_by`` is what training did with images: "pad" left them as
+    they are; "resize" resized them to ``test_size``, so every protocol does that first.
+    ``scales`` are factors of the size that is shown, ``flip`` adds mirror images; what all of them say is averaged.
+    """
+
+    kind: str = ORIGINAL
+    test_size: tuple | None = None
+    test_by: str = "pad"
+    window: tuple | None = None
+    stride: float = STRIDE
+    scales: tuple = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self):
+        lacking = {PAPERS: self.test_size is None, ORIGINAL: False, SLIDING: self.window is None}
+        if lacking.get(self.kind, True) or self.test_by == "resize" and self.test_size is None:
+            raise ValueError(f"a protocol that is not whole: {self!r}")
+
+    @property
+    def seen_once(self):
+        """Whether a network sees every pixel once."""
+        return self.kind != SLIDING and self.scales == (1.0,) and not self.flip
+
+    def __str__(self):
+        resized = f"resized to {_text(self.test_size)}" if self.test_by == "resize" else None
+        if self.kind == PAPERS:
+            shown = resized or f"zero-padded to {_text(self.test_size)}"
+        elif self.kind == ORIGINAL:
+            shown = f"{resized}, undivided" if resized else "undivided, at original resolution"
+        else:
+            window = f"sliding windows of {_text(_grid(self.window))}, {self.stride:.3g} of it apart"
+            shown = f"{resized}, {window}" if resized else window
+        scales = "one scale" if self.scales == (1.0,) else f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"
+        papers = " (the papers')" if self.kind == PAPERS and self.seen_once else ""
+        return f"{shown}, {scales}, {'flip' if self.flip else 'no flip'}{papers}"
+
+    def values(self):
+        """The protocol as plain values, for JSON."""
+        return {"kind": self.kind, "test_size": self.test_size and list(self.test_size), "test_by": self.test_by,
+                "window": list(_grid(self.window)) if self.kind == SLIDING else None,
+                "stride": self.stride if self.kind == SLIDING else None, "scales": list(self.scales),
+                "flip": self.flip, "text": str(self)}
+
+
+def _text(size):
+    return f"{size[0]} x {size[1]}"
+
+
+def choose_protocol(kind, test_size=None, test_by=None, window=None, stride=STRIDE, scales=(1.0,), flip=False):
+    """The ``Protocol`` that the options ask for; None is what nobody knows. Raises ``UserError`` when too little is known.
+    """
+    if kind == PAPERS and test_size is None:
+        raise UserError("--protocol papers: the checkpoint does not say its test size; give --test-size H W, or --dataset")
+    if kind == SLIDING and window is None:
+        raise UserError("--protocol sliding: the checkpoint says neither its crop nor its test size; give --window H W")
+    if len(set(scales)) < len(scales):
+        raise UserError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give each scale once")
+    return Protocol(kind, test_size and tuple(test_size), test_by or "pad", window and tuple(window), stride,
+                    tuple(scales), flip)
+
+
+class Tile(NamedTuple):
+    """A part of an image: ``size`` rows and columns, from (``top``, ``left``) on, of the image resized to ``scaled`` and
+    then mirrored if ``flip``; padded at the bottom and right with black to ``canvas``."""
+
+    scaled: tuple
+    flip: bool
+    top: int
+    left: int
+    size: tuple
+    canvas: tuple
+
+
+def tiles(size, protocol, name="the image"):
+    """The ``Tile`` list of an image of ``size`` (height, width). Each scale and flip holds every pixel at least once.
+
+    Raises ``UserError``, which calls the image ``name``, when it is larger than the size it has to be padded to.
+    """
+    base, result = size, []
+    if protocol.test_by == "resize":
+        base = protocol.test_size
+    elif protocol.kind == PAPERS and any(side > most for side, most in zip(size, protocol.test_size)):
+        raise UserError(f"{name} is {size[1]} x {size[0]} pixels, larger than the test size {protocol.test_size[1]} x "
+                        f"{protocol.test_size[0]} that it is padded to; give a larger --test-size, or --protocol "
+                        "original or sliding")
+    for scale, flip in itertools.product(protocol.scales, (False, True) if protocol.flip else (False,)):
+        scaled = _scaled(base, scale)
+        if protocol.kind == SLIDING:
+            window = _grid(protocol.window)
+            part = tuple(map(min, window, scaled))
+            tops, lefts = (_starts(*sides, protocol.stride) for sides in zip(scaled, window))
+            result += [Tile(scaled, flip, top, left, part, window) for top in tops for left in lefts]
+        elif protocol.kind == ORIGINAL:
+            result.append(Tile(scaled, flip, 0, 0, scaled, _grid(scaled)))
+        else:
+            canvas = protocol.test_size if scale == 1 else _grid(_scaled(protocol.test_size, scale))
+            result.append(Tile(scaled, flip, 0, 0, scaled, canvas))
+    return result
+
+
+def _scaled(size, scale):
+    return tuple(max(1, round(scale * side)) for side in size)
+
+
+def _grid(size):
+    """The next larger size in which points of the map lie on every eighth pixel, from the first to the last.
+
+    Two points at least: exported networks take no less.
+    """
+    return tuple(max(-(-(side - 1) // _EVERY), 1) * _EVERY + 1 for side in size)
+
+
+def _starts(length, window, stride):
+    """Where windows begin along an axis: evenly spaced, at most ``stride`` of a window apart, the last at the very end."""
+    if length <= window:
+        return [0]
+    last = math.ceil((length - window) / max(1, int(stride * window)))
+    return [round(index * (length - window) / last) for index in range(last + 1)]
+
+
+def canvas_of(image, tile, resized=None):
+    """What the network sees of ``image`` (H, W, 3) uint8: (*tile.canvas, 3) uint8.
+
+    Scaled bilinearly in uint8, as in training, and padded with black before normalization. ``resized``, a dict, keeps
+    the image of each scale for the next tile.
+    """
+    resized = {} if resized is None else resized
+    if tile.scaled not in resized:
+        resized[tile.scaled] = transforms.resize_image(image, tile.scaled)
+    rows, columns = tile.size
+    left = tile.scaled[1] - tile.left - columns if tile.flip else tile.left
+    part = resized[tile.scaled][tile.top : tile.top + rows, left : left + columns]
+    return transforms.pad(part[:, ::-1] if tile.flip else part, tile.canvas, 0)
+
+
+def grouped(items, protocol, batch_size, size):
+    """Lists of ``items`` that one batch can hold: their canvases are equal. At most ``batch_size``, in their order.
+
+    ``size(item)`` is the (height, width) of an item's image. Images of sliding windows stay alone, since their windows
+    fill batches; large images come in smaller groups. An item waits for its like only while few others do.
+    Raises ``UserError`` as ``tiles`` does.
+    """
+    waiting = {}
+    for item in items:
+        canvases = tuple(tile.canvas for tile in tiles(size(item), protocol))
+        area = max(height * width for height, width in canvases)
+        limit = 1 if protocol.kind == SLIDING else max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
+        waiting.setdefault(canvases, []).append(item)
+        if len(waiting[canvases]) >= limit:
+            yield waiting.pop(canvases)
+        elif sum(map(len, waiting.values())) >= 2 * batch_size:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()

@@ -1,0 +1,215 @@
+"""How images of any size are shown to networks, and what is made of their answers: geometry by property, values by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmt import inference, protocol
+from dmt.arms import Arm
+from dmt.inference import predict
+from dmt.protocol import Protocol, canvas_of, choose_protocol, grouped, tiles
+from models import deeplab_v2
+from models.description import Description
+from models.input_format import COCO, IMAGENET, InputFormat
+from utils.errors import UserError
+from utils.precision import Precision
+
+CPU = torch.device("cpu")
+PLAIN = InputFormat("plain", rgb=False, full=255.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
+PROTOCOLS = st.builds(
+    Protocol, kind=st.sampled_from(protocol.PROTOCOLS), test_size=st.just((90, 90)), test_by=st.sampled_from(["pad", "resize"]),
+    window=st.tuples(st.integers(1, 60), st.integers(1, 60)), stride=st.floats(0.4, 1),
+    scales=st.lists(st.sampled_from([0.3, 0.5, 0.75, 1.0, 1.25, 2.0]), min_size=1, max_size=3, unique=True).map(tuple),
+    flip=st.booleans())
+
+
+def arm(network, num_classes=3, form=PLAIN):
+    names = tuple(f"class {number}" for number in range(num_classes))
+    described = Description("made", names, ((0, 0, 0),) * num_classes, None, 255, "small", 2, form, None, None)
+    return Arm("made.pt", network, described, CPU, Precision("fp32", "cpu"))
+
+
+def colours(images):
+    """A network whose logits are the colours of every eighth pixel: what it says of a smooth image is known."""
+    return images[:, :, ::8, ::8]
+
+
+def ramp(height, width):
+    """An image whose three channels are linear in row and column."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, 100 - columns], axis=-1).astype(np.uint8)
+
+
+def says(probabilities):
+    """A network that says the same of every pixel."""
+    logits = torch.tensor(probabilities).log()
+    return lambda images: logits[None, :, None, None].expand(len(images), -1, *(-(-side // 8) for side in images.shape[2:]))
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(size=SIZES, shown=PROTOCOLS)
+def test_every_pixel_is_in_a_tile_of_every_scale_and_flip_and_no_tile_leaves_the_image(size, shown):
+    seen = {}
+    for tile in tiles(size, shown):
+        for start, part, whole, side in zip((tile.top, tile.left), tile.size, tile.scaled, tile.canvas):
+            assert 0 <= start and start + part <= whole and part <= side
+        rows, columns = (inference._Axis(*values) for values in (
+            (size[0], tile.scaled[0], tile.top, tile.size[0], tile.canvas[0]),
+            (size[1], tile.scaled[1], tile.left, tile.size[1], tile.canvas[1], tile.flip)))
+        count = seen.setdefault((tile.scaled, tile.flip), np.zeros(size, int))
+        count[rows.first : rows.last, columns.first : columns.last] += 1
+    assert {flip for _, flip in seen} == {False, shown.flip}
+    for count in seen.values():
+        assert count.min() >= 1
+        if shown.kind != protocol.SLIDING:
+            assert count.max() == count.min()
+
+
+def test_canvases_by_hand():
+    assert tiles((375, 500), Protocol("papers", (505, 505))) == [((375, 500), False, 0, 0, (375, 500), (505, 505))]
+    assert tiles((375, 500), Protocol("original")) == [((375, 500), False, 0, 0, (375, 500), (377, 505))]
+    assert [tile.canvas for tile in tiles((1, 9), Protocol("original"))] == [(9, 9)]  # two points of a map at least
+    half = tiles((100, 200), Protocol("original", (50, 80), "resize", scales=(0.5,), flip=True))
+    assert half == [((25, 40), flip, 0, 0, (25, 40), (25, 41)) for flip in (False, True)]
+    windows = tiles((100, 40), Protocol("sliding", window=(42, 42), stride=0.5))  # 42 becomes 49, so 24 apart at most
+    assert [(tile.top, tile.left, tile.size, tile.canvas) for tile in windows] == [
+        (top, 0, (49, 40), (49, 49)) for top in (0, 17, 34, 51)]
+
+
+def test_flipped_parts_are_parts_of_the_mirror_image():
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    tile = protocol.Tile((4, 6), True, 1, 2, (2, 3), (9, 9))
+    canvas = canvas_of(image, tile)
+    np.testing.assert_array_equal(canvas[:2, :3], image[:, ::-1][1:3, 2:5])
+    assert not canvas[2:].any() and not canvas[:, 3:].any()
+
+
+def test_an_image_larger_than_the_test_size_is_named():
+    with pytest.raises(UserError, match="a.jpg is 12 x 10 pixels, larger than the test size 11 x 11.*--protocol original"):
+        tiles((10, 12), Protocol("papers", (11, 11)), "a.jpg")
+
+
+def test_groups_hold_images_of_equal_canvases_in_their_order():
+    sizes = [(10, 10), (20, 20), (11, 12), (10, 9), (9, 10), (30, 10)]
+    groups = list(grouped(sizes, Protocol("original"), 2, lambda size: size))
+    assert sorted(sum(groups, [])) == sorted(sizes)
+    for group in groups:
+        assert len(group) <= 2 and len({tiles(size, Protocol("original"))[0].canvas for size in group}) == 1
+    assert [(10, 10), (11, 12)] in groups
+    assert list(grouped(sizes, Protocol("papers", (64, 64)), 4, lambda size: size)) == [sizes[:4], sizes[4:]]
+    large = [(2000, 2000)] * 3
+    assert list(grouped(large, Protocol("original"), 8, lambda size: size)) == [[size] * 2 for size in large[:1]] + [large[:1]]
+
+
+def test_protocols_say_what_they_are():
+    assert str(Protocol("papers", (505, 505))) == "zero-padded to 505 x 505, one scale, no flip (the papers')"
+    assert str(Protocol("papers", (512, 1024), "resize", scales=(0.5, 1.0), flip=True)) == (
+        "resized to 512 x 1024, scales 0.5, 1, flip")
+    assert "sliding windows of 321 x 329, 0.667 of it apart" in str(Protocol("sliding", window=(321, 322)))
+    for kind in ("papers", "sliding"):
+        with pytest.raises(UserError, match=f"--protocol {kind}"):
+            choose_protocol(kind)
+    with pytest.raises(UserError, match="each scale once"):
+        choose_protocol("original", scales=(1.0, 1.0))
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_network_that_sees_a_pixel_once_decides_as_validation_does():
+    from dmt.prediction import classify, covering
+    torch.manual_seed(0)
+    network = deeplab_v2(5, "small").eval()
+    images = [np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+              for seed, size in enumerate([(40, 50), (64, 33), (64, 64)])]
+    for test_size in ((64, 64), (65, 65)):  # map points between pixels, and on them
+        decided = predict(images, [arm(network, 5, IMAGENET)], Protocol("papers", test_size))
+        batch = torch.from_numpy(np.stack([canvas_of(image, tiles(image.shape[:2], Protocol("papers", test_size))[0])
+                                           for image in images]))
+        with torch.inference_mode():
+            maps = network(IMAGENET.normalize(batch))
+        for image, logits, (decision,) in zip(images, maps, decided):
+            (rows, columns), _ = covering(image.shape[:2], test_size, logits.shape[1:])
+            expected = classify(logits[:, :rows, :columns], image.shape[:2], test_size, logits.shape[1:])
+            assert torch.equal(decision.classes.long(), expected)
+
+
+@pytest.mark.parametrize("shown, edge", [
+    (Protocol("original"), 0), (Protocol("original", flip=True), 0), (Protocol("papers", (113, 121)), 0),
+    (Protocol("sliding", window=(33, 41), stride=0.5), 0), (Protocol("sliding", window=(33, 41), stride=1, flip=True), 0),
+    (Protocol("original", (105, 97), "resize"), 0),
+    (Protocol("original", scales=(0.5, 1.0, 2.0), flip=True), 16),  # at half the size, 48 x 44, maps end in the padding
+    (Protocol("sliding", window=(25, 33), scales=(1.0, 1.5), flip=True), 0)])
+def test_maps_lie_where_the_pixels_are(shown, edge):
+    """A ramp's colours are its own logits: every pixel must come out as the place that it has."""
+    image, inner = ramp(97, 89), (slice(0, 97 - edge), slice(edge, 89 - edge))
+    (decision,), = predict([image], [arm(lambda images: colours(images) / 20)], shown, confidence=True)
+    decision = inference.Decision(*(part[inner] for part in decision))
+    expected = torch.from_numpy(image[inner]).float()
+    largest, second = expected.topk(2, dim=-1).values.unbind(-1)
+    assert (((largest - second) <= 2) | (decision.classes == expected.argmax(dim=-1))).all()
+    sure = 255 * (expected / 20).softmax(dim=-1).amax(dim=-1)
+    assert ((decision.confidence - sure).abs() <= 6).all()  # scaled colours are rounded to whole numbers
+
+
+def test_the_mean_of_probabilities_decides_and_is_the_confidence():
+    arms = [arm(says([0.25, 0.75, 1e-9])), arm(says([0.9, 0.1, 1e-9]))]
+    image = np.zeros((12, 7, 3), np.uint8)
+    one, other, both = predict([image], arms, Protocol("original"), choices=[(0,), (1,), (0, 1)], confidence=True)[0]
+    assert (one.classes == 1).all() and (other.classes == 0).all() and (both.classes == 0).all()
+    assert (one.confidence == 191).all() and (other.confidence == 230).all()  # 0.75 * 255 = 191.25, 229.5 to the even 230
+    assert (both.confidence == 147).all()  # (0.25 + 0.9) / 2 * 255 = 146.6
+    assert one.classes.shape == (12, 7) and one.classes.dtype == one.confidence.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("shown", [Protocol("original", flip=True, scales=(0.5, 1.0)),
+                                   Protocol("sliding", window=(9, 9), stride=0.6)])
+def test_averages_over_what_one_network_says_are_no_more_than_it_says(shown):
+    (decision,), = predict([np.zeros((20, 31, 3), np.uint8)], [arm(says([0.2, 0.3, 0.5]))], shown, confidence=True)
+    assert (decision.classes == 2).all() and ((decision.confidence == 127) | (decision.confidence == 128)).all()
+
+
+def test_every_network_gets_its_own_input_format():
+    seen = {}
+
+    def network(name):
+        def run(images):
+            seen[name] = images[0, :, 0, 0].tolist()
+            return colours(images)
+        return run
+
+    image = np.full((9, 9, 3), (10, 20, 30), np.uint8)  # BGR
+    predict([image], [arm(network("coco"), form=COCO), arm(network("imagenet"), form=IMAGENET)], Protocol("original"))
+    assert seen["coco"] == pytest.approx([10 - 104.008, 20 - 116.669, 30 - 122.675], abs=1e-3)
+    assert seen["imagenet"] == pytest.approx([(30 / 255 - 0.485) / 0.229, (20 / 255 - 0.456) / 0.224,
+                                              (10 / 255 - 0.406) / 0.225], abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (8, 8), (9, 10)])
+@pytest.mark.parametrize("shown", [Protocol("original"), Protocol("sliding", window=(33, 33), flip=True, scales=(0.5, 1.5)),
+                                   Protocol("papers", (512, 513))])
+def test_any_size_can_be_predicted(size, shown):
+    torch.manual_seed(0)
+    network = deeplab_v2(4, "small").eval()
+    (decision,), = predict([np.zeros((*size, 3), np.uint8)], [arm(network, 4, IMAGENET)], shown, confidence=True)
+    assert decision.classes.shape == decision.confidence.shape == size
+    assert (decision.classes < 4).all() and (decision.confidence >= 255 // 4).all()
+
+
+@pytest.mark.parametrize("shown", [Protocol("original"), Protocol("papers", (80, 90)), Protocol("original", scales=(0.7, 1.0)),
+                                   Protocol("sliding", window=(25, 33), flip=True, scales=(1.0, 1.3))])
+def test_strips_give_what_the_whole_gives(shown, monkeypatch):
+    torch.manual_seed(0)
+    arms = [arm(deeplab_v2(4, "small").eval(), 4, form) for form in (IMAGENET, COCO)]
+    image = np.random.default_rng(0).integers(0, 256, (77, 59, 3), np.uint8)
+    whole = predict([image], arms, shown, [(0,), (0, 1)], confidence=True, batch_size=2)[0]
+    monkeypatch.setattr(inference, "_STRIP", 1)
+    for one, other in zip(whole, predict([image], arms, shown, [(0,), (0, 1)], confidence=True, batch_size=2)[0]):
+        assert torch.equal(one.classes, other.classes) and torch.equal(one.confidence, other.confidence)
+    assert len(whole[0].classes.unique()) > 1
