@@ -12,7 +12,7 @@ from data.specs import BUILT_IN, load_spec
 from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
 from models.description import Description, describe_checkpoint
 from models.exported import OnnxNetwork
-from utils.checkpoints import load, load_model
+from utils.checkpoints import load_checkpoint, load_model
 from utils.errors import UserError
 from utils.precision import Precision
 
@@ -71,7 +71,7 @@ def load_arm(path, device, precision, spec=None, coco=None, aspp_branches=None):
         description = network.description
         says = description.values()
     else:
-        says = load(path)
+        says = load_checkpoint(path)
         description = describe_checkpoint(says, path, None if "input_format" in says else coco,
                                           None if "aspp_branches" in says else aspp_branches)
         network = deeplab_v2(description.num_classes, description.backbone, description.aspp_branches)

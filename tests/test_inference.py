@@ -213,3 +213,40 @@ def test_strips_give_what_the_whole_gives(shown, monkeypatch):
     for one, other in zip(whole, predict([image], arms, shown, [(0,), (0, 1)], confidence=True, batch_size=2)[0]):
         assert torch.equal(one.classes, other.classes) and torch.equal(one.confidence, other.confidence)
     assert len(whole[0].classes.unique()) > 1
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Photo:
+    def __init__(self, *size):
+        self.image = np.zeros((*size, 3), np.uint8)
+
+
+def cramped(most):
+    """A network whose memory is full with more than ``most`` pixels at once."""
+    def run(images):
+        if images[:, 0].numel() > most:
+            raise torch.OutOfMemoryError("full")
+        return colours(images)
+    return run
+
+
+def test_what_does_not_fit_together_is_predicted_alone_and_what_never_fits_is_named():
+    small, large, refused = [Photo(9, 9) for _ in range(5)], Photo(40, 40), []
+    results = list(inference.predict_all([*small[:3], large, *small[3:]], [arm(cramped(2 * 81))], Protocol("original"),
+                                         batch_size=4, failed=lambda photo, error: refused.append((photo, str(error)))))
+    assert {id(photo) for photo, _ in results} == {id(photo) for photo in small}
+    assert refused[0][0] is large and "--protocol sliding" in refused[0][1] and len(refused) == 1
+    with pytest.raises(inference.TooLarge):
+        list(inference.predict_all([large], [arm(cramped(81))], Protocol("original")))
+    windows = Protocol("sliding", window=(9, 9))
+    assert len(list(inference.predict_all([large], [arm(cramped(4 * 81))], windows, batch_size=4))) == 1
+
+
+def test_an_image_that_would_get_the_process_killed_is_refused_before():
+    class Huge(Arm):
+        bytes_a_pixel = 1e18
+
+    with pytest.raises(inference.TooLarge, match="GB are free"):
+        list(inference.predict_all([Photo(9, 9)], [Huge(**vars(arm(colours)))], Protocol("original")))

@@ -39,7 +39,7 @@ from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: 
 from utils.files import make_folder, sha256, write_bytes, write_json  # noqa: E402
 from utils.options import add_protocol_options  # noqa: E402
 
-_NETWORKS = (".pt", ".pth", ".onnx")
+_NETWORKS = (".pt", ".pth", ".safetensors", ".onnx")
 _FOLDERS = ("labels", "overlays", "confidence")
 _AHEAD = 4  # images that are read before they are needed
 _LOST = 0.02  # share of a video's frames that may be missing: some files only estimate their number
@@ -218,7 +218,7 @@ def make_protocol(options, description, spec):
     from dmt.protocol import choose_protocol
 
     test_size = options.test_size or description.test_size
-    window = options.window or (spec and spec.crop) or test_size
+    window = options.window or description.facts.get("recipe", {}).get("crop") or (spec and spec.crop) or test_size
     return choose_protocol(options.protocol, test_size, description.test_by, window, options.stride, options.scales,
                            options.flip)
 
