@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/setup.sh
-exec "$PYTHON" -m pytest "$@"
+# A file of tests stays in one process, since its tests share what they prepare.
+exec "$PYTHON" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
