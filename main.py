@@ -31,6 +31,7 @@ class Job:
         from data import images
         from dmt.session import Data, Machine, Network, choose_device
         from utils.precision import choose_precision
+        from utils.processors import usable
 
         self.options = options
         images.limit_pixels(options.max_pixels)
@@ -42,9 +43,9 @@ class Job:
         precision = choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, device)
         workers = options.workers
         if workers is None:
-            import torch
-            workers = 0 if device.type == "cpu" else min(8, torch.get_num_threads())
-        self.machine = Machine(device, precision, workers, options.batch_size_labeling)
+            workers = 0 if device.type == "cpu" else min(8, usable())
+        graphs = options.cuda_graphs and precision.kind != "apex"  # Apex reads the GPU in every step
+        self.machine = Machine(device, precision, workers, options.batch_size_labeling, options.compile, graphs)
         self.network = Network(options.backbone, options.aspp_branches, options.coco, self.spec)
 
     def train(self, mutual):
@@ -95,6 +96,7 @@ class Job:
         names = self.data.validation(self.options.valtiny)
         images.check_pairs(self.spec, self.data.pairs(names, "val"))
         model, _ = self.network.build(self.machine.device, self._checkpoint("continue_from"))
+        self.machine.ready(model)
         result = self.machine.validator(self.data, names, self.network.input_format,
                                         progress_bar("validate", "batch"))(model).compute()
         for name, iou in zip(self.spec.class_names, result["iou"]):

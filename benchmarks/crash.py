@@ -65,7 +65,7 @@ def start(stages, log):
 
 def digests(out):
     """SHA-256 of every file whose bytes have to agree, by name."""
-    files = [*out.glob("*.pt"), *out.glob("pseudo/**/*.png"), *out.glob("pseudo/**/*.npz"),
+    files = [*out.glob("*.pt"), *out.glob("pseudo/**/*.png"), *out.glob("pseudo/**/*.steps"),
              *out.glob("pseudo/**/manifest.json"), out / "log.txt"]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

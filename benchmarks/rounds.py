@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from data import datasets
 from data.store import PseudoLabelStore
 from dmt import labeling
+from dmt.prediction import network_maps
 from models import deeplab_v2
 from models.input_format import input_format
 from utils.checkpoints import load_model
@@ -40,7 +41,7 @@ def predict(model, spec, root, names, store, test_size=None, batch_size=1):
     """First pass of a labelling stage into ``store``; returns the histogram of confidences."""
     model = model.to(memory_format=torch.channels_last)  # as main.py does
     loader = whole_images(spec, root, names, test_size, batch_size)
-    return labeling.predict(model, loader, names, store, FORMAT, Precision("fp32", CPU), CPU)
+    return labeling.predict(model, loader, names, store, network_maps(model, FORMAT, Precision("fp32", CPU)), CPU)
 
 
 def decide(spec, names, store, previous, limits, ratio, beta=0.15, test_size=None):

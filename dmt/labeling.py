@@ -6,6 +6,7 @@ stored: thresholds, and from the second round on the merge with the previous mod
 logits are still there from the round before, so PLE costs no forward pass.
 """
 
+import math
 import sys
 import time
 from collections import deque
@@ -16,15 +17,17 @@ import numpy as np
 import torch
 
 from data.confidence import decode
-from data.store import Prediction, PseudoLabelStore, find_predictions, names_digest
+from data.store import Prediction, PseudoLabelStore, find_predictions, grey_confidence, names_digest
 from dmt.enhancement import takes_previous
 from dmt.prediction import classify_with_confidence, covering, dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds, codes_of_thresholds, sample
 from utils.errors import UserError
 from utils.files import remove_left_overs, sha256, write_json
+from utils.processors import usable
 from utils.runs import difference, peak_memory
+from utils.transfer import Upload, download
 
-_WRITERS = 4
+_THREADS = max(4, min(16, usable()))  # for reading and writing; zlib and the disk let others work meanwhile
 _PENDING = 64  # images that may wait to be written, so that a slow disk does not fill the memory
 
 
@@ -42,7 +45,7 @@ class Writers:
     """A few threads that encode and write files while the network runs on. Errors surface at the next ``add``."""
 
     def __init__(self):
-        self._pool, self._pending = ThreadPoolExecutor(_WRITERS), deque()
+        self._pool, self._pending = ThreadPoolExecutor(_THREADS), deque()
 
     def __enter__(self):
         return self
@@ -62,38 +65,63 @@ class Writers:
         self._pending.append(self._pool.submit(function, *arguments))
 
 
+def read_ahead(read, items):
+    """``read(item)`` for each of ``items`` in order; a few threads are ahead of whoever takes the results."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pending = deque()
+        for item in items:
+            pending.append(pool.submit(read, item))
+            if len(pending) >= _PENDING:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
 @torch.inference_mode()
-def predict(model, loader, names, store, input_format, precision, device, progress=iter):
+def predict(model, loader, names, store, forward, device, progress=iter):
     """First pass: run ``model`` (set to eval mode) over ``loader`` and write its logits to ``store``.
 
-    ``loader`` gives batches of ``data.datasets.collate_whole``, whose indices count in ``names``. Returns the
-    ``ConfidenceHistogram`` of every 16th pixel of these images.
+    ``loader`` gives batches of ``data.datasets.collate_whole``, whose indices count in ``names``; ``forward`` runs the
+    model on one (see ``dmt.prediction.network_maps``). Returns the ``ConfidenceHistogram`` of every 16th pixel of these
+    images. A GPU is never waited for: what it finds is fetched by the threads that write.
     """
     model.eval()
-    histogram = ConfidenceHistogram(model.num_classes)
+    histogram, upload = ConfidenceHistogram(model.num_classes), Upload(device)
+
+    def write(name, steps, *sizes):
+        store.write_logits(name, Prediction(steps(), *sizes))
+
     with Writers() as writers:
         for images, _, indices, sizes in progress(loader):
             test_size = images.shape[1:3]
-            with precision.autocast():
-                maps = model(input_format.normalize(images.to(device, non_blocking=True)))
+            maps = forward(*upload(images))
             for logits, index, size in zip(maps, indices, sizes):
                 map_size = tuple(logits.shape[1:])
                 (rows, columns), _ = covering(size, test_size, map_size)
                 steps = quantize(logits[:, :rows, :columns])
                 classes, codes = classify_with_confidence(dequantize(steps), size, test_size, map_size)
                 histogram.update_codes(sample(classes), sample(codes))
-                prediction = Prediction(steps.cpu().numpy().astype(np.uint16), tuple(size), map_size)
-                writers.add(store.write_logits, names[index], prediction)
+                writers.add(write, names[index], download(steps.to(torch.uint16)), tuple(size), map_size)
     return histogram
 
 
-@torch.inference_mode()
 def stored_prediction(store, name, test_size, device="cpu"):
-    """(classes (H, W) uint8, confidence codes (H, W) uint16) of an image whose logits are in ``store``."""
-    steps, size, map_size = store.read_logits(name)
-    steps = torch.from_numpy(steps.astype(np.int32)).to(device)
-    classes, codes = classify_with_confidence(dequantize(steps), size, test_size, map_size)
+    """(classes (H, W) uint8, confidence codes (H, W) uint16) of an image whose logits are in ``store``, as arrays."""
+    classes, codes = _pixels(_steps(store.read_logits(name)), test_size, device)
     return classes.cpu().numpy(), codes.cpu().numpy().astype(np.uint16)
+
+
+def _steps(prediction, pinned=False):
+    """A ``data.store.Prediction`` with its steps as an int32 tensor, which a GPU can fetch by itself if ``pinned``."""
+    steps = torch.from_numpy(prediction.steps.astype(np.int32))
+    return prediction._replace(steps=steps.pin_memory() if pinned else steps)
+
+
+@torch.inference_mode()
+def _pixels(prediction, test_size, device):
+    """(classes uint8, confidence codes int32), (H, W) tensors on ``device``, of a prediction as ``_steps`` gives it."""
+    steps = dequantize(prediction.steps.to(device, non_blocking=True))
+    return classify_with_confidence(steps, prediction.size, test_size, prediction.map_size)
 
 
 def missing_batches(names, store, batch_size, read, take=lambda parts: None):
@@ -114,7 +142,7 @@ def missing_batches(names, store, batch_size, read, take=lambda parts: None):
         return None
 
     missing = []
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for batch, parts in zip(batches, pool.map(parts_of, batches)):
             if parts is None:
                 missing.append(batch)
@@ -126,9 +154,9 @@ def missing_batches(names, store, batch_size, read, take=lambda parts: None):
 def decide(current, previous, threshold_codes, rules):
     """One image's pseudo label: thresholds, then PLE where there is a previous prediction.
 
-    ``current`` and ``previous`` are pairs (classes (H, W) uint8, codes (H, W) uint16), ``previous`` may be None. Both
-    are thresholded with the current model's thresholds. Returns (labels with 255 = ignored, codes, labels before the
-    merge).
+    ``current`` and ``previous`` are pairs (classes (H, W) uint8, codes (H, W) integers), ``previous`` may be None. Both
+    are thresholded with the current model's thresholds. All are arrays, or all are tensors on one device. Returns
+    (labels with 255 = ignored, codes, labels before the merge).
     """
     classes, codes = current
     before = apply_thresholds(classes, codes, threshold_codes)
@@ -138,7 +166,8 @@ def decide(current, previous, threshold_codes, rules):
     old = apply_thresholds(old_classes, old_codes, threshold_codes)
     mask = takes_previous((before, decode(codes)), (old, decode(old_codes)), rules.beta, rules.background,
                           rules.conflict_reduction)
-    return np.where(mask, old, before), np.where(mask, old_codes, codes), before
+    where = torch.where if isinstance(mask, torch.Tensor) else np.where
+    return where(mask, old, before), where(mask, old_codes, codes), before
 
 
 def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, device="cpu", progress=iter):
@@ -147,21 +176,42 @@ def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, de
     ``previous`` is the store that holds the previous model's logits, or None. Returns the shares of labelled pixels:
     {"before": thresholds alone, "after": with PLE, "changed": pixels whose label the merge changed}.
     """
-    threshold_codes = codes_of_thresholds(thresholds)
-    counts = np.zeros(4, np.int64)
+    on_gpu = torch.device(device).type != "cpu"
+    stores, limits = [store] if previous is None else [store, previous], codes_of_thresholds(thresholds)
+    if on_gpu:
+        limits = torch.from_numpy(limits.astype(np.int32)).to(device)
+
+    def read(name):
+        return [_steps(source.read_logits(name), on_gpu) for source in stores]
+
+    def decided(predictions):
+        maps = [_pixels(prediction, test_size, device) for prediction in predictions]
+        if not on_gpu:  # numpy is the faster of the two there
+            maps = [(classes.numpy(), codes.numpy().astype(np.uint16)) for classes, codes in maps]
+        labels, codes, before = decide(maps[0], maps[1] if maps[1:] else None, limits, rules)
+        return labels, grey_confidence(labels, codes), [
+            math.prod(labels.shape), (before != 255).sum(), (labels != 255).sum(), (labels != before).sum()]
 
     def one(name):
-        current = stored_prediction(store, name, test_size, device)
-        old = None if previous is None else stored_prediction(previous, name, test_size, device)
-        labels, codes, before = decide(current, old, threshold_codes, rules)
-        store.write_pseudo_label(name, labels, codes)
-        return labels.size, (before != 255).sum(), (labels != 255).sum(), (labels != before).sum()
+        labels, grey, counts = decided(read(name))
+        store.write_maps(name, labels, grey)
+        return counts
 
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        for result in progress(pool.map(one, names)):
-            counts += result
-    pixels, before, after, changed = (int(count) for count in counts)
-    return {"before": before / pixels, "after": after / pixels, "changed": changed / pixels}
+    def one_after_another():
+        """One thread speaks to the GPU; others read for it, and fetch and write what it found."""
+        with Writers() as writers:
+            for name, predictions in zip(names, read_ahead(read, names)):
+                labels, grey, counts = decided(predictions)
+                writers.add(lambda name, *maps: store.write_maps(name, *(part() for part in maps)),
+                            name, download(labels), download(grey))
+                yield counts
+
+    sums = [0] * 4
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for counts in progress(one_after_another() if on_gpu else pool.map(one, names)):
+            sums = [total + count for total, count in zip(sums, counts)]
+    pixels, *others = (int(count) for count in sums)
+    return dict(zip(("before", "after", "changed"), (count / pixels for count in others)))
 
 
 def label(predict_with, checkpoint, old, names, store, source, rules, batch_size, device="cpu", progress=iter,

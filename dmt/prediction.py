@@ -7,6 +7,14 @@ from data.store import LOGIT_STEP
 from models.deeplab import upsample
 
 
+def network_maps(model, input_format, precision):
+    """A function that runs ``model`` on a batch: images (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""
+    def maps(images):
+        with precision.autocast():
+            return model(input_format.normalize(images))
+    return maps
+
+
 def covering(size, test_size, map_size):
     """The part of a logit map that decides the pixels of an image of ``size`` within ``test_size``.
 

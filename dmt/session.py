@@ -20,12 +20,14 @@ from data import datasets, images, lists  # noqa: E402
 from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
+from dmt.prediction import network_maps  # noqa: E402
 from models import deeplab_v2  # noqa: E402
 from models.description import Description, describe_checkpoint, said  # noqa: E402
 from models.input_format import COCO, input_format  # noqa: E402
 from models.weights import load_imagenet_weights  # noqa: E402
 from utils.checkpoints import load_checkpoint, load_model  # noqa: E402
 from utils.errors import UserError  # noqa: E402
+from utils.replay import Replay  # noqa: E402
 from utils.runs import software  # noqa: E402
 
 
@@ -100,12 +102,25 @@ class Data:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how the network runs: device, ``utils.precision.Precision``, loader processes, images a forward pass."""
+    """Where and how the network runs: device, ``utils.precision.Precision``, loader processes, images a forward pass.
+
+    ``compiled`` and ``graphs`` (GPU only) make it faster: torch.compile of its blocks, and CUDA graphs of full batches.
+    """
 
     device: torch.device
     precision: object
     workers: int
     batch_size: int
+    compiled: bool = False
+    graphs: bool = False
+
+    def ready(self, model):
+        """``model``, compiled where this machine is to do so."""
+        return model.compile_blocks() if self.compiled else model
+
+    def forward(self, model, input_form):
+        """A function that runs ``model`` on a batch: (N, H, W, 3) uint8 BGR on the device -> logits (N, C, h, w)."""
+        return Replay(network_maps(model, input_form, self.precision), self.device, self.graphs)
 
     def loader(self, dataset, collate, **batches):
         """A DataLoader over ``dataset`` with this machine's processes; ``batches`` says how it forms them."""
@@ -119,7 +134,13 @@ class Machine:
         """
         loader = self.loader(data.whole_images(names, "val", labels=True), datasets.collate_whole,
                              batch_size=self.batch_size)
-        return lambda model: evaluate(model, loader, input_form, self.precision, self.device, progress, see)
+        forwards = {}  # kept like the loader, for what has been recorded
+
+        def validate(model):
+            if model not in forwards:
+                forwards[model] = self.forward(model, input_form)
+            return evaluate(model, loader, forwards[model], self.device, progress, see)
+        return validate
 
 
 @dataclass(frozen=True)

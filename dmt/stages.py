@@ -117,6 +117,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     """Train from the beginning, or from where an interrupted training of the stage stopped; returns its result."""
     machine, network, steps = setting.machine, setting.network, _steps(plan, dataset)
     model, carried = network.build(machine.device, plan.start, plan.weights, plan.seed)
+    machine.ready(model)
     state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None
     step = state["step"] if state else 0
     stage.write_config({**plan.config, "fingerprint": fingerprint})
@@ -127,7 +128,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
                                  view.see)
     trainer = Trainer(model, plan.recipe, steps, network.input_format, machine.precision, machine.device, stage,
                       validate, network.describe(fingerprint), fingerprint, save=plan.save, view=view,
-                      stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse)
+                      stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse, graphs=machine.graphs)
     if state:
         trainer.load_state_dict(state)
     loader = machine.loader(dataset, datasets.collate_training, batch_sampler=steps)
@@ -194,8 +195,9 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
         model, carried = setting.network.build(machine.device, file)
         known[file] = carried.get("iou")
         loader = machine.loader(data.whole_images(names, UNLABELED), datasets.collate_whole, batch_sampler=batch_indices)
-        return labeling.predict(model, loader, names, target, setting.network.input_format, machine.precision,
-                                machine.device, progress_bar(f"predict with {file.name}", "batch"))
+        forward = machine.forward(machine.ready(model), setting.network.input_format)
+        return labeling.predict(model, loader, names, target, forward, machine.device,
+                                progress_bar(f"predict with {file.name}", "batch"))
 
     def check(histogram):
         labeling.warn_of_empty_classes(histogram, data.spec.class_names)

@@ -39,7 +39,18 @@ class ConfidenceHistogram:
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.num_classes = int(num_classes)
-        self.counts = np.zeros((self.num_classes, NUM_CODES), np.int64)
+        self._counts = np.zeros((self.num_classes, NUM_CODES), np.int64)
+        self._pending = {}  # GPU -> int64 counts that have not been fetched yet
+
+    @property
+    def counts(self):
+        """The (num_classes, NUM_CODES) int64 counts so far; fetches those of a GPU."""
+        while self._pending:
+            found = self._pending.popitem()[1].cpu().numpy()
+            if found[-1]:
+                raise ValueError(f"{found[-1]} pixels have a class or a confidence code that there is none of")
+            self._counts += found[:-1].reshape(self._counts.shape)
+        return self._counts
 
     def update(self, labels, confidences):
         """Count sampled pixels.
@@ -53,7 +64,14 @@ class ConfidenceHistogram:
         self.update_codes(labels, encode(confidences))
 
     def update_codes(self, labels, codes):
-        """As ``update``, with the confidences already encoded (integers in 0..NUM_CODES - 1)."""
+        """As ``update``, with the confidences already encoded (integers in 0..NUM_CODES - 1).
+
+        Tensors on a GPU are counted there, and their values are checked when the counts are read: the host does not
+        wait.
+        """
+        if isinstance(labels, torch.Tensor) and labels.device.type == "cuda":
+            self._count_there(labels, codes)
+            return
         labels, codes = _on_host(labels), _on_host(codes)
         if labels.shape != codes.shape:
             raise ValueError(f"labels are {labels.shape} but confidences are {codes.shape}")
@@ -62,11 +80,21 @@ class ConfidenceHistogram:
         cells = labels.astype(np.int64).ravel() * NUM_CODES + codes.astype(np.int64).ravel()
         np.add.at(self.counts.reshape(-1), cells, 1)
 
+    def _count_there(self, labels, codes):
+        if labels.shape != codes.shape:
+            raise ValueError(f"labels are {tuple(labels.shape)} but confidences are {tuple(codes.shape)}")
+        if labels.device not in self._pending:
+            self._pending[labels.device] = torch.zeros(self._counts.size + 1, dtype=torch.int64, device=labels.device)
+        labels, codes = labels.reshape(-1).long(), codes.reshape(-1).long()
+        valid = (labels >= 0) & (labels < self.num_classes) & (codes >= 0) & (codes < NUM_CODES)
+        cells = torch.where(valid, labels * NUM_CODES + codes, self._counts.size)
+        self._pending[labels.device].scatter_add_(0, cells, torch.ones_like(cells))
+
     def merge(self, other):
         """Add the counts of ``other``. Raises ``ValueError`` when it is about another number of classes."""
         if other.num_classes != self.num_classes:
             raise ValueError(f"cannot merge histograms of {self.num_classes} and {other.num_classes} classes")
-        self.counts += other.counts
+        self.counts[...] += other.counts
 
     def thresholds(self, ratio):
         """The smallest confidence that is kept, per class: (num_classes,) float32.
@@ -147,8 +175,12 @@ def apply_thresholds(labels, codes, threshold_codes, ignore=255):
     ``labels``: numpy integers, any shape, classes or already ``ignore``; ``codes``: confidence codes of that shape;
     ``threshold_codes``: (C,) as ``ConfidenceHistogram.threshold_codes`` returns them. Returns a new array of the
     labels' dtype; the confidences stay with the pixels. Raises ``ValueError`` for shapes that differ and for labels
-    that are no class.
+    that are no class. All three may be tensors of one device instead; then the labels are not looked at, which would
+    make the host wait for a GPU.
     """
+    if isinstance(labels, torch.Tensor):
+        needed = torch.nn.functional.pad(threshold_codes.int(), (0, ignore + 1 - len(threshold_codes)))
+        return torch.where(codes < needed[labels.int()], ignore, labels)
     labels, codes = np.asarray(labels), np.asarray(codes)
     if labels.shape != codes.shape:
         raise ValueError(f"labels are {labels.shape} but confidence codes are {codes.shape}")

@@ -19,7 +19,9 @@ from models.deeplab import upsample
 from utils import checkpoints
 from utils.files import sha256
 from utils.metrics import ConfusionMatrix
+from utils.replay import Replay
 from utils.runs import peak_memory
+from utils.transfer import Upload
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ class Trainer:
     ``utils.runs.Stage`` that gets metrics, snapshots and the saved state (``save=False``: neither of the latter two);
     ``describe`` is the dict of plain values that every checkpoint of this training carries, ``fingerprint`` the one of
     everything that the result depends on: a saved state is good for no other. ``view`` is the
-    ``dmt.live_view.LiveView`` of what is shown while it runs, or None.
+    ``dmt.live_view.LiveView`` of what is shown while it runs, or None. With ``graphs``, the steps of full batches are
+    CUDA graphs on a GPU.
     """
 
     def __init__(self, model, recipe, steps, input_format, precision, device, stage, validate, describe, fingerprint,
-                 *, save=True, view=None, stop_requested=lambda: False, on_collapse=stop):
+                 *, save=True, view=None, stop_requested=lambda: False, on_collapse=stop, graphs=False):
         self.recipe, self.steps, self.input_format, self.device = recipe, steps, input_format, torch.device(device)
         self.stage, self.validate, self.describe, self.fingerprint, self.save = (
             stage, validate, describe, fingerprint, save)
@@ -82,9 +85,16 @@ class Trainer:
         self.levels = torch.from_numpy(GREY_LEVELS).to(self.device)
         self.step = 0
         self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
+        self._sums = torch.zeros(6, dtype=torch.float64, device=self.device)
+        self._bad_step = torch.zeros((), device=self.device)  # first step whose loss was not finite
+        self._done = torch.zeros((), device=self.device)  # self.step, where the GPU can see it
         self._start_sums()
         self._start_clock()
         self._epoch = ConfusionMatrix(model.num_classes)
+        self._upload = Upload(self.device)
+        self._learn_at = Replay(self._learn, self.device, graphs)
+        # A graph reads the learning rate from the GPU's memory.
+        self._lr = torch.zeros((), device=self.device) if graphs and self.device.type == "cuda" else None
 
     def run(self, loader, progress=iter):
         """Train to the end and return (best validation mIoU, its step). ``loader`` starts at batch ``self.step``.
@@ -124,25 +134,29 @@ class Trainer:
         """
         lr = self.recipe.lr_at(self.step, self.steps.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        images, labels, grey = (part.to(self.device, non_blocking=True) for part in (images, labels, grey))
+            group["lr"] = lr if self._lr is None else self._lr.fill_(lr)
+        self._learn_at(*self._upload(images, labels, grey), self.steps.num_pseudo(self.step))
+        self.step += 1
+        self._images += len(images)
+        self._counted += 1
+
+    def _learn(self, images, labels, grey, num_pseudo):
+        """What the device does in a step. It may be recorded once and replayed, so it changes everything in place."""
         confidence = self.levels[grey.int()]
         with self.precision.autocast():
             logits = self.model(self.input_format.normalize(images))
-        logits, num_pseudo = upsample(logits, labels.shape[1:]), self.steps.num_pseudo(self.step)
+        logits = upsample(logits, labels.shape[1:])
         if self.recipe.online is not None:  # from here on all is labelled, and counts fully
             labels, num_pseudo = label_online(logits, labels, num_pseudo, self.recipe.online), 0
         loss, statistics = self.loss(logits, labels, confidence, num_pseudo)
         self.optimizer.zero_grad(set_to_none=True)
         self.precision.step(loss, self.optimizer)
-        self.step += 1
-        self._images += len(images)
         self._epoch.update(labels, statistics["prediction"])
         self._add(loss.detach(), statistics)
 
     def _start_sums(self):
-        self._sums = torch.zeros(6, dtype=torch.float64, device=self.device)
-        self._bad_step = torch.full((), math.inf, device=self.device)  # first step whose loss was not finite
+        self._sums.zero_()
+        self._bad_step.fill_(math.inf)
         self._counted = 0
 
     def _start_clock(self):
@@ -152,8 +166,9 @@ class Trainer:
         values = [loss] + [statistics[name] for name in ("unweighted_loss", "mean_weight", "disagreements",
                                                          "student_wins", "valid_pixels")]
         self._sums += torch.stack([value.double() for value in values])
-        self._bad_step = torch.where(torch.isfinite(loss), self._bad_step, self._bad_step.clamp(max=self.step))
-        self._counted += 1
+        self._done += 1
+        first = torch.minimum(self._bad_step, self._done)
+        self._bad_step.copy_(torch.where(torch.isfinite(loss), self._bad_step, first))
 
     def _log(self, end_of_epoch):
         """Read the sums of the steps since the last time, in one synchronization; stop when a loss was not finite."""
@@ -214,6 +229,8 @@ class Trainer:
         self.step, self.best_miou, self.best_step = state["step"], state["best_miou"], state["best_step"]
         self.best_sha256 = state["best_sha256"]
         self.steps.start = self.step
-        self._sums, self._bad_step = state["sums"].to(self.device), state["bad_step"].to(self.device)
+        self._sums.copy_(state["sums"])
+        self._bad_step.copy_(state["bad_step"])
+        self._done.fill_(self.step)
         self._counted = state["counted"]
         self._epoch.restore(state["epoch_matrix"])

@@ -1,5 +1,6 @@
 """DeepLab-v2: a dilated ResNet and an atrous spatial pyramid head (Chen et al., TPAMI 2018, arXiv 1606.00915)."""
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet50, resnet101
@@ -70,6 +71,18 @@ class DeepLabV2(nn.Module):
         for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
             features = layer(features)
         return self.classifier(features)
+
+    def compile_blocks(self, backend="inductor"):
+        """Let torch.compile fuse what follows each convolution, within every residual block; returns the network.
+
+        Parameters keep their names. The 33 blocks of ResNet-101 share a few compiled forms, which is sooner done than
+        the network as a whole. Each size of batch is compiled anew.
+        """
+        torch._dynamo.config.recompile_limit = 64  # forms x sizes x (training, evaluation)
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                module.compile(dynamic=False, backend=backend)
+        return self
 
     def active_parameters(self):
         """The parameters that take part in ``forward``, as a list: the ones to train and to decay."""

@@ -88,7 +88,7 @@ def test_a_changed_number_redoes_its_stage_and_what_follows_from_it(run, command
 def test_a_damaged_prediction_of_the_round_before_is_predicted_again(run, command):
     out, stages = run
     expected = digests(out)
-    damaged = sorted(out.glob("pseudo/p0-l/logits/*.npz"))[3]
+    damaged = sorted(out.glob("pseudo/p0-l/logits/*.steps"))[3]
     damaged.write_bytes(damaged.read_bytes()[:50])
     shutil.rmtree(out / "pseudo" / "p1-l" / "labels")
     again(command, stages)

@@ -131,7 +131,7 @@ class Labelling:
     def done(self):
         """How many images have been predicted and how many labelled so far."""
         return tuple(sum(1 for _ in (self.folder / kind).rglob(f"*{suffix}")) if (self.folder / kind).is_dir() else 0
-                     for kind, suffix in (("logits", ".npz"), ("labels", ".png")))
+                     for kind, suffix in (("logits", ".steps"), ("labels", ".png")))
 
 
 def find_stages(run, unfinished=False):

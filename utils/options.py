@@ -192,5 +192,12 @@ def _machine(parser):
                        help="16-bit format of --mixed-precision: fp16 with dynamic loss scaling (default, as in the "
                             "papers), or bf16, which runs on a CPU too")
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    group.add_argument("--cuda-graphs", action="store_true",
+                       help="on a GPU: record the work of a full batch once and replay it (the same results; for GPUs "
+                            "that wait for the processor)")
+    group.add_argument("--compile", action="store_true",
+                       help="torch.compile of the residual blocks: faster steps after a slow start; results differ by "
+                            "rounding")
     group.add_argument("--workers", metavar="N", type=_count_or_zero,
-                       help="loader processes (default: 0 on a CPU, else up to 8); results do not depend on it")
+                       help="loader processes (default: 0 on a CPU, else one for each processor, up to 8); results do not "
+                            "depend on it")

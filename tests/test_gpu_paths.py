@@ -1,0 +1,213 @@
+"""What a GPU does otherwise than a CPU: its pieces compared here, and the whole where there is a GPU."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import png
+from data.confidence import NUM_CODES
+from data.store import Prediction, PseudoLabelStore, grey_confidence
+from dmt import labeling
+from dmt.thresholds import ConfidenceHistogram, apply_thresholds
+from dmt.training import Trainer
+from models import deeplab_v2
+from tests.test_stages import SMALL, first_weights, label, tensors
+from utils.metrics import ConfusionMatrix, count_apart
+from utils.replay import Replay
+from utils.transfer import Upload, download
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def random_maps(seed, size=(37, 53), classes=5):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, classes, size).astype(np.uint8), rng.integers(0, NUM_CODES, size).astype(np.uint16)
+
+
+@pytest.mark.parametrize("background", [0, None])
+@pytest.mark.parametrize("ple", [False, True])
+def test_tensors_are_decided_as_arrays_are(ple, background):
+    limits = np.array([500, 20000, 41000, 0, NUM_CODES], np.uint16)
+    rules = labeling.LabelingRules(0.4, 0.1, background)
+    arrays = [random_maps(1), random_maps(2) if ple else None]
+    as_tensors = [part and tuple(torch.from_numpy(each.astype(dtype)) for each, dtype in zip(part, (np.uint8, np.int32)))
+                  for part in arrays]
+    labels, codes, before = labeling.decide(*arrays, limits, rules)
+    found = labeling.decide(*as_tensors, torch.from_numpy(limits.astype(np.int32)), rules)
+    for expected, tensor in zip((labels, codes, before), found):
+        assert (tensor.numpy() == expected).all()
+    assert found[0].dtype == torch.uint8 and (labels == 255).any() and (labels != 255).any()
+    grey = grey_confidence(found[0], found[1])
+    assert grey.dtype == torch.uint8 and (grey.numpy() == grey_confidence(labels, codes)).all()
+
+
+def test_thresholds_of_tensors_by_hand():
+    labels, codes = torch.tensor([0, 1, 1, 0], dtype=torch.uint8), torch.tensor([10, 10, 20, 9], dtype=torch.int32)
+    assert apply_thresholds(labels, codes, torch.tensor([10, 20])).tolist() == [0, 255, 1, 255]
+
+
+@pytest.mark.parametrize("size, count", [(7, 1000), (3, 5), (443, 64)])
+def test_counting_apart_is_counting(size, count):
+    cells = torch.from_numpy(np.random.default_rng(0).integers(0, size, count))
+    assert torch.equal(count_apart(cells, size), torch.bincount(cells, minlength=size))
+
+
+@pytest.mark.parametrize("palette", [None, list(range(256)) * 3])
+@pytest.mark.parametrize("values", [np.zeros((1, 1), np.uint8), np.arange(35 * 41, dtype=np.uint8).reshape(35, 41),
+                                    np.asfortranarray(random_maps(3)[0])])
+def test_pngs_are_whole_and_any_library_reads_them(values, palette):
+    content = png.encoded(values, level=3, palette=palette)
+    assert png.is_whole(content) and (png.unfiltered(content) == values).all()
+    image = Image.open(io.BytesIO(content))
+    image.verify()
+    image = Image.open(io.BytesIO(content))
+    assert image.mode == ("L" if palette is None else "P") and (np.array(image) == values).all()
+    assert palette is None or image.getpalette() == palette
+
+
+def test_predictions_come_back_as_they_were_stored(tmp_path):
+    store = PseudoLabelStore(tmp_path)
+    steps = np.random.default_rng(0).integers(0, 65536, (3, 5, 7)).astype(np.uint16)
+    store.write_logits("a/b", Prediction(steps, (33, 49), (9, 9)))
+    found = store.read_logits("a/b")
+    assert (found.steps == steps).all() and (found.size, found.map_size) == ((33, 49), (9, 9))
+
+
+def test_reading_ahead_keeps_the_order_and_passes_errors_on():
+    assert list(labeling.read_ahead(lambda number: number**2, range(200))) == [number**2 for number in range(200)]
+    results = labeling.read_ahead(lambda number: 1 // (3 - number), range(10))
+    assert [next(results) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_compiled_blocks_are_the_same_network_with_the_same_names():
+    torch.manual_seed(0)
+    plain = deeplab_v2(4, "small").eval()
+    compiled = deeplab_v2(4, "small").eval()
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile_blocks(backend="eager")  # the real one needs minutes here
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    images = torch.randn(2, 3, 33, 33)
+    with torch.no_grad():
+        assert torch.equal(compiled(images), plain(images))
+
+
+def test_what_a_step_changes_stays_where_it_is(shapes_root, tmp_path, command, monkeypatch):
+    """A CUDA graph writes to the places it was recorded with: through epochs, logging, validation and saving."""
+    places, original = [], Trainer._learn
+
+    def learn(self, *batch):
+        original(self, *batch)
+        optimizer = [value["momentum_buffer"] for value in self.optimizer.state.values()]
+        kept = [self._sums, self._bad_step, self._done, *self.model.state_dict().values(), *optimizer]
+        places.append([tensor.data_ptr() for tensor in kept])
+
+    monkeypatch.setattr(Trainer, "_learn", learn)
+    status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
+                                "--epochs=3", "--batch-size-labeled=4", "--val-num-steps=2", "--log-num-steps=1",
+                                f"--output-dir={tmp_path}", "--test-size", 65, 65, "--cuda-graphs", *SMALL)
+    assert status == 0, errors
+    assert len(places) == 6 and all(place == places[0] for place in places)
+
+
+def test_on_a_cpu_nothing_is_recorded_nor_copied():
+    calls, tensor = [], torch.ones(2)
+    replay = Replay(lambda *arguments: calls.append(arguments), "cpu", record=True)
+    for _ in range(6):
+        replay(tensor, 3)
+    assert len(calls) == 6 and calls[0][0] is tensor
+    assert Upload("cpu")(tensor)[0] is tensor and (download(tensor)() == 1).all()
+
+
+# --- with a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@needs_gpu
+def test_a_replayed_call_computes_with_its_own_arguments():
+    total = torch.zeros((), device="cuda")
+
+    def add(values, factor):
+        total.add_((values * factor).sum())
+        return values + 1
+
+    replay = Replay(add, "cuda", record=True)
+    for number in range(1, 9):
+        values = torch.full((3,), float(number), device="cuda")
+        assert replay(values, 2).tolist() == [number + 1] * 3
+        assert replay(values[:2], 2).tolist() == [number + 1] * 2  # another shape, recorded or not
+    assert total.item() == 2 * 5 * sum(range(1, 9))
+
+
+@needs_gpu
+@pytest.mark.parametrize("amp", [[], ["--mixed-precision"], ["--mixed-precision", "--amp-dtype=bf16"]])
+def test_graphs_train_as_well_as_steps_one_by_one(amp, shapes_root, tmp_path, command):
+    """Full batches and an incomplete last one."""
+    for name, more in {"eager": [], "graphs": ["--cuda-graphs"]}.items():
+        status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
+                                    "--epochs=5", "--batch-size-labeled=3", "--val-num-steps=5", "--device=cuda",
+                                    f"--output-dir={tmp_path}", "--test-size", 65, 65, f"--exp-name={name}", *SMALL,
+                                    *amp, *more)
+        assert status == 0, errors
+    eager, graphs = tensors(tmp_path / "eager.pt"), tensors(tmp_path / "graphs.pt")
+    assert list(eager) == list(graphs)
+    for name, value in eager.items():
+        if value.is_floating_point():
+            assert (value - graphs[name]).norm() <= 0.02 * value.norm() + 1e-3, name
+
+
+@needs_gpu
+def test_no_synchronization_in_a_whole_step_on_a_gpu(shapes_root, tmp_path, command, monkeypatch):
+    """Of transfer, network, loss, scaler, optimizer and sums; the first steps allocate and choose algorithms."""
+    original, steps = Trainer._train_step, []
+
+    def step(self, *batch):
+        batch = [part.pin_memory() for part in batch]
+        torch.cuda.set_sync_debug_mode("error" if self.step >= 3 else "default")
+        try:
+            original(self, *batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(self.step)
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
+                                "--epochs=5", "--batch-size-labeled=4", "--device=cuda", "--mixed-precision",
+                                f"--output-dir={tmp_path}", "--test-size", 65, 65, *SMALL)
+    assert status == 0 and len(steps) == 10, errors
+
+
+@needs_gpu
+def test_a_gpu_labels_as_a_cpu_does(shapes_root, tmp_path, command):
+    """Both passes and PLE. The GPU's convolutions round otherwise; whatever lies on the edge may fall to either side."""
+    for seed, name in enumerate(("old", "new")):
+        first_weights(tmp_path / f"{name}.pt", 8, seed=seed, sureness=10)
+    for device in ("cpu", "cuda"):
+        assert label(command, shapes_root, tmp_path, "old.pt", tmp_path / device / "old", f"--device={device}")[0] == 0
+        assert label(command, shapes_root, tmp_path, "new.pt", tmp_path / device / "new", "--oldfilename=old.pt",
+                     "--beta=0.02", f"--device={device}")[0] == 0
+    files = sorted((tmp_path / "cpu" / "new" / "labels").glob("*.png"))
+    pairs = [[np.array(Image.open(tmp_path / device / "new" / "labels" / file.name)) for device in ("cpu", "cuda")]
+             for file in files]
+    different = sum((first != second).sum() for first, second in pairs)
+    assert len(files) == 16 and different <= 0.01 * sum(first.size for first, _ in pairs)
+
+
+@needs_gpu
+def test_counts_of_a_gpu_are_those_of_a_cpu():
+    labels, codes = (torch.from_numpy(part.astype(np.int32)) for part in random_maps(5))
+    here, there = ConfidenceHistogram(5), ConfidenceHistogram(5)
+    matrices = ConfusionMatrix(5), ConfusionMatrix(5)
+    for _ in range(2):
+        here.update_codes(labels, codes)
+        there.update_codes(labels.cuda(), codes.cuda())
+        assert (here.counts == there.counts).all()
+        for matrix, device in zip(matrices, ("cpu", "cuda")):
+            matrix.update(labels.to(device), (codes % 5).to(device))
+        assert (matrices[0].matrix == matrices[1].matrix).all()
+    there.update_codes(torch.tensor([5]).cuda(), torch.tensor([0]).cuda())
+    with pytest.raises(ValueError, match="1 pixels"):
+        there.thresholds(0.5)

@@ -1,0 +1,46 @@
+"""CUDA graphs: work of one shape is recorded once, and from then on started by one call instead of a thousand."""
+
+import torch
+
+_EAGER_CALLS = 3  # before recording: libraries choose their algorithms and make their workspaces in the first calls
+
+
+class Replay:
+    """Calls ``function(*arguments)``; with ``record``, as a CUDA graph once the same shapes have come a few times.
+
+    Arguments are tensors on ``device`` and plain values; plain values are part of the shape. ``function`` must not make
+    the host wait for the GPU, and what it changes it must change in place. What it returns (a tensor or None) is
+    overwritten by the next call of the recorded shape. One shape is recorded, that of the full batches: any other is
+    computed without a graph. The graph holds on to the GPU memory that the function needed.
+    """
+
+    def __init__(self, function, device, record):
+        self._function, self._device = function, torch.device(device)
+        self._record = record and self._device.type == "cuda"
+        self._calls, self._shape, self._graph = {}, None, None
+
+    def __call__(self, *arguments):
+        if not self._record:
+            return self._function(*arguments)
+        shape = tuple((argument.shape, argument.dtype) if isinstance(argument, torch.Tensor) else argument
+                      for argument in arguments)
+        if self._graph is None:
+            self._calls[shape] = self._calls.get(shape, 0) + 1
+            if self._calls[shape] > _EAGER_CALLS:
+                self._start_graph(shape, arguments)
+        if shape != self._shape:
+            return self._function(*arguments)
+        for own, argument in zip(self._arguments, arguments):
+            if isinstance(own, torch.Tensor):
+                own.copy_(argument)
+        self._graph.replay()
+        return self._result
+
+    def _start_graph(self, shape, arguments):
+        """Record a call; nothing is computed by that."""
+        self._shape, self._graph = shape, torch.cuda.CUDAGraph()
+        self._arguments = [argument.clone() if isinstance(argument, torch.Tensor) else argument
+                           for argument in arguments]
+        # Only this thread must not wait while recording; the loader's thread that pins memory goes on meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._result = self._function(*self._arguments)
