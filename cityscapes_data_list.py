@@ -46,16 +46,16 @@ def main(arguments=None):
                   f"{spec.label_path(root, without[0], subset)}; unpack gtFine_trainvaltest.zip in {root}")
 
 
-def names_in(folder):
-    """Names CITY/X of the images CITY/X_leftImg8bit.png in ``folder``, cities and files sorted; [] if there is none.
+def names_in(folder, suffix=IMAGE_SUFFIX):
+    """Names CITY/X of the files CITY/X``suffix`` in ``folder``, cities and files sorted; [] if there is none.
 
     Raises ``UserError`` when a folder cannot be read.
     """
     try:
         cities = sorted(city.name for city in folder.iterdir() if city.is_dir()) if folder.is_dir() else []
-        return [f"{city}/{file_name.removesuffix(IMAGE_SUFFIX)}" for city in cities
+        return [f"{city}/{file_name.removesuffix(suffix)}" for city in cities
                 for file_name in sorted(file.name for file in (folder / city).iterdir())
-                if file_name.endswith(IMAGE_SUFFIX)]
+                if file_name.endswith(suffix)]
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}; "
                         "check its permissions") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.lists import find_training_list, read_list, split_list_names
 from data.specs import load_spec, resolve_root
-from data.splits import IDS, SEED, check_split_names, make_splits, save_lists
+from data.splits import IDS, SEED, check_split_names, make_splits, own_split, save_lists
 from utils.errors import OneLineParser, UserError, reports_user_errors
 
 OWN_TRAINING_LIST = "train.txt"
@@ -82,11 +82,7 @@ def _own_split(names, path):
     except UserError as error:
         print(f"note: no split 'train', {error}")
         return {}
-    own = set(labeled)
-    if not own < set(names):
-        return {}
-    files = split_list_names("train", 0)
-    return dict(zip(files, (labeled, [name for name in names if name not in own])))
+    return own_split(names, labeled)
 
 
 def _print_table(splits, lists, states, ids):

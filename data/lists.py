@@ -27,14 +27,21 @@ def read_list(path):
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"the list {path} does not exist; {_origin(path)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return parse_list(content, path)
+
+
+def parse_list(content, path):
+    """``read_list`` for the bytes of a list that ``path`` describes in errors: it may lie in an archive."""
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"the list {path} is not UTF-8 text (byte {error.start}); save it as UTF-8, "
                         "one image name a line") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     lines = {}  # name -> line number
     for number, line in enumerate(text.split("\n"), start=1):
         name = line.strip(" \t\r")

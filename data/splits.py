@@ -64,6 +64,18 @@ def sample_dms(names_of, splits, seed=SEED, ids=IDS, portion=PORTION):
     return lists
 
 
+def own_split(names, labeled):
+    """The split "train", id 0, of a dataset that comes with its own labelled part, as VOC does beside SBD.
+
+    Labelled are the names in ``labeled``, unlabelled those of ``names`` that are not among them, both in their order.
+    Returns a dict from file name to names; empty where ``labeled`` is no true part of ``names``.
+    """
+    own = set(labeled)
+    if not own < set(names):
+        return {}
+    return dict(zip(split_list_names("train", 0), (list(labeled), [name for name in names if name not in own])))
+
+
 def save_lists(folder, lists):
     """Write ``lists`` (dict from file name to names) to ``folder``; each file is whole or as it was.
 

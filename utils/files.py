@@ -123,9 +123,10 @@ def remove_left_overs(folder, name="*"):
 
 
 @contextlib.contextmanager
-def locked(path, what, wait=False):
+def locked(path, what, wait=False, instead="choose another --output-dir or --exp-name"):
     """Hold the lock file ``path`` while inside. Raises ``UserError`` when another process holds it, or waits for it.
 
+    ``instead`` tells in that error what the user can do besides waiting.
     The system frees the lock when its process ends, however it ends, so there are no stale locks.
     """
     try:
@@ -139,8 +140,7 @@ def locked(path, what, wait=False):
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise UserError(f"{what} is in use by {owner}; wait for it to end, or stop it, or choose another "
-                            "--output-dir or --exp-name") from error
+            raise UserError(f"{what} is in use by {owner}; wait for it to end, or stop it, or {instead}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()

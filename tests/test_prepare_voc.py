@@ -1,0 +1,536 @@
+"""From the two archives of VOC and SBD to a dataset for training, on small archives with the real structure."""
+
+import hashlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_matrix
+
+from data import png
+from data.lists import read_list
+from data.specs import load_spec
+from data.splits import make_splits
+from tools import prepare_voc
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TRAIN = ["2007_000032", "2007_000039", "2007_000063", "2007_000068"]
+VAL = ["2007_000033", "2007_000042", "2007_000061"]
+SBD_TRAIN = ["2008_000003", "2007_000033", "2007_000032", "2008_000002"]  # one of VOC's val, one of its train
+SBD_VAL = ["2011_000003", "2007_000042", "2010_000001", "2008_000007"]
+TRAINAUG = [*TRAIN, "2008_000002", "2008_000003", "2008_000007", "2010_000001", "2011_000003"]
+COUNTS = ("--counts", "9", "3", "4")
+LISTS = "ImageSets/Segmentation"
+
+
+# --- stand-in archives ------------------------------------------------------------------------------------------------
+
+
+def size_of(name):
+    """(height, width): no two names of one size."""
+    number = int(name[-6:])
+    return 30 + number % 11, 40 + number % 13
+
+
+def random_mask(name, source):
+    """What the dataset ``source`` ("voc", "sbd") says about an image: the two never agree everywhere."""
+    rng = np.random.default_rng(list(f"{source} {name}".encode()))
+    mask = rng.integers(0, 21, size_of(name)).astype(np.uint8)
+    if source == "voc":
+        mask[::5] = 255
+    return mask
+
+
+def jpeg(name):
+    content = io.BytesIO()
+    noise = np.random.default_rng(list(name.encode())).integers(0, 256, (*size_of(name), 3)).astype(np.uint8)
+    Image.fromarray(noise).save(content, "JPEG")
+    return content.getvalue()
+
+
+def voc_png(mask):
+    content = io.BytesIO()
+    image = Image.fromarray(mask)
+    image.putpalette(list(range(256)) * 3)
+    image.save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def mat(segmentation, **options):
+    """A file of SBD: a struct GTcls with sparse boundaries, the segmentation and the classes that occur."""
+    boundaries = np.empty((20, 1), object)
+    for index in range(20):
+        boundaries[index, 0] = csc_matrix((segmentation == index + 1)[:, ::-1])
+    present = np.array([index for index in range(1, 21) if (segmentation == index).any()], np.uint8).reshape(-1, 1)
+    content = io.BytesIO()
+    savemat(content, {"GTcls": {"Boundaries": boundaries, "Segmentation": segmentation, "CategoriesPresent": present}},
+            **{"do_compression": True, **options})
+    return content.getvalue()
+
+
+def lines(names):
+    return "".join(f"{name}\n" for name in names).encode()
+
+
+def voc_files(train=TRAIN, val=VAL, images=(*TRAINAUG, *VAL, "2012_004331")):
+    files = {"Annotations/2012_004331.xml": b"<annotation/>", "ImageSets/Main/train.txt": b"2012_004331\n"}
+    files |= {f"JPEGImages/{name}.jpg": jpeg(name) for name in images}
+    files |= {f"{LISTS}/train.txt": lines(train), f"{LISTS}/val.txt": lines(val),
+              f"{LISTS}/trainval.txt": lines(sorted([*train, *val]))}
+    files |= {f"SegmentationClass/{name}.png": voc_png(random_mask(name, "voc")) for name in sorted([*train, *val])}
+    files |= {f"SegmentationObject/{name}.png": b"not read" for name in sorted([*train, *val])}
+    return {f"VOCdevkit/VOC2012/{key}": content for key, content in files.items()}
+
+
+def sbd_files(train=SBD_TRAIN, val=SBD_VAL):
+    names = sorted([*train, *val])
+    files = {f"cls/{name}.mat": mat(random_mask(name, "sbd")) for name in names}
+    files |= {f"img/{name}.jpg": jpeg(name) for name in names} | {f"inst/{name}.mat": b"not read" for name in names}
+    files |= {"cls/._2008_000002.mat": b"a Mac was here", "train.txt": lines(train), "val.txt": lines(val)}
+    return {"benchmark_RELEASE/README": b"SBD", "benchmark_RELEASE/benchmark_code/train.txt": b"other\n",
+            **{f"benchmark_RELEASE/dataset/{key}": content for key, content in files.items()}}
+
+
+def write_tar(path, files, *extra):
+    mode = "w:gz" if path.suffix in (".tgz", ".gz") else "w"
+    with tarfile.open(path, mode) as tar:
+        for folder in sorted({str(Path(name).parent) for name in files}):
+            member = tarfile.TarInfo(folder)
+            member.type = tarfile.DIRTYPE
+            tar.addfile(member)
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for member in extra:
+            tar.addfile(member)
+    return path
+
+
+def write_folder(path, files):
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """(VOC's archive, SBD's archive). Do not change them."""
+    folder = tmp_path_factory.mktemp("archives")
+    return (write_tar(folder / "VOCtrainval_11-May-2012.tar", voc_files()),
+            write_tar(folder / "benchmark.tgz", sbd_files()))
+
+
+@pytest.fixture(scope="module")
+def prepared(archives, tmp_path_factory):
+    """(the dataset made of the archives, what was printed). Do not change it."""
+    out = tmp_path_factory.mktemp("prepared") / "VOC2012"
+    done = run("--voc", archives[0], "--sbd", archives[1], "--out", out, *COUNTS)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return out, done.stdout
+
+
+def run(*arguments, cwd="/", **variables):
+    """The tool by its path, from another folder."""
+    environment = {key: value for key, value in os.environ.items() if key != "VOC_ROOT"} | variables
+    return subprocess.run([sys.executable, str(REPOSITORY / "tools" / "prepare_voc.py"), *map(str, arguments)], cwd=cwd,
+                          env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def prepare(capsys, monkeypatch):
+    """The tool in this process: (status, standard output, standard error)."""
+    monkeypatch.delenv("VOC_ROOT", raising=False)
+
+    def call(*arguments):
+        try:
+            prepare_voc.main([str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def digests(root):
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in root.rglob("*") if path.is_file()}
+
+
+def refused(result):
+    status, _, error = result
+    assert status == 2 and len(error.splitlines()) == 1 and error.startswith("error: "), result
+    return error
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_vocs_own_where_it_has_one_and_sbds_elsewhere(prepared):
+    out, _ = prepared
+    spec = load_spec("voc")
+    folder = out / "SegmentationClassAug"
+    assert sorted(path.stem for path in folder.iterdir()) == sorted([*TRAINAUG, *VAL])
+    for name in [*TRAINAUG, *VAL]:
+        content = (folder / f"{name}.png").read_bytes()
+        expected = random_mask(name, "voc" if name in TRAIN or name in VAL else "sbd")
+        assert (png.unfiltered(content) == expected).all(), name  # None where the loader would need an image library
+        with Image.open(io.BytesIO(content)) as image:
+            assert image.mode == "P"
+            palette = image.getpalette()
+        assert [tuple(palette[3 * index:3 * index + 3]) for index in range(21)] == list(spec.palette)
+        assert palette[3 * 255:] == [224, 224, 192]
+
+
+def test_lists(prepared):
+    out, _ = prepared
+    lists = out / LISTS
+    for name, names in (("train.txt", TRAIN), ("val.txt", VAL), ("trainval.txt", sorted(TRAIN + VAL)),
+                        ("trainaug.txt", TRAINAUG), ("train_labeled_0.txt", TRAIN),
+                        ("train_unlabeled_0.txt", TRAINAUG[4:])):
+        assert (lists / name).read_bytes() == lines(names), name
+    assert not set(read_list(lists / "trainaug.txt")) & set(VAL)
+    splits = make_splits(TRAINAUG, [("2", 2), ("4", 4), ("8", 8)])
+    assert len(splits) == 24
+    for name, names in splits.items():
+        assert read_list(lists / name) == names
+    assert not (lists / "20_labeled_0.txt").exists()  # 9 / 20: nothing would be labelled
+    assert (lists / "8-l_labeled_2.txt").is_file()
+
+
+def test_output_counts_and_says_what_comes_next(prepared):
+    out, text = prepared
+    rows = {tuple(line.split()[-2:]): line for line in text.splitlines() if line.startswith(("train", "val", "masks"))}
+    assert set(rows) == {("4", "4"), ("3", "3"), ("9", "9"), ("5", "5"), ("12", "12")}
+    assert f"export VOC_ROOT={out}" in text.splitlines()
+    assert "too few for the splits 20 50 106" in text and "7 made from VOC, 5 made from SBD" in text
+    assert "20 images and masks of VOC: 20 unpacked" in text
+
+
+def test_only_what_is_needed_is_unpacked(prepared):
+    out, _ = prepared
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug"]
+    files = voc_files()
+    for folder in ("JPEGImages", "SegmentationClass"):
+        assert {path.name: path.read_bytes() for path in (out / folder).iterdir()} == {
+            Path(key).name: content for key, content in files.items() if f"/{folder}/" in key}
+    assert not list(out.rglob("*.tmp*"))
+
+
+def test_the_result_passes_the_check_before_a_run(prepared, command):
+    status, output, error = command("--check", "--dataset=voc", f"--data-root={prepared[0]}", "--train-set=train",
+                                    "--sets-id=0", "--weights=none", "--backbone=small")
+    assert status == 0, error
+    assert "error" not in error
+
+
+def test_official_numbers_are_expected_unless_others_are_given(archives, tmp_path, prepare):
+    sources = ("--voc", archives[0], "--sbd", archives[1], "--out", tmp_path / "out")
+    error = refused(prepare(*sources))
+    assert "9 instead of 10582" in error and "3 instead of 1449" in error and "4 instead of 1464" in error
+    assert "val.txt" in (error := refused(prepare(*sources, "--counts", "9", "4", "4"))) and "trainaug" not in error
+    assert not (tmp_path / "out").exists()
+    assert prepare_voc.COUNTS == (10582, 1449, 1464)
+    status, output, _ = prepare(*sources, "--no-counts", "--no-splits")
+    assert status == 0 and "python generate_splits.py --dataset=voc" in output
+    assert sorted(path.name for path in (tmp_path / "out" / LISTS).glob("*labeled*")) == [
+        "train_labeled_0.txt", "train_unlabeled_0.txt"]
+
+
+# --- forms of the sources ---------------------------------------------------------------------------------------------
+
+
+def test_unpacked_folders_and_other_packings_give_the_same(prepared, tmp_path, prepare):
+    whole = digests(prepared[0])
+    voc = write_folder(tmp_path / "voc", voc_files())
+    sbd = write_folder(tmp_path / "sbd", sbd_files())
+    forms = [(write_tar(tmp_path / "voc.tar.gz", voc_files()), write_tar(tmp_path / "sbd.tar", sbd_files())),
+             (voc, sbd), (voc / "VOCdevkit" / "VOC2012", sbd / "benchmark_RELEASE" / "dataset")]
+    for index, form in enumerate(forms):
+        out = tmp_path / f"out{index}"
+        status, _, error = prepare("--voc", form[0], "--sbd", form[1], "--out", out, *COUNTS)
+        assert status == 0 and error == ""
+        assert digests(out) == whole
+
+
+def test_an_unpacked_voc_is_completed_in_place(prepared, archives, tmp_path, prepare, monkeypatch):
+    voc = write_folder(tmp_path, voc_files()) / "VOCdevkit" / "VOC2012"
+    before = digests(voc)
+    monkeypatch.setenv("VOC_ROOT", str(tmp_path / "elsewhere"))
+    status, output, _ = prepare("--voc", tmp_path / "VOCdevkit" / "VOC2012", "--sbd", archives[1], *COUNTS)
+    assert status == 0 and f"export VOC_ROOT={voc}" in output
+    assert digests(voc) == {**before, **digests(prepared[0])}
+    shutil.rmtree(voc / "SegmentationClassAug")
+    monkeypatch.setenv("VOC_ROOT", str(voc))
+    assert prepare("--sbd", archives[1], *COUNTS)[0] == 0  # neither --voc nor --out
+    assert digests(voc) == {**before, **digests(prepared[0])}
+
+
+# --- going on after an interruption -----------------------------------------------------------------------------------
+
+
+def test_a_second_run_leaves_everything_as_it_is(prepared, archives, tmp_path, prepare):
+    out = Path(shutil.copytree(prepared[0], tmp_path / "out"))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    status, output, _ = prepare("--voc", archives[0], "--sbd", archives[1], "--out", out, *COUNTS)
+    assert status == 0 and "0 unpacked, 20 were there" in output and "0 made from SBD, 12 were there" in output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    mask = out / "SegmentationClassAug" / "2008_000002.png"
+    assert prepare("--voc", archives[0], "--sbd", archives[1], "--out", out, *COUNTS, "--redo")[0] == 0
+    assert mask.stat().st_mtime_ns != before[mask] and digests(out) == digests(prepared[0])
+
+
+def test_what_an_interruption_left_is_completed(prepared, archives, tmp_path, prepare):
+    out = Path(shutil.copytree(prepared[0], tmp_path / "out"))
+    masks = out / "SegmentationClassAug"
+    (out / "JPEGImages" / "2008_000002.jpg").write_bytes(b"\xff\xd8 half")
+    (out / "JPEGImages" / "2007_000033.jpg").unlink()
+    (out / "JPEGImages" / ".2008_000003.4711.tmp.jpg").write_bytes(b"half")
+    (out / "SegmentationClass" / "2007_000042.png").write_bytes(b"")
+    content = (masks / "2008_000003.png").read_bytes()
+    (masks / "2008_000003.png").write_bytes(content[: len(content) // 2])
+    (masks / "2008_000007.png").write_bytes((masks / "2011_000003.png").read_bytes())  # the size of another image
+    (masks / "2007_000032.png").unlink()
+    (masks / ".2007_000032.4711.tmp.png").write_bytes(b"half")
+    (out / LISTS / "trainaug.txt").unlink()
+    (out / LISTS / "val.txt").unlink()
+    status, output, _ = prepare("--voc", archives[0], "--sbd", archives[1], "--out", out, *COUNTS)
+    assert status == 0 and "3 unpacked, 17 were there" in output
+    assert "1 made from VOC, 2 made from SBD, 9 were there" in output
+    assert digests(out) == digests(prepared[0])
+
+
+def test_killed_and_started_again_it_ends_the_same(tmp_path):
+    names = [f"2009_{index:06d}" for index in range(80)]
+    voc = write_tar(tmp_path / "voc.tar", voc_files(images=(*TRAINAUG, *VAL, *names)))
+    sbd = write_tar(tmp_path / "sbd.tgz", sbd_files(train=[*SBD_TRAIN, *names]))
+    options = ("--voc", voc, "--sbd", sbd, "--no-counts", "--threads", "1", "--out")
+    assert run(*options, tmp_path / "whole").returncode == 0
+    out = tmp_path / "out"
+    for folder in ("JPEGImages", "SegmentationClassAug"):
+        process = subprocess.Popen([sys.executable, "-m", "tools.prepare_voc", *map(str, options), str(out)],
+                                   cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        while len(list((out / folder).glob("*.*"))) < 3 and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run(*options, out).returncode == 0
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_one_at_a_time(prepared, archives, tmp_path, prepare):
+    from utils.files import locked
+    with locked(tmp_path / "out" / ".prepare_voc.lock", "it"):
+        error = refused(prepare("--voc", archives[0], "--sbd", archives[1], "--out", tmp_path / "out", *COUNTS))
+    assert "in use" in error and "--out" in error
+
+
+# --- what is wrong with the sources -----------------------------------------------------------------------------------
+
+
+def link(name, target, kind=tarfile.SYMTYPE):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize("member", [
+    tarfile.TarInfo("VOCdevkit/../../evil.jpg"), tarfile.TarInfo("/tmp/evil/JPEGImages/2007_000032.jpg"),
+    link("VOCdevkit/VOC2012/JPEGImages", "/etc"), link("VOCdevkit/out", "../../.."),
+    link("VOCdevkit/hard", "/etc/passwd", tarfile.LNKTYPE), link("VOCdevkit/device", "", tarfile.CHRTYPE)],
+    ids=lambda member: member.name)
+def test_a_hostile_archive_is_refused_before_anything_is_written(archives, tmp_path, prepare, member):
+    voc = write_tar(tmp_path / "voc.tar", voc_files(), member)
+    error = refused(prepare("--voc", voc, "--sbd", archives[1], "--out", tmp_path / "sub" / "out", *COUNTS))
+    assert repr(member.name) in error and str(voc) in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["voc.tar"]
+
+
+def damaged(content, how):
+    middle = len(content) // 2
+    if how == "cut off":
+        return content[:middle]
+    if how == "a byte":
+        return content[:middle] + bytes([content[middle] ^ 0x55]) + content[middle + 1:]
+    if how == "checksum":
+        return content[:-8] + bytes(4) + content[-4:]
+    if how == "a header":
+        place = content.index(b"VOCdevkit/VOC2012/SegmentationClass/2007_000039.png")
+        return content[:place + 148] + b"1234567\0" + content[place + 156:]
+    return how.encode()
+
+
+@pytest.mark.parametrize("which, how", [
+    ("voc", "cut off"), ("voc", "a header"), ("voc", "<html>"), ("voc", ""), ("sbd", "cut off"), ("sbd", "a byte"),
+    ("sbd", "checksum"), ("sbd", "<html>")])
+def test_a_damaged_archive_is_named(archives, tmp_path, prepare, which, how):
+    paths = dict(zip(("voc", "sbd"), archives))
+    broken = tmp_path / paths[which].name
+    broken.write_bytes(damaged(paths[which].read_bytes(), how))
+    paths[which] = broken
+    error = refused(prepare("--voc", paths["voc"], "--sbd", paths["sbd"], "--out", tmp_path / "out", *COUNTS))
+    assert str(broken) in error and "damaged" in error
+    assert not (tmp_path / "out").exists()
+
+
+def bomb():
+    """A MAT file of 130 kB that inflates to one of 134 MB."""
+    packed = zlib.compress(bytes(1 << 27))
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + b"\x0f\0\0\0" + len(packed).to_bytes(4, "little") + packed
+
+
+def wrong(name, value, dtype=np.uint8):
+    mask = random_mask(name, "sbd").astype(dtype)
+    mask[3, 4] = value
+    return mask
+
+
+BAD_MATS = {
+    "no MAT file": (b"not a MAT file, but long enough to be read as one" * 9, "damaged"),
+    "cut off": (mat(random_mask("2008_000007", "sbd"))[:-50], "damaged"),
+    "empty": (b"", "damaged"),
+    "a bomb": (bomb(), "inflate"),
+    "no class": (mat(wrong("2008_000007", 21)), "value 21"),
+    "ignored pixels": (mat(wrong("2008_000007", 255)), "value 255"),
+    "fractions": (mat(wrong("2008_000007", 1.5, float)), "value 1.5"),
+    "no numbers": (mat(wrong("2008_000007", np.nan, float)), "value nan"),
+    "another size": (mat(random_mask("2008_000002", "sbd")), "one size"),
+}
+
+
+@pytest.mark.parametrize("content, word", BAD_MATS.values(), ids=BAD_MATS)
+def test_a_bad_mat_file_is_named_and_the_rest_goes_on_later(prepared, archives, tmp_path, prepare, content, word):
+    key = "benchmark_RELEASE/dataset/cls/2008_000007.mat"
+    sbd = write_tar(tmp_path / "benchmark.tar", {**sbd_files(), key: content})
+    out = tmp_path / "out"
+    error = refused(prepare("--voc", archives[0], "--sbd", sbd, "--out", out, *COUNTS))
+    assert f"{key} in {sbd}" in error and word in error
+    assert not (out / "SegmentationClassAug" / "2008_000007.png").exists() and not list(out.rglob("*.tmp*"))
+    assert not (out / LISTS / "trainaug.txt").exists()
+    assert prepare("--voc", archives[0], "--sbd", archives[1], "--out", out, *COUNTS)[0] == 0
+    assert digests(out) == digests(prepared[0])
+
+
+def test_mats_of_other_writers_are_read():
+    mask = random_mask("2008_000007", "sbd")
+    for content in (mat(mask, do_compression=False), mat(mask.astype(float)), mat(mask.astype(np.int16))):
+        found = prepare_voc.read_sbd_mask(content, "it", 21)
+        assert found.dtype == np.uint8 and (found == mask).all()
+
+
+def rgb_png(name):
+    content = io.BytesIO()
+    Image.fromarray(np.zeros((*size_of(name), 3), np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+VOC = "VOCdevkit/VOC2012"
+BAD_CONTENT = {
+    "a mask in colours": (f"{VOC}/SegmentationClass/2007_000039.png", rgb_png("2007_000039"), "2007_000039.png"),
+    "a mask with other values": (f"{VOC}/SegmentationClass/2007_000039.png", voc_png(wrong("2007_000039", 77)), "77"),
+    "a mask of another size": (f"{VOC}/SegmentationClass/2007_000039.png", voc_png(random_mask("2007_000063", "voc")),
+                               "one size"),
+    "a broken mask": (f"{VOC}/SegmentationClass/2007_000039.png", voc_png(random_mask("2007_000039", "voc"))[:-40],
+                      "2007_000039.png"),
+    "an image that is none": (f"{VOC}/JPEGImages/2008_000002.jpg", b"no JPEG", "2008_000002.jpg"),
+    "no image": (f"{VOC}/JPEGImages/2008_000002.jpg", None, "JPEGImages/2008_000002.jpg"),
+    "no mask": (f"{VOC}/SegmentationClass/2007_000042.png", None, "1 of 7 files"),
+    "no list": (f"{VOC}/{LISTS}/val.txt", None, f"{LISTS}/val.txt"),
+    "a list with a path": (f"{VOC}/{LISTS}/val.txt", b"../../2007_000033\n", "line 1"),
+    "a list of bytes": (f"{VOC}/{LISTS}/val.txt", b"\xff\xfe", "UTF-8"),
+    "a training image in val.txt": (f"{VOC}/{LISTS}/val.txt", lines([*VAL, TRAIN[1]]), TRAIN[1]),
+}
+
+
+@pytest.mark.parametrize("key, content, word", BAD_CONTENT.values(), ids=BAD_CONTENT)
+def test_bad_content_of_voc_is_named(archives, tmp_path, prepare, key, content, word):
+    files = {name: value for name, value in {**voc_files(), key: content}.items() if value is not None}
+    voc = write_tar(tmp_path / "voc.tar", files)
+    error = refused(prepare("--voc", voc, "--sbd", archives[1], "--out", tmp_path / "out", "--no-counts"))
+    assert word in error
+    assert not (tmp_path / "out" / LISTS / "trainaug.txt").exists()
+
+
+def test_sbd_without_a_mask_or_a_list(archives, tmp_path, prepare):
+    for key, word in (("cls/2010_000001.mat", "1 of 5 files"), ("val.txt", "dataset/val.txt")):
+        files = sbd_files()
+        del files[f"benchmark_RELEASE/dataset/{key}"]
+        sbd = write_folder(tmp_path / key.replace("/", "-"), files)
+        error = refused(prepare("--voc", archives[0], "--sbd", sbd, "--out", tmp_path / "out", *COUNTS))
+        assert word in error and key in error
+    sbd = write_tar(tmp_path / "own.tar", sbd_files(train=TRAIN, val=VAL))
+    assert "add no image" in refused(prepare("--voc", archives[0], "--sbd", sbd, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_somebodys_own_list_is_not_replaced(archives, tmp_path, prepare):
+    own = tmp_path / "out" / LISTS / "val.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("2007_000033\n")
+    error = refused(prepare("--voc", archives[0], "--sbd", archives[1], "--out", tmp_path / "out", *COUNTS))
+    assert str(own) in error and own.read_text() == "2007_000033\n"
+    own.write_text("\r\n".join(VAL))  # the same names, written in another way
+    assert prepare("--voc", archives[0], "--sbd", archives[1], "--out", tmp_path / "out", *COUNTS)[0] == 0
+    assert own.read_bytes() == "\r\n".join(VAL).encode()
+
+
+def test_mixed_up_archives(archives, tmp_path, prepare):
+    voc, sbd = archives
+    assert "JPEGImages/*.jpg" in refused(prepare("--voc", sbd, "--sbd", voc, "--out", tmp_path / "out"))
+    assert "cls/*.mat" in refused(prepare("--voc", voc, "--sbd", voc, "--out", tmp_path / "out"))
+    both = write_tar(tmp_path / "both.tar", {**voc_files(), "VOCdevkit/VOC2007/JPEGImages/000001.jpg": jpeg("000001")})
+    assert "two datasets" in refused(prepare("--voc", both, "--sbd", sbd, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_noticed_before(archives, tmp_path, prepare, monkeypatch):
+    monkeypatch.setattr(prepare_voc, "BYTES_PER_MASK", 1 << 50)
+    error = refused(prepare("--voc", archives[0], "--sbd", archives[1], "--out", tmp_path / "out", *COUNTS))
+    assert "GB left" in error and not (tmp_path / "out" / "JPEGImages").exists()
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments, word", [
+    ([], "--out"), (["--out", "out"], "--voc"), (["--out", "out", "--voc", "VOC"], "--sbd"),
+    (["--out", "out", "--voc", "missing.tar", "--sbd", "SBD"], "missing.tar"),
+    (["--out", "out", "--voc", ".", "--sbd", "SBD"], "JPEGImages/*.jpg"),
+    (["--out", "file", "--voc", "VOC", "--sbd", "SBD", *COUNTS], "file"),
+    (["--out", "out", "--voc", "VOC", "--sbd", "SBD", "--threads", "0"], "--threads"),
+    (["--out", "out", "--counts", "9"], "--counts"), (["--no-such-option"], "--no-such-option")])
+def test_what_a_user_can_get_wrong(archives, tmp_path, prepare, monkeypatch, arguments, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("a file")
+    names = dict(zip(("VOC", "SBD"), map(str, archives)))
+    assert word in refused(prepare(*(names.get(argument, argument) for argument in arguments)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_download_that_fails_is_one_line(archives, tmp_path):
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY")}
+    done = run("--download", tmp_path / "archives", "--voc", archives[0], "--out", tmp_path / "out", **nowhere,
+               no_proxy="")
+    assert "benchmark.tgz" in refused((done.returncode, done.stdout, done.stderr)) and "--sbd" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_is_quick(script):
+    done = script("-X", "importtime", "-m", "tools.prepare_voc", "--help")
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "benchmark.tgz" in done.stdout and not {"torch", "scipy"} & loaded

@@ -1,0 +1,381 @@
+#!/usr/bin/env python3
+"""PASCAL VOC 2012 with the labels of SBD, ready for training: masks, lists and splits from the two official archives.
+
+    python -m tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz --out data/VOC2012
+    python -m tools.prepare_voc --download --out data/VOC2012
+    python -m tools.prepare_voc --voc VOCdevkit/VOC2012 --sbd benchmark.tgz     (unpacked already: completed in place)
+
+The folder --out becomes the root that VOC_ROOT names:
+
+    JPEGImages/             the images of VOC
+    SegmentationClass/      VOC's own masks, as they were
+    SegmentationClassAug/   a mask for every training and validation image: VOC's own where it has one, else SBD's
+    ImageSets/Segmentation/ VOC's own train.txt and val.txt as they were; trainaug.txt (VOC's train.txt and SBD's
+                            train.txt and val.txt together, without VOC's val.txt, sorted); train_labeled_0.txt (VOC's
+                            train.txt), train_unlabeled_0.txt (the other names); and the lists of all random splits
+
+Both archives are read to their ends before anything is written. Interrupted, the same command goes on: what is there
+and whole is left as it is. Numbers of names and files are compared with the official ones.
+"""
+
+import argparse
+import functools
+import http.client
+import io
+import os
+import socket
+import sys
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+if not __package__:  # started by its path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from data import images, png  # noqa: E402
+from data.lists import parse_list, read_list, split_list_names  # noqa: E402
+from data.specs import load_spec  # noqa: E402
+from data.splits import own_split, save_lists  # noqa: E402
+from tools.archives import check_all_there, missing_files, open_files, unpack  # noqa: E402
+from tools.preparation import (  # noqa: E402
+    add_count_options, check_counts, check_room, in_parallel, make_split_lists, print_counts, print_next)
+from utils.console import progress_bar  # noqa: E402
+from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
+from utils.files import locked, remove_left_overs, sync, write_bytes  # noqa: E402
+
+COUNTS = (10582, 1449, 1464)  # names in trainaug.txt, val.txt and train.txt
+LISTS = "ImageSets/Segmentation"
+VOC_FILES = ("JPEGImages/*.jpg", "SegmentationClass/*.png", f"{LISTS}/*.txt")
+VOC_PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
+SBD_FILES = ("cls/*.mat", "train.txt", "val.txt")
+SBD_PLACES = (".", "dataset", "benchmark_RELEASE/dataset")
+OFFICIAL_LISTS = ("train.txt", "val.txt", "trainval.txt")
+MASKS = "SegmentationClassAug"
+DOWNLOADS = {"voc": 2_000_000_000, "sbd": 1_420_000_000}  # bytes of the archives, about
+_VOC_IGNORE_COLOR = (224, 224, 192)
+BYTES_PER_MASK = 12_000  # a high guess, for the room on the disk
+_LARGEST_MAT = 1 << 27  # bytes, inflated
+_SECONDS_OF_SILENCE = 60  # before a server counts as gone
+
+
+class Plan(NamedTuple):
+    """Who is in which list: names in order. ``labeled`` are VOC's own training names."""
+
+    trainaug: list
+    val: list
+    labeled: list
+
+    @property
+    def names(self):
+        """All names that need an image and a mask."""
+        return [*self.trainaug, *self.val]
+
+    @property
+    def from_sbd(self):
+        """The names whose masks SBD has to give."""
+        own = {*self.labeled, *self.val}
+        return [name for name in self.trainaug if name not in own]
+
+
+# --- what the archives hold -------------------------------------------------------------------------------------------
+
+
+def make_plan(voc, sbd):
+    """The ``Plan`` from the lists in both sources. Raises ``UserError`` where they contradict each other."""
+    labeled, val = (_names(voc, f"{LISTS}/{name}.txt") for name in ("train", "val"))
+    both = set(labeled) & set(val)
+    if both:
+        raise UserError(f"{min(both)} stands in {voc.where(f'{LISTS}/train.txt')} and in val.txt; a validation image "
+                        "cannot be a training image: get the official archive")
+    sbd_names = {*_names(sbd, "train.txt"), *_names(sbd, "val.txt")}
+    trainaug = sorted(({*labeled} | sbd_names) - {*val})
+    if len(trainaug) == len(labeled):
+        raise UserError(f"the lists of {sbd.where('train.txt')} add no image to VOC's; get the official archive")
+    return Plan(trainaug, val, labeled)
+
+
+def check_files(plan, voc, sbd):
+    """Raise ``UserError`` when an image or a mask that the plan needs is in neither source."""
+    check_all_there(voc, [_image(name) for name in plan.names])
+    check_all_there(voc, [_own_mask(name) for name in [*plan.labeled, *plan.val]])
+    check_all_there(sbd, [_mat(name) for name in plan.from_sbd])
+
+
+def list_counts(plan, expected):
+    """Rows for ``check_counts``; ``expected`` are the numbers of trainaug.txt, val.txt and train.txt, or None each."""
+    trainaug, val, labeled = expected
+    return [("train.txt, VOC's own training names", len(plan.labeled), labeled),
+            ("val.txt, validation names", len(plan.val), val),
+            ("trainaug.txt, training names with SBD", len(plan.trainaug), trainaug)]
+
+
+def file_counts(spec, out, expected):
+    """Rows for ``check_counts``: the lists and the files that lie in ``out`` now."""
+    plan = Plan(*(read_list(out / LISTS / name) for name in ("trainaug.txt", "val.txt", "train.txt")))
+    split = [len(read_list(out / LISTS / name)) for name in split_list_names("train", 0)]
+    trainaug, val, labeled = expected
+    rest, both = (None, None) if trainaug is None else (trainaug - labeled, trainaug + val)
+    return [*list_counts(plan, expected), ("train_labeled_0.txt", split[0], labeled),
+            ("train_unlabeled_0.txt", split[1], rest),
+            ("images of these names", sum(spec.image_path(out, name).is_file() for name in plan.names), both),
+            (f"masks in {MASKS}", sum(spec.label_path(out, name).is_file() for name in plan.names), both)]
+
+
+def _names(files, key):
+    return parse_list(files.text(key), files.where(key))
+
+
+def _image(name):
+    return f"JPEGImages/{name}.jpg"
+
+
+def _own_mask(name):
+    return f"SegmentationClass/{name}.png"
+
+
+def _mat(name):
+    return f"cls/{name}.mat"
+
+
+# --- images and lists -------------------------------------------------------------------------------------------------
+
+
+def lists_to_write(voc, out):
+    """VOC's own lists that are not in ``out`` yet, as a dict from key to bytes.
+
+    Raises ``UserError`` when ``out`` has one with other names: it may be somebody's own.
+    """
+    new = {}
+    for file_name in OFFICIAL_LISTS:
+        key = f"{LISTS}/{file_name}"
+        if key not in voc.sizes:  # only trainval.txt may be missing, and nobody needs it
+            continue
+        if not (out / key).exists():
+            new[key] = voc.text(key)
+        elif read_list(out / key) != _names(voc, key):
+            raise UserError(f"{out / key} holds other names than {voc.where(key)}; move it away or choose another "
+                            "--out")
+    return new
+
+
+def unpack_voc(plan, spec, voc, out):
+    """Write the images, masks and lists of VOC that are missing in ``out``, and say how many."""
+    lists = lists_to_write(voc, out)
+    keys = [key for key in voc.sizes if not key.endswith(".txt")]
+    masks = [name for name in plan.names if not spec.label_path(out, name).exists()]
+    check_room(out, [voc.sizes[key] for key in missing_files(voc, keys, out)] + [BYTES_PER_MASK] * len(masks))
+    unpacked = unpack(voc, keys, out, "VOC")
+    for key, content in lists.items():
+        write_bytes(out / key, content)
+    print(f"{len(keys)} images and masks of VOC: {unpacked} unpacked, {len(keys) - unpacked} were there")
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+def make_masks(plan, spec, sbd, out, threads, redo=False):
+    """Write SegmentationClassAug/NAME.png for every name of the plan and say how many.
+
+    A mask that is there, whole, of its image's size and with classes only is left as it is, unless ``redo``.
+    """
+    show = progress_bar("checking masks", "mask", len(plan.names))
+    check = functools.partial(_is_finished, out, spec)
+    finished = [False] * len(plan.names) if redo else list(show(in_parallel(check, plan.names, threads)))
+    missing = {name for name, done in zip(plan.names, finished) if not done}
+    from_sbd = [_mat(name) for name in plan.from_sbd if name in missing]
+    own = missing.difference(plan.from_sbd)
+
+    def jobs():
+        for name in sorted(own):
+            yield name, None
+        for key, content in sbd.contents(from_sbd):
+            yield Path(key).stem, content
+
+    def make(job):
+        name, content = job
+        mask = (images.read_mask(out / _own_mask(name), spec) if content is None
+                else read_sbd_mask(content, sbd.where(_mat(name)), spec.num_classes))
+        _check_size(mask.shape, out / _image(name), sbd.where(_mat(name)) if content else out / _own_mask(name))
+        write_bytes(spec.label_path(out, name), palette_png(mask, spec.palette), durable=False)
+
+    for _ in progress_bar("making masks", "mask", len(missing))(in_parallel(make, jobs(), threads)):
+        pass
+    if missing:
+        sync()
+    print(f"{len(plan.names)} masks in {MASKS}: {len(own)} made from VOC, {len(from_sbd)} made from SBD, "
+          f"{len(plan.names) - len(missing)} were there")
+
+
+def read_sbd_mask(content, where, num_classes):
+    """The classes (H, W) uint8 in the bytes of one of SBD's cls/NAME.mat, which have no ignored pixels.
+
+    ``where`` names the file in errors. Raises ``UserError`` when it is damaged or holds other values than classes.
+    """
+    from scipy.io import loadmat
+
+    try:
+        _check_inflated(content)
+        mask = np.asarray(loadmat(io.BytesIO(content), variable_names=["GTcls"])["GTcls"][0]["Segmentation"][0])
+        if mask.ndim != 2 or not mask.size or mask.dtype.kind not in "biuf":
+            raise ValueError("GTcls.Segmentation is no matrix of numbers")
+    except Exception as error:  # scipy meets damaged bytes with nearly every kind of exception
+        raise UserError(f"{where} is damaged or no file of SBD ({type(error).__name__}: {error}); download SBD "
+                        "again") from error
+    with np.errstate(invalid="ignore"):  # what is no number shows below, too
+        classes = mask.astype(np.uint8)
+    wrong = (classes != mask) | (classes >= num_classes)
+    if wrong.any():
+        raise UserError(f"{where} holds the value {mask[wrong][0]}, but VOC has the classes 0 to {num_classes - 1}; "
+                        "get the official archive")
+    return classes
+
+
+def palette_png(mask, palette):
+    """``mask`` (H, W) uint8 as the bytes of a palette PNG with unfiltered rows, which data/png.py reads fast."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(palette)], colors[255] = palette, _VOC_IGNORE_COLOR
+    image = Image.fromarray(mask)
+    image.putpalette(colors.ravel().tolist())
+    content = io.BytesIO()
+    image.save(content, "PNG", compress_level=1)  # a tenth more bytes than level 6, in a sixth of the time
+    return content.getvalue()
+
+
+def _check_inflated(content):
+    """Raise ``ValueError`` when a few bytes would become very many: a MAT file packs each variable by zlib."""
+    place, total = 128, 0
+    while place + 8 <= len(content):
+        kind, size = (int.from_bytes(content[at:at + 4], "little") for at in (place, place + 4))
+        if kind == 15:
+            inflated = zlib.decompressobj().decompress(content[place + 8:place + 8 + size], _LARGEST_MAT)
+            total += len(inflated)
+            if total >= _LARGEST_MAT:
+                raise ValueError(f"it would inflate to more than {_LARGEST_MAT} bytes")
+        place += 8 + size
+
+
+def _check_size(shape, image, mask):
+    size = images.image_size(image)
+    if size != shape:
+        raise UserError(f"the image {image} is {size[1]} x {size[0]}, but its mask {mask} is {shape[1]} x {shape[0]} "
+                        "pixels; they must be of one size: get the official archives")
+
+
+def _is_finished(out, spec, name):
+    path = spec.label_path(out, name)
+    try:
+        if not path.is_file() or not png.is_whole(path.read_bytes()):
+            return False
+        return images.read_mask(path, spec).shape == images.image_size(out / _image(name))
+    except (UserError, OSError):  # whatever is wrong with it: it is made again
+        return False
+
+
+# --- download ---------------------------------------------------------------------------------------------------------
+
+
+def download(kind, folder):
+    """Download the archive ``kind`` ("voc" or "sbd") into ``folder`` unless it is there whole. Returns its path."""
+    check_room(folder, [DOWNLOADS[kind]])
+    print(f"downloading {kind.upper()} to {folder}", flush=True)
+    from torchvision.datasets import SBDataset
+    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    if kind == "voc":
+        url, file_name, md5 = (DATASET_YEAR_DICT["2012"][key] for key in ("url", "filename", "md5"))
+    else:
+        url, file_name, md5 = SBDataset.url, SBDataset.filename, SBDataset.md5
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS_OF_SILENCE)
+    try:
+        download_url(url, str(folder), file_name, md5)
+    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+        raise UserError(f"{url} could not be downloaded ({error}); start the same command again, or get the file by "
+                        f"other means and give it with --{kind}") from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return folder / file_name
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+@reports_user_errors
+def main(arguments=None):
+    """Prepare the dataset and print what was found."""
+    args = _parser().parse_args(arguments)
+    if args.threads < 1:
+        raise UserError(f"--threads is {args.threads}; it must be at least 1")
+    spec = load_spec("voc")
+    voc, sbd, out = _sources(args)
+    plan = make_plan(voc, sbd)
+    expected = (None,) * len(COUNTS) if args.no_counts else args.counts
+    check_counts(list_counts(plan, expected))
+    check_files(plan, voc, sbd)
+    lock = out / ".prepare_voc.lock"
+    with locked(lock, str(out), instead="choose another --out"):
+        for folder in ("JPEGImages", "SegmentationClass", MASKS, LISTS):
+            remove_left_overs(out / folder)
+        unpack_voc(plan, spec, voc, out)
+        make_masks(plan, spec, sbd, out, args.threads, args.redo)
+        save_lists(out / LISTS, {"trainaug.txt": plan.trainaug, **own_split(plan.trainaug, plan.labeled)})
+        if not args.no_splits:
+            make_split_lists(spec, out)
+        lock.unlink()
+    rows = file_counts(spec, out, expected)
+    print_counts(rows)
+    check_counts(rows)
+    print_next(spec, out, not args.no_splits)
+
+
+def _parser():
+    parser = OneLineParser(prog="python -m tools.prepare_voc", description=__doc__,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--voc", metavar="FILE", help="VOCtrainval_11-May-2012.tar, or the folder it was unpacked to "
+                        "(default: the folder --out, if the images lie there)")
+    parser.add_argument("--sbd", metavar="FILE",
+                        help="benchmark.tgz of the Semantic Boundaries Dataset, or the folder it was unpacked to")
+    parser.add_argument("--download", nargs="?", const="", metavar="FOLDER",
+                        help="download what --voc and --sbd do not give (2.0 and 1.4 GB) into FOLDER, by torchvision "
+                             "(default: the folder archives in --out)")
+    parser.add_argument("--out", metavar="FOLDER", help="root of the prepared dataset (default: the folder given with "
+                        "--voc, else the environment variable VOC_ROOT)")
+    add_count_options(parser, ("TRAINAUG", "VAL", "TRAIN"), COUNTS)
+    parser.add_argument("--no-splits", action="store_true",
+                        help="make only the SBD split, not the random ones of generate_splits.py and dms_sample.py")
+    parser.add_argument("--redo", action="store_true", help="make every mask again, even if it is there and whole")
+    parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), metavar="N",
+                        help="threads that make masks (default here: %(default)s)")
+    return parser
+
+
+def _sources(args):
+    """The files of VOC, those of SBD, and the folder of the prepared dataset."""
+    in_place = bool(args.voc) and Path(args.voc).expanduser().is_dir()
+    out = args.out or (None if in_place else os.environ.get("VOC_ROOT"))
+    if not (out or in_place):
+        raise UserError("where shall the dataset go? Give a folder with --out")
+    out = Path(out).expanduser().absolute() if out else None
+    paths = {"voc": args.voc, "sbd": args.sbd}
+    if args.download is None and not args.voc and (out / "JPEGImages").is_dir():
+        paths["voc"] = out
+    for kind, what in (("voc", "VOCtrainval_11-May-2012.tar"), ("sbd", "SBD's benchmark.tgz")):
+        if not paths[kind] and args.download is None:
+            raise UserError(f"where is {what}? Give it, or the folder it was unpacked to, with --{kind}, or add "
+                            "--download")
+    files = []
+    for kind, patterns, places in (("voc", VOC_FILES, VOC_PLACES), ("sbd", SBD_FILES, SBD_PLACES)):
+        if not paths[kind]:
+            folder = Path(args.download).expanduser() if args.download else (out or Path(args.voc)) / "archives"
+            paths[kind] = download(kind, folder)
+        print(f"reading {paths[kind]}", flush=True)
+        files.append(open_files(paths[kind], patterns, places))
+    return *files, out or files[0].folder.absolute()
+
+
+if __name__ == "__main__":
+    main()
