@@ -435,7 +435,7 @@ def test_mats_of_other_writers_are_read():
 
 def rgb_png(name):
     content = io.BytesIO()
-    Image.fromarray(np.zeros((*size_of(name), 3), np.uint8)).save(content, "PNG")
+    Image.new("RGB", size_of(name)[::-1], (128, 0, 0)).save(content, "PNG")
     return content.getvalue()
 
 

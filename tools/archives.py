@@ -37,6 +37,7 @@ class FolderFiles:
     """Files in a folder. ``sizes``: dict from key, the path that matches a pattern, to bytes."""
 
     def __init__(self, path, patterns, places):
+        self.path = path
         folders = [path / place for place in places]
         data = _without_lists(patterns)
         self.folder = next((folder for folder in folders if any(_matching(folder, data))), None)
@@ -233,11 +234,11 @@ def _read_zip(path, archive, info):
 
 
 class _Member(tarfile.TarInfo):
-    """A member's header. Python's reader takes a damaged one behind the first for the end of the archive; not so here."""
+    """A member's header. Python's reader takes a damaged one behind the first for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive):
-        """The next header. Raises ``tarfile.ReadError`` for a damaged one."""
+        """The next header. Raises ``tarfile.ReadError`` for a damaged one, wherever it stands."""
         try:
             return super().fromtarfile(archive)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:

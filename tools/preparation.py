@@ -32,13 +32,18 @@ def print_counts(rows):
         print(f"{what:<{width}} {found:>7} {'-' if expected is None else expected:>9}")
 
 
-def check_counts(rows):
-    """Raise ``UserError`` that names every one of ``rows`` (what, found, expected) whose numbers differ."""
+def count_faults(rows):
+    """Texts about those of ``rows`` (what, found, expected) whose numbers differ: one for all of them, or none."""
     wrong = [f"{what}: {found} instead of {expected}" for what, found, expected in rows
              if expected is not None and found != expected]
-    if wrong:
-        raise UserError(f"the numbers differ, {'; '.join(wrong)}. Get the official files, or, if yours are meant to "
-                        "differ, give their numbers with --counts or add --no-counts")
+    return [f"the numbers differ, {'; '.join(wrong)}. Get the official files, or, if yours are meant to differ, give "
+            "their numbers with --counts or add --no-counts"] if wrong else []
+
+
+def check_counts(rows):
+    """Raise ``UserError`` when some of ``rows`` have ``count_faults``."""
+    for fault in count_faults(rows):
+        raise UserError(fault)
 
 
 def check_room(folder, sizes):
