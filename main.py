@@ -89,20 +89,30 @@ class Job:
                      self._checkpoint("oldfilename") if options.oldfilename else None, rules, options.redo)
 
     def test(self):
-        """Print the validation result of --continue-from."""
-        from data import images
-        from utils.console import progress_bar
+        """Test --continue-from, and the other arm and their ensemble if there is one: a table, and the same as JSON."""
+        from dmt import testing
+        from dmt.arms import load_arm
+        from dmt.protocol import choose_protocol
+        from utils.files import make_folder
 
-        names = self.data.validation(self.options.valtiny)
-        images.check_pairs(self.spec, self.data.pairs(names, "val"))
-        model, _ = self.network.build(self.machine.device, self._checkpoint("continue_from"))
-        self.machine.ready(model)
-        result = self.machine.validator(self.data, names, self.network.input_format,
-                                        progress_bar("validate", "batch"))(model).compute()
-        for name, iou in zip(self.spec.class_names, result["iou"]):
-            print(f"{name:20} {100 * iou:6.2f}")
-        print(f"{'pixel accuracy':20} {100 * result['pixel_accuracy']:6.2f}")
-        print(f"{'mIoU':20} {100 * result['miou']:6.2f}")
+        options, spec, machine = self.options, self.spec, self.machine
+        files = [(self._checkpoint("continue_from"), options.coco)]
+        if options.second_arm:
+            files.append((self._checkpoint("second_arm"), options.second_coco))
+        protocol = choose_protocol(options.protocol, spec.test_size, spec.test_by, options.window or spec.crop,
+                                   options.stride, options.scales, options.flip)
+        name = "+".join(path.stem for path, _ in files)
+        result = Path(options.json or Path(options.output_dir) / f"{name}-test.json").expanduser()
+        if result.is_dir():
+            raise UserError(f"--json {result} is a folder; give the name of a file")
+        arms = [load_arm(path, machine.device, machine.precision, spec, coco, options.aspp_branches) for path, coco in files]
+        make_folder(result.parent)
+        names = self.data.validation(options.valtiny)
+        print(testing.headline(arms, protocol), flush=True)
+        matrices = testing.test(self.data, names, arms, protocol, machine)
+        print(testing.table(spec.class_names, matrices))
+        testing.write_results(result, self.data, names, arms, protocol, matrices)
+        print(f"written to {result}")
 
     def check(self):
         """Check everything that the run needs, and exit with status 2 when something is missing or wrong."""

@@ -92,6 +92,31 @@ class WholeImages(Dataset):
         return transforms.pad(image, self.test_size, 0), label, index, size
 
 
+class JudgedImages(Dataset):
+    """Validation images with their masks, unpadded, in list order: as they are, or with ``size`` resized to it."""
+
+    def __init__(self, spec, root, names, size=None):
+        self.spec, self.root, self.names, self.size = spec, root, names, size
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        """(name, image (H, W, 3) uint8 BGR, label (H, W) uint8 with 255 = ignored)."""
+        name = self.names[index]
+        image = images.read_image(self.spec.image_path(self.root, name, "val"))
+        label = images.read_mask(self.spec.label_path(self.root, name, "val"), self.spec)
+        if self.size is not None:
+            image, label = transforms.resize_image(image, self.size), transforms.resize_nearest(label, self.size)
+        _same_size(name, image, label)
+        return name, image, np.array(label)  # masks may be read-only
+
+
+def as_is(sample):
+    """For a loader that gives single samples: no tensors are made of them."""
+    return sample
+
+
 def collate_training(samples):
     """Stack training samples: (images (N, h, w, 3), labels (N, h, w), grey confidences (N, h, w)), all uint8."""
     return tuple(default_collate(samples))  # in a worker it stacks into the memory that the main process reads

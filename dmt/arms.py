@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from data.specs import BUILT_IN, load_spec
 from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
 from models.description import Description, describe_checkpoint
 from models.exported import OnnxNetwork
+from models.input_format import COCO
 from utils.checkpoints import load_checkpoint, load_model
 from utils.errors import UserError
 from utils.precision import Precision
@@ -77,6 +79,9 @@ def load_arm(path, device, precision, spec=None, coco=None, aspp_branches=None):
         network = deeplab_v2(description.num_classes, description.backbone, description.aspp_branches)
         load_model(network, path)
         network = network.to(device, memory_format=torch.channels_last).eval()
+    if coco and "input_format" in says and description.input_format != COCO:
+        print(f"note: {path} was trained with the input format {description.input_format.name}; --coco is left aside for "
+              "it", file=sys.stderr)
     if spec is not None:
         check_classes(description, spec, path, named="class_names" in says)
     return Arm(path, network, _completed(description, spec, says), torch.device(device), precision)

@@ -168,7 +168,9 @@ def grouped(items, protocol, batch_size, size):
     for item in items:
         canvases = tuple(tile.canvas for tile in tiles(size(item), protocol))
         area = max(height * width for height, width in canvases)
-        limit = 1 if protocol.kind == SLIDING else max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
+        limit = batch_size  # at test size always, as in validation
+        if protocol.kind != PAPERS:
+            limit = 1 if protocol.kind == SLIDING else max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
         waiting.setdefault(canvases, []).append(item)
         if len(waiting[canvases]) >= limit:
             yield waiting.pop(canvases)

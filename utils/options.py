@@ -15,6 +15,9 @@ examples:
     python main.py --labeling --dataset=voc --train-set=20 --sets-id=1 --continue-from=my__p0--i.pt --label-ratio=0.2
     python main.py --dataset=voc --train-set=20 --sets-id=1 --coco --continue-from=my__p0--c.pt --epochs=4 --lr=0.001 \\
         --gamma1=5 --gamma2=5 --seed=1 --mixed-precision --exp-name=my__p1--c
+  test both arms and their ensemble, as the papers do, then with windows, flips and scales:
+    python main.py --state=3 --dataset=voc --continue-from=my__p5--c.pt --second-arm=my__p5--i.pt
+    python main.py --state=3 --dataset=voc --continue-from=my__p5--c.pt --protocol sliding --flip --scales 0.75 1 1.25
 The launchers (dmt_ple-*.sh) do all of it; DRY_RUN=1 in front of one prints every command.
 """
 
@@ -53,7 +56,7 @@ def parse_options(arguments=None):
     parser = OneLineParser(prog="main.py", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG,
                      description="Semi-supervised semantic segmentation with Dynamic Mutual Training (DMT) and Pseudo "
                                  "Label Enhancement (PLE): one stage of it, or a test.", allow_abbrev=False)
-    for add in (_stage, _data, _network, _training, _labeling, _machine):
+    for add in (_stage, _data, _network, _training, _labeling, _test, _machine):
         add(parser)
     return parser.parse_args(arguments)
 
@@ -62,7 +65,8 @@ def _stage(parser):
     group = parser.add_argument_group("what to do")
     group.add_argument("--state", type=int, choices=(1, 2, 3), default=1,
                        help="1 semi-supervised training on pseudo labels and labelled images (default), "
-                            "2 fully supervised training, 3 test the checkpoint --continue-from on the validation set")
+                            "2 fully supervised training, 3 test the checkpoint --continue-from on the validation set: "
+                            "IoU of every class as a table and as JSON")
     group.add_argument("--labeling", action="store_true",
                        help="only label the unlabelled images with the checkpoint --continue-from, then stop")
     group.add_argument("--check", action="store_true",
@@ -181,6 +185,16 @@ def _labeling(parser):
                        help="PLE without its rules for background against foreground (for the ablation)")
     group.add_argument("--batch-size-labeling", metavar="N", type=_count, default=8,
                        help="images a forward pass in labelling and validation (8)")
+
+
+def _test(parser):
+    group = parser.add_argument_group("test (--state=3)")
+    group.add_argument("--second-arm", metavar="FILE", help="checkpoint of the other arm: it is tested too, and the "
+                       "ensemble of both; each gets the input format that it was trained with")
+    group.add_argument("--second-coco", action="store_true", help="like --coco, for an old checkpoint --second-arm that "
+                       "does not say its input format")
+    group.add_argument("--json", metavar="FILE", help="where the results go (default: NAME-test.json in --output-dir)")
+    add_protocol_options(parser, "papers")
 
 
 def _machine(parser):
