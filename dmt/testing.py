@@ -37,7 +37,7 @@ def test(data, names, arms, protocol, machine):
     papers = protocol.kind == PAPERS
     if len(arms) == 1 and papers and protocol.seen_once and isinstance(arms[0].network, torch.nn.Module):
         validate = machine.validator(data, names, arms[0].description.input_format, progress_bar("validate", "batch"))
-        return {COLUMNS[0]: validate(arms[0].network)}
+        return {COLUMNS[0]: validate(machine.ready(arms[0].network))}
     resized = data.spec.test_size if papers and data.spec.test_by == "resize" else None
     loader = machine.loader(datasets.JudgedImages(data.spec, data.root, names, resized), datasets.as_is, batch_size=None)
     choices = {name: (index,) for index, name in zip(range(len(arms)), COLUMNS)}
