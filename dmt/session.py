@@ -22,10 +22,10 @@ from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from dmt.prediction import network_maps  # noqa: E402
 from models import deeplab_v2  # noqa: E402
-from models.description import Description, describe_checkpoint, said  # noqa: E402
-from models.input_format import COCO, input_format  # noqa: E402
+from models.description import Description, said  # noqa: E402
+from models.input_format import input_format  # noqa: E402
 from models.weights import load_imagenet_weights  # noqa: E402
-from utils.checkpoints import load_checkpoint, load_model  # noqa: E402
+from utils.checkpoints import load_model  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.replay import Replay  # noqa: E402
 from utils.runs import software  # noqa: E402
@@ -145,28 +145,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Network:
-    """Which network: what a checkpoint must have been trained as to be used with it.
-
-    ``spec`` is the dataset's, or the ``models.description.Description`` in a checkpoint that is used alone.
-    """
+    """Which network: what a checkpoint must have been trained as to be used with it."""
 
     backbone: str
     aspp_branches: int
     coco: bool
     spec: object
-
-    @classmethod
-    def of_checkpoint(cls, path, coco=None, aspp_branches=None):
-        """The network in the checkpoint ``path``, from the file alone; ``build(device, path)`` then loads its weights.
-
-        Old files say less of themselves: for them ``coco`` and ``aspp_branches`` answer (None where nobody knows), and
-        a note on standard error says what is assumed. Raises ``UserError`` when the file is no checkpoint or says
-        otherwise.
-        """
-        description = describe_checkpoint(load_checkpoint(path), path, coco, aspp_branches)
-        if description.assumed:
-            print(f"note: {path} does not say everything; assumed: {', '.join(description.assumed)}", file=sys.stderr)
-        return cls(description.backbone, description.aspp_branches, description.input_format == COCO, description)
 
     @property
     def input_format(self):

@@ -4,6 +4,7 @@ Checkpoints carry these values beside the weights, exported files in their metad
 none; what can be seen from the weights is, and the rest is assumed and said.
 """
 
+import functools
 import json
 import math
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
-from models.input_format import COCO, IMAGENET, InputFormat
+from models.input_format import COCO, IMAGENET, InputFormat, input_format
 from utils.errors import UserError
 
 HEAD = "classifier.0.convs.0.bias"  # one number a class
@@ -124,22 +125,18 @@ def describe_checkpoint(content, path, coco=None, aspp_branches=None):
 
     ``coco`` (whether its input format is that of the COCO weights) and ``aspp_branches`` answer for a file that does not
     say; None where nobody knows.
-    Raises ``UserError`` when the file holds no network of this software, or says otherwise.
+    Raises ``UserError`` when the file holds no network of this software, or says of it what cannot be.
     """
-    state = content["model"]
+    state = content.get("model")
     count = _num_classes(state, path)
     values = said({**content, "num_classes": content.get("num_classes", count)}, path)
     if values["num_classes"] != count:
         raise UserError(f"{path} says it has {values['num_classes']} classes, but its head has {count}; "
                         "the file is damaged: get it again")
-    form = None if coco is None else (COCO if coco else IMAGENET).name
-    for key, answer, option in (("input_format", form, "--coco"), ("aspp_branches", aspp_branches, "--aspp-branches")):
-        if answer is not None and values.get(key, answer) != answer:
-            raise UserError(f"{path} was trained with {key.replace('_', ' ')} {values[key]}, not {answer}; "
-                            f"leave out {option}")
     if "backbone" not in values:
         values["backbone"] = _backbone(state, path)
-    return _complete(values, {"input_format": form, "aspp_branches": aspp_branches})
+    return _complete(values, {"input_format": None if coco is None else input_format(coco).name,
+                              "aspp_branches": aspp_branches})
 
 
 def _complete(values, answers):
@@ -165,27 +162,32 @@ def _complete(values, answers):
 
 
 def _num_classes(state, path):
-    bias = state.get(HEAD)
-    if bias is None or bias.dim() != 1 or not 1 <= len(bias) <= 255:
-        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class; "
-                        "give the NAME.pt of a training stage")
+    bias = state.get(HEAD) if isinstance(state, dict) else None
+    if not isinstance(bias, torch.Tensor) or bias.dim() != 1 or not 1 <= len(bias) <= 255:
+        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class under "
+                        "the key 'model'; give the NAME.pt of a training stage")
     return len(bias)
 
 
 def _backbone(state, path):
     """The backbone whose tensors have the names and shapes of those in ``state``."""
-    shapes = {name: tuple(value.shape) for name, value in state.items() if _is_backbone(name)}
+    shapes = _backbone_shapes(state)
     for backbone in BACKBONES:
-        with torch.device("meta"):  # shapes only: no memory, no time
-            own = deeplab_v2(1, backbone).state_dict()
-        if shapes == {name: tuple(value.shape) for name, value in own.items() if _is_backbone(name)}:
+        if shapes == _known_shapes(backbone):
             return backbone
     raise UserError(f"{path} holds another network: its backbone is none of {', '.join(BACKBONES)}; "
                     "give a checkpoint of this software")
 
 
-def _is_backbone(name):
-    return str(name).startswith("backbone.") and not name.endswith("num_batches_tracked")  # older files have no counters
+@functools.cache
+def _known_shapes(backbone):
+    with torch.device("meta"):  # shapes only, no memory
+        return _backbone_shapes(deeplab_v2(1, backbone).state_dict())
+
+
+def _backbone_shapes(state):
+    return {name: tuple(value.shape) for name, value in state.items() if str(name).startswith("backbone.")
+            and not name.endswith("num_batches_tracked")}  # older files have no counters
 
 
 def voc_colors(count):

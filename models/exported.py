@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ OPSET = 18
 TOLERANCE = 1e-4  # of the largest logit: float32 arithmetic in another order
 SMALLEST = 9  # pixels: smaller images have a map of one point, of which torch.export would make a constant
 _TRACED = (2, 3, 65, 97)  # (N, 3, H, W), all of them different and none special
-_COMPARED = ((1, 65, 65), (2, 64, 97), (3, 129, 33), (1, SMALLEST, SMALLEST), (1, 200, 321))  # (N, H, W)
+COMPARED = ((1, 65, 65), (2, 64, 97), (3, 129, 33), (1, SMALLEST, SMALLEST), (1, 200, 321))  # (N, H, W)
 
 
 class OnnxNetwork:
@@ -36,13 +37,13 @@ class OnnxNetwork:
     def __init__(self, path):
         """Raises ``UserError`` when the file is missing, no ONNX file, or not one that describes itself."""
         self.path = path
-        self._session = _session(path)
-        self.description = describe_exported(dict(self._session.get_modelmeta().custom_metadata_map), path)
+        self._session, inputs, outputs, metadata = _opened(path)
+        self.description = describe_exported(metadata, path)
         self.num_classes = self.description.num_classes
         self.class_names = self.description.class_names
         self.palette = self.description.palette
         self.input_format = self.description.input_format
-        self._check_signature()
+        self._input = _only_input(inputs, outputs, path)
 
     def __call__(self, images):
         """Normalized ``images`` (N, 3, H, W) float32 on any device -> logits (N, C, h, w) float32 on the CPU.
@@ -62,16 +63,9 @@ class OnnxNetwork:
                             "export it anew with tools/export.py")
         return torch.from_numpy(np.asarray(logits, np.float32))
 
-    def _check_signature(self):
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if not (len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)"
-                and len(inputs[0].shape) == len(outputs[0].shape) == 4 and inputs[0].shape[1] == 3):
-            raise UserError(f"{self.path} is no segmentation network of this software: it must take images (N, 3, H, W) "
-                            "and give logits (N, C, h, w), float32 both; give a file that tools/export.py made")
-        self._input = inputs[0].name
 
-
-def _session(path):
+def _opened(path):
+    """(session, its inputs, its outputs, the file's metadata); ``UserError`` when onnxruntime cannot open ``path``."""
     runtime = needed("onnxruntime")
     if not os.path.isfile(path):
         raise UserError(f"the network {path} is missing; export it with tools/export.py or correct the path")
@@ -81,10 +75,21 @@ def _session(path):
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine needs the core
     options.log_severity_level = 4  # its remarks; what matters is raised
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        metadata = dict(session.get_modelmeta().custom_metadata_map)  # a damaged text shows only when it is fetched
+        return session, session.get_inputs(), session.get_outputs(), metadata
     except Exception as error:  # onnxruntime's own kinds
         raise UserError(f"{path} is no ONNX file that onnxruntime {runtime.__version__} can run, or it is damaged "
                         f"({type(error).__name__}); export it anew with tools/export.py") from error
+
+
+def _only_input(inputs, outputs, path):
+    """The name of the input. Raises ``UserError`` when the file takes or gives anything but images and logits."""
+    if not (len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)"
+            and len(inputs[0].shape) == len(outputs[0].shape) == 4 and inputs[0].shape[1] == 3):
+        raise UserError(f"{path} is no segmentation network of this software: it must take images (N, 3, H, W) and give "
+                        "logits (N, C, h, w), float32 both; give a file that tools/export.py made")
+    return inputs[0].name
 
 
 def needed(package):
@@ -106,13 +111,18 @@ class _Upsampled(nn.Module):
         return upsample(self.network(images), images.shape[2:])
 
 
+def with_size(network, upsampled):
+    """``network`` itself, or followed by upsampling of its logits to the size of the images; in the mode it is in."""
+    return _Upsampled(network) if upsampled else network
+
+
 def trace(network, upsampled=False):
     """``network`` in eval mode as a ``torch.export.ExportedProgram`` for any batch, height and width.
 
     It takes normalized images (N, 3, H, W) float32, H and W at least 9, and gives logits (N, C, ceil(H / 8),
     ceil(W / 8)), or (N, C, H, W) if ``upsampled``.
     """
-    network.eval()
+    network.eval().to(memory_format=torch.contiguous_format)  # else the order in memory becomes part of the graph
     try:
         return _traced(network, upsampled)
     except Exception:  # torch 2.11 believes that the rest of a division in max pooling is the same for every size
@@ -132,7 +142,7 @@ class SlicedPool(nn.Module):
 
 
 def _traced(network, upsampled):
-    network = _Upsampled(network) if upsampled else network
+    network = with_size(network, upsampled)
     sizes = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("height", min=SMALLEST),
              3: torch.export.Dim("width", min=SMALLEST)}
     with _quiet():
@@ -166,8 +176,10 @@ def write_onnx(program, path, metadata):
 
 def write_program(program, path, metadata):
     """Write ``program`` to ``path`` for ``torch.export.load``; the dict ``metadata`` is the extra file metadata.json."""
+    content = io.BytesIO()
     with _quiet():
-        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata, allow_nan=False)})
+        torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata, allow_nan=False)})
+    write_bytes(path, content.getbuffer())
 
 
 def read_program(path):
@@ -186,7 +198,7 @@ def largest_difference(reference, exported, input_format):
     """
     generator = torch.Generator().manual_seed(0)
     differences, largest = [], []
-    for count, height, width in _COMPARED:
+    for count, height, width in COMPARED:
         pixels = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
         images = input_format.normalize(pixels)
         expected, found = reference(images), exported(images)

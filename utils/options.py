@@ -77,8 +77,8 @@ def _stage(parser):
     group.add_argument("--exp-name", metavar="NAME", help="name of the stage: the checkpoint becomes NAME.pt "
                                                           "(default: dataset, split and id)")
     group.add_argument("--output-dir", metavar="DIR", default="runs", help="folder for everything written (runs)")
-    group.add_argument("--continue-from", metavar="FILE", help="checkpoint to start from, to label with, or to test; "
-                       "a relative path is looked up here, then in --output-dir")
+    group.add_argument("--continue-from", metavar="FILE", help="checkpoint (.pt or .safetensors) to start from, to "
+                       "label with, or to test; a relative path is looked up here, then in --output-dir")
     group.add_argument("--redo", action="store_true", help="do the stage anew even if it is finished")
     group.add_argument("--on-collapse", choices=("stop", "warn"), default="stop",
                        help="when the loss is not finite, a labelling model predicts one class only, or the mIoU fell far")

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""A trained network as a file for use elsewhere: ONNX, torch.export, or safetensors.
+
+    python tools/export.py runs/demo/demo__p2--l.pt
+    python tools/export.py runs/demo/demo__p2--l.pt runs/demo/demo__p2--r.pt --upsample
+    python tools/export.py runs/demo/demo__p2--l.pt --to safetensors --out weeds.safetensors
+
+Writes one file for each checkpoint, beside it unless --out says where. ONNX and torch.export files hold the whole
+network, for any number of images of any height and width from 9 pixels on. They take normalized images and give logits.
+Their metadata says how to prepare images, how to decide from logits, and what the classes and their colours are.
+Before a file gets its name it is run on random images of several sizes and compared with the network: the largest
+difference must be at most 1e-4 of the largest logit. Safetensors files hold the weights, and what the checkpoint says of
+itself, in a form that never runs code; main.py and the tools take them wherever they take a checkpoint.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # started by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
+from utils.files import replacing, sha256  # noqa: E402
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
+
+
+@reports_user_errors
+def main(arguments=None):
+    """Export the checkpoints that the command line names."""
+    options = _parser().parse_args(arguments)
+    kind = options.to or _kind_of(options.out)
+    if options.out and len(options.checkpoint) > 1:
+        raise UserError("--out names one file, but several checkpoints were given; leave it out, each file then goes "
+                        "beside its checkpoint")
+    if options.upsample and kind == "safetensors":
+        raise UserError("--upsample: a safetensors file holds weights, nothing that computes; leave it out, or choose "
+                        "--to onnx or --to torch-export")
+    jobs = [(Path(path).expanduser(), _target(path, options.out, kind, options.force)) for path in options.checkpoint]
+    if len({target for _, target in jobs}) < len(jobs):
+        raise UserError("two of the checkpoints would be exported to the same file; export them one by one with --out")
+    for path, target in jobs:
+        export(path, target, kind, options.upsample, options.dataset, options.coco or None, options.aspp_branches)
+
+
+def _kind_of(out):
+    """What a file of this name holds; ONNX if there is none. ``_target`` refuses other suffixes."""
+    suffixes = {suffix: kind for kind, suffix in SUFFIXES.items()}
+    return suffixes.get(Path(out).suffix.lower(), "onnx") if out else "onnx"
+
+
+def _target(path, out, kind, force):
+    """Where the export of ``path`` goes, looked at before anything is computed."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"the checkpoint {path} is missing; correct the path")
+    if path.suffix.lower() in (SUFFIXES["onnx"], SUFFIXES["torch-export"]):
+        raise UserError(f"{path} is an exported network already; give the checkpoint that it was made from")
+    target = Path(out).expanduser() if out else path.with_suffix(SUFFIXES[kind])
+    if target.suffix.lower() != SUFFIXES[kind]:
+        raise UserError(f"--out {out}: a file for --to {kind} must end in {SUFFIXES[kind]}, by which it is known again")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; give a file with --out")
+    if target.exists():
+        if target.samefile(path):
+            raise UserError(f"{path} would be exported onto itself; give another name with --out")
+        if not force:
+            raise UserError(f"{target} exists already; add --force to replace it, or give another name with --out")
+    return target
+
+
+def export(path, target, kind, upsampled=False, dataset=None, coco=None, aspp_branches=None):
+    """Export the checkpoint ``path`` to ``target``, checked before it gets this name. Prints what it did.
+
+    ``kind`` is a key of ``SUFFIXES``; ``dataset``, ``coco`` and ``aspp_branches`` answer for old checkpoints (see
+    ``dmt.arms.load_arm``). Raises ``UserError``.
+    """
+    from data.specs import load_spec
+    from dmt.arms import load_arm
+    from models.description import exported_metadata
+    from utils.precision import Precision
+    from utils.runs import software
+
+    arm = load_arm(path, "cpu", Precision("fp32", "cpu"), load_spec(dataset) if dataset else None, coco, aspp_branches)
+    network, description = arm.network, arm.description
+    for option, answer, own in (("--aspp-branches", aspp_branches, description.aspp_branches),
+                                ("--coco", "coco" if coco else None, description.input_format.name)):
+        if answer not in (None, own):
+            raise UserError(f"{path} says that it was trained otherwise than with {option} ({own}); leave it out")
+    if description.assumed:
+        print(f"note: {path} does not say everything; assumed: {', '.join(description.assumed)}", file=sys.stderr)
+    print(f"{path}: {description.backbone}, {description.aspp_branches} ASPP branches, {description.num_classes} classes, "
+          f"input format {description.input_format.name}, dataset {description.name}", flush=True)
+    origin = {"checkpoint": path.name, "checkpoint_sha256": sha256(path), "exported_with": software()}
+    with replacing(target) as temporary:
+        if kind == "safetensors":
+            checked = _write_safetensors(temporary, network, {**description.values(), **origin})
+        else:
+            checked = _write_graph(temporary, kind, network, description.input_format, upsampled,
+                                   exported_metadata(description, upsampled, **origin))
+    print(f"{checked}\nwrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
+
+
+def _write_safetensors(path, network, values):
+    """Write the weights and read them again; returns the line that says so."""
+    import torch
+
+    from utils.checkpoints import load, save_safetensors
+
+    state = network.state_dict()
+    save_safetensors(path, state, values)
+    found = load(path)["model"]
+    different = [name for name in state if name not in found or not torch.equal(state[name], found[name])]
+    if different:
+        raise UserError(f"{different[0]} is not the same after reading it again, so nothing was written; "
+                        "look at the disk, or try another version of safetensors")
+    return f"read again: all {len(state)} tensors are the same, bit by bit"
+
+
+def _write_graph(path, kind, network, input_format, upsampled, metadata):
+    """Write the network and compare the file with it; returns the line that says how far they differ."""
+    import torch
+
+    from models import exported
+
+    size = "height, width" if upsampled else "ceil(height / 8), ceil(width / 8)"
+    print(f"images (batch, 3, height, width) float32 -> logits (batch, {network.num_classes}, {size}) float32", flush=True)
+    program = exported.trace(network, upsampled)
+    if kind == "onnx":
+        exported.write_onnx(program, path, metadata)
+        run, runtime = exported.OnnxNetwork(path), f"onnxruntime {exported.needed('onnxruntime').__version__}"
+    else:
+        exported.write_program(program, path, metadata)
+        (run, _), runtime = exported.read_program(path), f"torch {torch.__version__}"
+    difference, largest = exported.largest_difference(exported.with_size(network, upsampled), run, input_format)
+    if not difference <= exported.TOLERANCE * largest:  # not a number is not good, either
+        raise UserError(f"the exported network differs from the checkpoint's by up to {difference:.2g}, with logits up "
+                        f"to {largest:.3g}, when run by {runtime}: more than {exported.TOLERANCE:g} of the largest, so "
+                        "nothing was written; are its weights those of a training that went well?")
+    return (f"checked with {runtime} on {len(exported.COMPARED)} sizes: largest difference {difference:.2g}, with logits "
+            f"up to {largest:.3g} (allowed: {exported.TOLERANCE * largest:.2g})")
+
+
+def _parser():
+    parser = OneLineParser(prog="tools/export.py", description=__doc__, allow_abbrev=False,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="+", metavar="CHECKPOINT",
+                        help="checkpoint of a training stage (NAME.pt, or a .safetensors file)")
+    parser.add_argument("--to", choices=tuple(SUFFIXES), help="what to write (default: by the suffix of --out, else onnx)")
+    parser.add_argument("--out", metavar="FILE", help="where to (default: beside the checkpoint, with the suffix "
+                                                      f"{', '.join(SUFFIXES.values())})")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--upsample", action="store_true",
+                        help="upsample the logits to the size of the images in the file itself (default: logits come at "
+                             "1/8 of the size, and whoever runs the file upsamples them)")
+    old = parser.add_argument_group("for checkpoints of older versions, which do not say it themselves")
+    old.add_argument("--dataset", metavar="{voc,city,YAML}",
+                     help="dataset that names the classes and their colours; any checkpoint of other classes is refused")
+    old.add_argument("--coco", action="store_true", help="trained with --coco: input is BGR in 0..255")
+    old.add_argument("--aspp-branches", type=int, choices=(2, 4), help="trained with so many branches (2)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
