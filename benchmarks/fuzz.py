@@ -16,6 +16,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from PIL import Image
 
+SUFFIXES = {"spec": "yaml", "safetensors": "safetensors"}  # where a reader looks at it
 SLOW = 5.0  # seconds after which an input counts as a hang
 
 
@@ -28,7 +29,8 @@ def whole_files(folder):
     from data.lists import read_list
     from data.specs import BUILT_IN, load_spec
     from data.store import Prediction, PseudoLabelStore
-    from utils.checkpoints import load, load_sealed, save_sealed
+    from models.exported import OnnxNetwork
+    from utils.checkpoints import load, load_sealed, save_safetensors, save_sealed
     from utils.files import read_sealed_json, write_sealed_json
 
     spec = load_spec("shapes")
@@ -47,6 +49,7 @@ def whole_files(folder):
         files[f"image {suffix}"] = (content.getvalue(), images.read_image)
     checkpoint = io.BytesIO()
     torch.save({"model": {"weight": torch.ones(4, 3)}, "optimizer": None}, checkpoint)
+    save_safetensors(folder / "whole.safetensors", {"weight": torch.ones(4, 3)}, {"miou": 0.5})
     label, grey, logits = store.label_path("x"), store.confidence_path("x"), store.logits_path("x")
 
     def through_store(path, read):
@@ -59,6 +62,8 @@ def whole_files(folder):
             "list": (b"2007_000032\n2007_000039\naachen/aachen_000000\n", read_list),
             "spec": ((BUILT_IN / "city.yaml").read_bytes(), load_spec),
             "checkpoint": (checkpoint.getvalue(), load),
+            "safetensors": ((folder / "whole.safetensors").read_bytes(), load),
+            "ONNX": (onnx_file(), OnnxNetwork),
             "state": ((folder / "state.sealed").read_bytes(), load_sealed),
             "result": ((folder / "result.json").read_bytes(), read_sealed_json),
             "pseudo label": (label.read_bytes(), through_store(label, lambda: store.read_pseudo_label("x"))),
@@ -66,6 +71,21 @@ def whole_files(folder):
             "prediction": (logits.read_bytes(), through_store(logits, lambda: store.read_logits("x"))),
             "manifest": ((store.folder / "manifest.json").read_bytes(),
                          through_store(store.folder / "manifest.json", store.read_manifest))}
+
+
+def onnx_file():
+    """An ONNX file that gives its input back and says that it is a network of three classes."""
+    from onnx import TensorProto, helper
+
+    shape, name = ("batch", 3, "height", "width"), ("images", "logits")
+    values = [helper.make_tensor_value_info(one, TensorProto.FLOAT, shape) for one in name]
+    graph = helper.make_graph([helper.make_node("Identity", name[:1], name[1:])], "network", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    helper.set_model_props(model, {
+        "num_classes": "3", "class_names": '["soil", "crop", "weed"]', "palette": "[[0,0,0],[0,160,0],[200,0,0]]",
+        "test_size": "[65,81]", "recipe": '{"lr":0.1}', "miou": "0.5",
+        "preprocessing": '{"channels":"RGB","range":1.0,"mean":[0,0,0],"std":[1,1,1]}'})
+    return model.SerializeToString()
 
 
 @st.composite
@@ -98,7 +118,7 @@ def fuzz(seconds, folder):
     files = whole_files(folder)
     for name, (content, reader) in files.items():
         count = collections.Counter()
-        path = folder / ("input.yaml" if name == "spec" else "input.png")
+        path = folder / f"input.{SUFFIXES.get(name, 'png')}"
         deadline, slowest = time.monotonic() + seconds / len(files), [0.0]
 
         @settings(max_examples=200, deadline=None, database=None, phases=[Phase.generate],

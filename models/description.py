@@ -55,7 +55,7 @@ _VALID = {  # key -> whether a value can be meant
     "class_names": _several(_text, 1, 255),
     "palette": _several(_several(_whole(0, 255), 3, 3), 1, 255),
     "background": _or_none(_whole(0, 254)),
-    "ignore": _whole(0, 65535),
+    "ignore": _or_none(_whole(0, 65535)),
     "dataset": _text,
     "test_size": _several(_whole(1, _LARGEST), 2, 2),
     "test_by": _text,
@@ -96,7 +96,7 @@ class Description:
     class_names: tuple
     palette: tuple
     background: int | None
-    ignore: int
+    ignore: int | None
     backbone: str
     aspp_branches: int
     input_format: InputFormat
@@ -117,7 +117,7 @@ class Description:
             "palette": [list(color) for color in self.palette], "background": self.background, "ignore": self.ignore,
             "backbone": self.backbone, "aspp_branches": self.aspp_branches, "input_format": self.input_format.name,
             "test_size": list(self.test_size) if self.test_size else None, "test_by": self.test_by, **self.facts}
-        return {key: value for key, value in known.items() if value is not None or key == "background"}
+        return {key: value for key, value in known.items() if value is not None or key in ("background", "ignore")}
 
 
 def describe_checkpoint(content, path, coco=None, aspp_branches=None):

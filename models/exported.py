@@ -65,7 +65,10 @@ class OnnxNetwork:
 
 
 def _opened(path):
-    """(session, its inputs, its outputs, the file's metadata); ``UserError`` when onnxruntime cannot open ``path``."""
+    """(session, inputs, outputs, metadata) of the file; the middle two are lists of (name, type, shape).
+
+    Raises ``UserError`` when onnxruntime cannot open ``path``.
+    """
     runtime = needed("onnxruntime")
     if not os.path.isfile(path):
         raise UserError(f"the network {path} is missing; export it with tools/export.py or correct the path")
@@ -76,8 +79,10 @@ def _opened(path):
     options.log_severity_level = 4  # its remarks; what matters is raised
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        metadata = dict(session.get_modelmeta().custom_metadata_map)  # a damaged text shows only when it is fetched
-        return session, session.get_inputs(), session.get_outputs(), metadata
+        # Everything is fetched here, since a damaged text shows only then.
+        inputs, outputs = ([(part.name, part.type, part.shape) for part in parts]
+                           for parts in (session.get_inputs(), session.get_outputs()))
+        return session, inputs, outputs, dict(session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # onnxruntime's own kinds
         raise UserError(f"{path} is no ONNX file that onnxruntime {runtime.__version__} can run, or it is damaged "
                         f"({type(error).__name__}); export it anew with tools/export.py") from error
@@ -85,11 +90,12 @@ def _opened(path):
 
 def _only_input(inputs, outputs, path):
     """The name of the input. Raises ``UserError`` when the file takes or gives anything but images and logits."""
-    if not (len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)"
-            and len(inputs[0].shape) == len(outputs[0].shape) == 4 and inputs[0].shape[1] == 3):
+    parts = [*inputs, *outputs]
+    if len(inputs) != 1 or len(outputs) != 1 or any(kind != "tensor(float)" or len(shape) != 4
+                                                    for _, kind, shape in parts) or inputs[0][2][1] != 3:
         raise UserError(f"{path} is no segmentation network of this software: it must take images (N, 3, H, W) and give "
                         "logits (N, C, h, w), float32 both; give a file that tools/export.py made")
-    return inputs[0].name
+    return inputs[0][0]
 
 
 def needed(package):
