@@ -14,6 +14,7 @@ from data import masks
 from utils.errors import UserError
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_ORIENTATION = 0x0112  # tag of EXIF
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
 
@@ -105,6 +106,15 @@ def image_size(path):
     """(height, width) of the image at ``path``, from its header."""
     with _opened(path) as file:
         return _size(path, "image", file)
+
+
+def is_turned(path):
+    """Whether the image at ``path``, which decodes, carries an orientation tag by which viewers turn it."""
+    try:
+        with Image.open(path) as file:
+            return file.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # damaged tags raise many kinds of errors, and the image itself is none of them
+        return False
 
 
 def _opened(path):

@@ -158,6 +158,29 @@ def test_images_of_any_kind(run, tmp_path):
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out/labels/grey_tif.png")), expected)
 
 
+def test_images_that_viewers_turn_are_predicted_as_they_are_stored_with_a_note(run, tmp_path):
+    checkpoint(tmp_path / "net.pt")
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    for name, exif in (("turned", tag), ("not", Image.Exif())):
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / f"{name}.jpg", exif=exif)
+    status, _, errors = run("--checkpoint", tmp_path / "net.pt", "--out", tmp_path / "out", tmp_path)
+    assert status == 0 and len(errors) == 1 and "1 of the images" in errors[0] and "turned.jpg" in errors[0]
+    assert Image.open(tmp_path / "out/labels/turned.png").size == (30, 20)
+
+
+def test_the_panel_shows_the_first_images_small(run, tmp_path):
+    checkpoint(tmp_path / "net.pt")
+    for name, size in (("a", (3, 900)), ("b", (70, 40)), ("c", (9, 9))):
+        photo(tmp_path / "in" / f"{name}.png", size)
+    status, _, errors = run("--checkpoint", tmp_path / "net.pt", "--out", tmp_path / "out", "--panel=2", "--no-overlays",
+                            tmp_path / "in")
+    assert (status, errors) == (0, [])
+    assert files(tmp_path / "out") == ["labels/a.png", "labels/b.png", "labels/c.png", "panel.png", "predictions.json"]
+    width, height = Image.open(tmp_path / "out/panel.png").size
+    assert 500 < width < 900 and 400 < height < 900  # three columns, two rows
+
+
 def test_ids_of_cityscapes(run, tmp_path):
     city = load_spec("city")
     network = checkpoint(tmp_path / "net.pt", city, test_by="pad")
@@ -203,6 +226,8 @@ def test_names_keep_their_folders_and_never_meet(run, tmp_path, monkeypatch):
     assert labels("in/**/*.png") == ["a.png", "deep/b.png", "deep/c.png"]
     assert labels("in/deep/?.png", "other") == ["c.png", "deep/b.png", "other/b.png"]
     assert labels("in/a.png", "in/../in/a.png", "in/a.p*g") == ["a.png"]  # one file, named three times
+    (tmp_path / "list.txt").write_text("in/deep/b.png\nother\n")
+    assert labels("@list.txt") == ["deep/b.png", "other/b.png"]
     assert labels("in/a.png", "--recursive", ".") == [
         "a.png", "in/a.png", "in/deep/b.png", "in/deep/c.png", "other/b.png"]  # in/a.jpg is the other in/a
 

@@ -10,6 +10,7 @@
     labels/NAME.png       class numbers as an indexed palette PNG of the image's size, the format of the VOC server
     overlays/NAME.jpg     the classes' colours over the image (of a video: NAME.mp4)
     confidence/NAME.png   with --confidence: 255 times the probability of the winning class, rounded, as a grey PNG
+    panel.png             with --panel N: the first N images side by side with their predictions
     predictions.json      what predicted them: networks with their SHA-256, classes, colours, protocol, files left out
 
 Classes, colours, network and input format come from the checkpoint. Each checkpoint takes its input in its own format.
@@ -36,11 +37,12 @@ from data.sources import find_sources  # noqa: E402
 from utils.arguments import number  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
-from utils.files import make_folder, sha256, write_bytes, write_json  # noqa: E402
+from utils.files import make_folder, replacing, sha256, write_bytes, write_json  # noqa: E402
 from utils.options import add_protocol_options  # noqa: E402
 
 _NETWORKS = (".pt", ".pth", ".safetensors", ".onnx")
 _FOLDERS = ("labels", "overlays", "confidence")
+_THUMBNAIL = 224  # pixels: side of a picture in the panel
 _AHEAD = 4  # images that are read before they are needed
 _LOST = 0.02  # share of a video's frames that may be missing: some files only estimate their number
 
@@ -54,7 +56,11 @@ class Picture(NamedTuple):
 
 
 class Problems(dict):
-    """What could not be predicted: path -> why."""
+    """What could not be predicted: path -> why. ``turned`` are predicted images that viewers show turned."""
+
+    def __init__(self):
+        super().__init__()
+        self.turned = []
 
     def add(self, path, error):
         """Keep the first ``error`` of ``path``, without its advice for those who train."""
@@ -67,12 +73,14 @@ class Problems(dict):
 
 def read_images(sources, protocol, problems):
     """The ``Picture`` of every image that can be read and shown as ``protocol`` says; the others become ``problems``."""
-    from data.images import read_image
+    from data.images import is_turned, read_image
     from dmt.protocol import tiles
 
     def read(source):
         image = read_image(source.path)
         tiles(image.shape[:2], protocol, f"the image {source.path}")
+        if is_turned(source.path):
+            problems.turned.append(source.path)
         return Picture(source.path, source.name, image)
 
     with ThreadPoolExecutor(2) as pool:
@@ -106,13 +114,14 @@ class Output:
     """Writes what is made of pictures into ``folder``, in the threads of ``writers``.
 
     ``values`` (C,) uint8 are what stands in a label for each class. ``suffix`` is that of overlays (None: none), which
-    show the colours by the share ``alpha``.
+    show the colours by the share ``alpha``. ``panel`` is the number of pictures that the panel shows.
     """
 
-    def __init__(self, folder, writers, description, values, suffix, alpha):
+    def __init__(self, folder, writers, description, values, suffix, alpha, panel):
         from data.png import palette_of
 
-        self.folder, self.suffix = folder, suffix
+        self.folder, self.suffix, self._rows, self._description = folder, suffix, panel, description
+        self._shown = {}  # title -> column of the panel
         self._writers, self._values, self._alpha = writers, values, alpha
         self._colors, self._clear = description.palette, description.background
         self._palette = palette_of(description.palette, values.tolist())
@@ -127,6 +136,28 @@ class Output:
             append(self._overlay(picture.image, classes))
         elif self.suffix:
             self._writers.add(self._write_overlay, picture, classes)
+        if self._rows:
+            self._rows -= 1
+            self._show(picture.image, classes, decision.confidence)
+
+    def _show(self, image, classes, confidence):
+        """Keep a row of the panel, small."""
+        import numpy as np
+
+        row = {"image": image[..., ::-1], "prediction": np.array(self._colors, np.uint8)[classes],
+               "overlay": self._overlay(image, classes)[..., ::-1]}
+        if confidence is not None:
+            row["confidence"] = np.repeat(confidence.cpu().numpy()[..., None], 3, axis=-1)
+        for title, picture in row.items():
+            self._shown.setdefault(title, []).append(_thumbnail(picture))
+
+    def write_panel(self):
+        """Write the panel of what ``write`` has kept, if there is anything."""
+        from tools.summarize import write_panel
+
+        if self._shown:
+            with replacing(self.folder / "panel.png") as temporary:
+                write_panel(temporary, list(self._shown), list(self._shown.values()), self._description, ignored=False)
 
     def _write_label(self, name, classes):
         from data.png import palette_png
@@ -144,6 +175,18 @@ class Output:
     def _overlay(self, image, classes):
         from data.pictures import overlay
         return overlay(image, classes, self._colors, self._alpha, self._clear)
+
+
+def _thumbnail(picture):
+    """``picture`` (H, W, 3) uint8 RGB within a white square."""
+    import cv2
+    import numpy as np
+
+    share = _THUMBNAIL / max(picture.shape[:2])
+    size = tuple(max(1, round(share * side)) for side in picture.shape[:2])
+    square = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
+    square[: size[0], : size[1]] = cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=cv2.INTER_NEAREST)
+    return square
 
 
 # --- predicting -------------------------------------------------------------------------------------------------------
@@ -249,6 +292,10 @@ def check_no_overwriting(sources, folder, suffix):
 
 def report(problems, done, folder):
     """Name what could not be predicted, and exit with status 1 if there is any."""
+    if problems.turned:
+        print(f"note: {len(problems.turned)} of the images carry an orientation tag, {problems.turned[0]} for one: viewers "
+              "turn them, but neither training nor prediction does; turn the files themselves (mogrify -auto-orient)",
+              file=sys.stderr)
     for reason in problems.values():
         print(f"error: {reason}", file=sys.stderr)
     if problems:
@@ -280,9 +327,10 @@ def main(arguments=None):
           flush=True)
     problems = Problems()
     with Writers() as writers:
-        output = Output(folder, writers, description, values, suffix, options.alpha)
+        output = Output(folder, writers, description, values, suffix, options.alpha, options.panel)
         done = job.images([source for source in sources if not source.video], output, problems)
         done += sum(job.video(source, output, problems) for source in sources if source.video)
+    output.write_panel()
     write_json(folder / "predictions.json", {
         "networks": [{"file": str(arm.path), "sha256": sha256(arm.path), "dataset": arm.description.name,
                       "input_format": arm.description.input_format.name} for arm in arms],
@@ -323,9 +371,11 @@ def _with_scales_joined(words):
 
 def _parser():
     parser = OneLineParser(prog="python -m tools.predict", description=__doc__, allow_abbrev=False,
+                           fromfile_prefix_chars="@",
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1, "a positive whole number", high=10**9)
-    add("input", nargs="*", metavar="INPUT", help="image, folder, glob in quotes ('a/**/*.png'), or video")
+    add("input", nargs="*", metavar="INPUT", help="image, folder, glob in quotes ('a/**/*.png'), video, or "
+        "@FILE for a file that names them, one a line")
     add("--checkpoint", metavar="FILE", action="append", default=[],
         help="network: NAME.pt of a training stage, or a .onnx file of tools/export.py; several times: an ensemble")
     add("--out", metavar="DIR", required=True, help="folder for everything written")
@@ -336,6 +386,8 @@ def _parser():
     group.add_argument("--alpha", metavar="X", type=number(float, 0, "a number from 0 to 1", high=1), default=0.6,
                        help="how much of an overlay is colour; the background class stays as it is (0.6)")
     group.add_argument("--confidence", action="store_true", help="write confidence maps, too")
+    group.add_argument("--panel", metavar="N", type=number(int, 0, "a whole number from 0 to 100", high=100), default=0,
+                       help="draw the first N images beside their predictions, too (0)")
     group.add_argument("--ids", action="store_true", help="labels hold the mask values of the dataset's own files, as the "
                        "server of Cityscapes wants them, instead of class numbers")
     add_protocol_options(parser, "original")

@@ -212,8 +212,8 @@ def panel_columns(run, data, summary, row, count):
     return list(columns), [[part if part.ndim == 3 else colors[part] for part in column] for column in columns.values()]
 
 
-def write_panel(path, titles, columns, spec):
-    """Draw the columns side by side with their titles above and the classes' colours below."""
+def write_panel(path, titles, columns, spec, ignored=True):
+    """Draw the columns side by side with their titles above and the colours of classes (and of no label) below."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -230,7 +230,7 @@ def write_panel(path, titles, columns, spec):
             axes[row, column].imshow(picture, interpolation="nearest")
             axes[row, column].axis("off")
     patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
-               for name, color in zip((*spec.class_names, "ignored"), (*spec.palette, UNLABELLED))]
+               for name, color in zip((*spec.class_names, *["ignored"] * ignored), (*spec.palette, UNLABELLED))]
     figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize=7, frameon=False)
     try:
         figure.savefig(path, dpi=130)
