@@ -359,17 +359,14 @@ def test_old_checkpoints_get_their_names_and_colours_from_the_spec(run, tmp_path
 
 
 def test_onnx_files_predict_what_their_networks_do(run, tmp_path):
-    from models.description import describe_checkpoint, exported_metadata
-    from models.exported import trace, write_onnx
-    from utils.checkpoints import load
-    network = checkpoint(tmp_path / "net.pt", form=COCO)
-    described = describe_checkpoint(load(tmp_path / "net.pt"), tmp_path / "net.pt")
-    write_onnx(trace(network), tmp_path / "net.onnx", exported_metadata(described, False))
+    from tools import export
+    checkpoint(tmp_path / "net.pt", form=COCO)
+    export.main([str(tmp_path / "net.pt")])
     photo(tmp_path / "in/a.png")
     photo(tmp_path / "in/b.png", (1, 70))
     for name in ("net.pt", "net.onnx"):
-        status, _, errors = run("--checkpoint", tmp_path / name, "--out", tmp_path / name[4:], tmp_path / "in")
-        assert (status, errors) == (0, [])
+        status, printed, errors = run("--checkpoint", tmp_path / name, "--out", tmp_path / name[4:], tmp_path / "in")
+        assert (status, errors) == (0, []) and "8 classes" in printed
     for name in ("a", "b"):
         one, other = (Image.open(tmp_path / kind / "labels" / f"{name}.png") for kind in ("pt", "onnx"))
         assert (np.array(one) == np.array(other)).mean() >= 0.999 and one.getpalette() == other.getpalette()
