@@ -42,7 +42,11 @@ print_help() {
     echo
     echo "Variables, to be set in front of the command as in: ep=1 DRY_RUN=1 $0"
     sed -nE 's/^([A-Za-z0-9_]+)=\$\{[A-Za-z0-9_]+:?-(.*)\}([[:space:]]+#[[:space:]]*(.*))?$/  \1=\2|\4/p' \
-        "$1" "${BASH_SOURCE[0]}" | awk -F'|' '{ printf "%-40s %s\n", $1, $2 }'
+        "$1" "${BASH_SOURCE[0]}" | awk -F'|' '
+            { name = $1; sub(/=.*/, "", name) }
+            !(name in line) { line[name] = $1; order[++count] = name }  # the launcher comes first: its own default
+            meaning[name] == "" { meaning[name] = $2 }
+            END { for (i = 1; i <= count; i++) printf "%-40s %s\n", line[order[i]], meaning[order[i]] }'
 }
 
 case ${1:-} in

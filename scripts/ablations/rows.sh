@@ -4,10 +4,8 @@
 # OUTPUT_DIR/ROW is the run folder of a row and whole in itself. What rows have in common is computed once and linked:
 # all start from the checkpoints of OUTPUT_DIR/baseline, and PLE's round 1 is DMT's.
 source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
-RUNS=$OUTPUT_DIR
+source "${root}scripts/sharing.sh"
 EXTRA="--on-collapse=warn $EXTRA"  # a variant that collapses is a result
-
-planned=  # rows that a dry run has printed, and ROW:ARM for single arms
 
 # row NAME: what follows belongs to this row, its run folder and its lock.
 row() {
@@ -15,40 +13,6 @@ row() {
     label_options=() train_options=() beta= gamma1=$gamma gamma2=$gamma
     echo "# --- $1 ---"
     lock_run
-}
-
-# link ROW FILE [LAST]: a file or folder of another row, without copying its content where the disk can. LAST is the file
-# in the folder that is written last: where it is linked already, so is the rest.
-link() {
-    local from=$RUNS/$1/$2 to=$OUTPUT_DIR/$2
-    if [ -n "$DRY_RUN" ]; then call cp -al "$from" "$to"; return; fi
-    if [ "$from${3:+/$3}" -ef "$to${3:+/$3}" ]; then return; fi
-    mkdir -p "$(dirname "$to")"
-    rm -rf "${to:?}" "$to.linking"
-    printf 'cp -al %q %q\n' "$from" "$to"
-    cp -al "$from" "$to.linking" 2> /dev/null || cp -a "$from" "$to.linking"
-    if [ -n "${3:-}" ]; then rm -f "$to.linking/.lock"; fi  # every row has its own
-    mv "$to.linking" "$to"
-}
-
-# has ROW ROUND ARM: is that stage of another row finished (or printed by this dry run)?
-has() {
-    local stage
-    stage=$RUNS/$1/$(name "$2" "$3")
-    if [ "$RUNS/$1" = "$OUTPUT_DIR" ]; then return 1; fi
-    if [[ " $planned " == *" $1 "* || " $planned " == *" $1:$3 "* ]]; then return; fi
-    [ -f "$stage.pt" ] && [ -f "$stage/result.json" ]
-}
-
-# share ROW ROUND ARM: the finished stage and its line in log.txt.
-share() {
-    local stage line
-    stage=$(name "$2" "$3")
-    link "$1" "$stage.pt"
-    link "$1" "$stage" result.json
-    if [ -n "$DRY_RUN" ]; then return; fi
-    line=$(grep -F "$stage: " "$RUNS/$1/log.txt" || true)
-    if ! grep -qxF "$line" "$OUTPUT_DIR/log.txt" 2> /dev/null; then echo "$line" >> "$OUTPUT_DIR/log.txt"; fi
 }
 
 # from_baseline ARM ...: round 0 of the arms, which the row baseline has trained or trains now.
@@ -60,17 +24,6 @@ from_baseline() {
             planned+="${DRY_RUN:+ baseline:$arm}"
         fi
         share baseline 0 "$arm"
-    done
-}
-
-# labels_of ROW ROUND ARM ...: the pseudo labels of another row, unless they were removed after they had served.
-labels_of() {
-    local arm folder
-    for arm in "${@:3}"; do
-        folder=pseudo/$(name "$2" "$arm")
-        if has "$1" "$(($2 + 1))" "$arm" && [ ! -f "$RUNS/$1/$folder/pruned" ]; then
-            link "$1" "$folder" manifest.json
-        fi
     done
 }
 
@@ -158,22 +111,10 @@ run_rows() {
     done
 }
 
-# estimate UNIT: the cost of a fresh start, from what a dry run prints.
-estimate() {
-    if [ -n "${ESTIMATED:-}" ]; then return; fi
-    ESTIMATED=1 DRY_RUN=1 OUTPUT_DIR="$(mktemp -u)" bash "$0" \
-        | awk -v images="$images" -v seconds="$SECONDS_PER_STEP" -v what="$1" -f "${root}scripts/estimate.awk"
-}
-
-# A folder holds the rows of one experiment: what one of them shares must be what the others would have computed.
+# The numbers that all rows of the folder have in common.
 check_numbers() {
-    local numbers file=$RUNS/.numbers
-    if [ -n "$DRY_RUN" ]; then return; fi
+    local numbers
     numbers="$dataset $split $id $exp $EXTRA $MIXED_PRECISION $coco_arms $weight_decay | $ep0 $batch0 $lr0 $val0 |"
     numbers+=" $ratios | $ep $batch_labeled $batch_pseudo $lr $gamma $val $batch_labeling | $seed_c $seed_l $seed_r"
-    mkdir -p "$RUNS" || fail "the folder $RUNS cannot be made; set OUTPUT_DIR to another one"
-    if [ -f "$file" ] && [ "$(cat "$file")" != "$numbers" ]; then
-        fail "$RUNS holds ablations with other numbers; remove it, or set OUTPUT_DIR to another folder"
-    fi
-    echo "$numbers" > "$file"
+    keep_numbers ablations "$numbers"
 }

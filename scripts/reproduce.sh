@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Every cell of the papers' tables: both datasets, all splits, three split ids; supervised, DMT and DMT+PLE.
+#     scripts/reproduce.sh        CELLS="voc-106 city-8" IDS="0 1" METHODS="supervised dmt" scripts/reproduce.sh
+# OUTPUT_DIR/CELL-ID/METHOD becomes a run folder; what methods of a cell have in common (round 0, and round 1 of DMT and
+# DMT+PLE) is computed once and linked. Interrupted, the same command goes on. Ends with the table beside the published
+# numbers. With several GPUs: one such command a GPU, each with CELLS or IDS of its own.
+#
+# The cells voc-20, voc-8, voc-sbd, city-30 and city-8 have arms c and i, voc-106 and voc-50 have arms l and r (run
+# dms_sample.py first). With all labels (voc-full, city-full) there is nothing to be learnt from other images: supervised
+# only. voc-sbd has id 0 alone; its method "oracle" is voc-full of id 0. Numbers not named here are those of the launchers
+# dmt_ple-*.sh and can be set in the same way, as in ep=1; VOC_ROOT and CITYSCAPES_ROOT say where the datasets are.
+set -euo pipefail
+
+CELLS=${CELLS:-voc-106 voc-50 voc-20 voc-8 voc-full voc-sbd city-30 city-8 city-full}  # in this order
+IDS=${IDS:-0 1 2}  # random splits; the published numbers are means over these three
+METHODS=${METHODS:-supervised dmt ple oracle}  # any of these
+
+# Epochs of supervised training: about the same number of steps for all splits with the same kind of arms.
+ep0_voc_106=${ep0_voc_106:-300}  # 3900 steps on the whole split
+ep0_voc_50=${ep0_voc_50:-134}  # 3618 steps
+ep0_voc_20=${ep0_voc_20:-134}  # 8978 steps
+ep0_voc_8=${ep0_voc_8:-54}  # 8964 steps
+ep0_voc_full=${ep0_voc_full:-30}  # 39690 steps
+ep0_voc_sbd=${ep0_voc_sbd:-85}  # 15555 steps
+ep0_city_30=${ep0_city_30:-1189}  # 15457 steps; DMT's own recipe: 615
+ep0_city_8=${ep0_city_8:-329}  # 15463 steps; DMT's own recipe: 170
+ep0_city_full=${ep0_city_full:-42}  # 15624 steps; with DMT's number of steps: 22
+beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
+seed_whole=${seed_whole:-1}  # of supervised training on the whole split where arm c is no arm of the rounds
+
+# For the estimate. The authors state 8 hours for a DMT run on one RTX 2080 Ti; that of dmt_ple-voc-20-1.sh has 75400
+# steps. Cityscapes' crops have 1.27 times as many pixels.
+SECONDS_PER_STEP=${SECONDS_PER_STEP:-voc=0.38 city=0.48}  # with the step's share of labelling and validation
+images="voc=10582 city=2975"
+labeled="voc/106=100 voc/train=1464 city/30=100"
+
+exp=reproduce
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+source "${root}scripts/sharing.sh"
+all_cells="voc-106 voc-50 voc-20 voc-8 voc-full voc-sbd city-30 city-8 city-full"
+top=$OUTPUT_DIR
+runs=()  # run folders that the table is made of
+
+# one_of WHAT "CHOICES" WORD ...: fail unless there are words and all are among the choices.
+one_of() {
+    local word
+    if [ $# -lt 3 ]; then fail "no $1 is chosen; choose of $2"; fi
+    for word in "${@:3}"; do
+        if [[ " $2 " != *" $word "* ]]; then fail "there is no $1 '$word'; choose of $2"; fi
+    done
+}
+
+check_choices() {
+    one_of cell "$all_cells" $CELLS
+    one_of "split id" "0 1 2" $IDS
+    one_of method "supervised dmt ple oracle" $METHODS
+    if [[ " $CELLS" == *" voc"* && " $CELLS" == *" city"* && -n "$DATA_ROOT$LISTS_DIR" ]]; then
+        fail "DATA_ROOT and LISTS_DIR are for one dataset; set VOC_ROOT and CITYSCAPES_ROOT, or choose cells of one"
+    fi
+}
+
+chosen() { [[ " $METHODS " == *" $1 "* ]]; }
+
+# cell NAME ID: the numbers of a cell. The rest is taken from the top of its launcher, which is started with these.
+cell() {
+    local epochs=ep0_${1//-/_}
+    dataset=${1%-*} split=${1#*-} id=$2 exp=$1-$2 ep0=${!epochs} arms="c i" val0=
+    launcher=dmt_ple-$dataset-$(if [ "$dataset" = voc ]; then echo 20; else echo 8; fi)-1.sh
+    case $1 in
+        voc-106) launcher=dmt_ple-voc-106-1lr.sh arms="l r" ;;
+        voc-50) launcher=dmt_ple-voc-106-1lr.sh arms="l r" val0=220 ;;
+        voc-sbd) launcher=dmt_ple-voc-sbd-0.sh split=train ;;
+        voc-full) split=1 arms= val0=500 ;;
+        city-full) split=1 arms= ;;
+    esac
+    eval "$(sed '/^source /,$d' "$root$launcher")"
+}
+
+# Supervised training on the whole split from COCO weights. Where c is an arm of the rounds, it is its round 0.
+supervised() {
+    local row
+    for row in dmt ple; do
+        if [ "$arms" = "c i" ] && has $row 0 c; then share $row 0 c; return; fi
+    done
+    if [ -n "$coco_weights" ]; then coco_arms+=" c"; fi
+    if [ "$arms" = "l r" ]; then seed_c=$seed_whole; fi
+    if [ -z "$arms" ]; then seed_c=$id; fi
+    lock_run
+    check_run c
+    round0 c "$split"
+    print_results
+}
+
+# rounds_of ROW BETA: the launcher, after whatever another method of the cell has computed already.
+rounds_of() {
+    local row arm filter=(-e "") first=${arms% *} second=${arms#* } other
+    other=$(if [ "$1" = dmt ]; then echo ple; else echo dmt; fi)
+    for arm in $arms; do
+        for row in supervised "$other"; do
+            if has "$row" 0 "$arm"; then share "$row" 0 "$arm"; filter+=(-e "/--exp-name=$(name 0 "$arm") /d"); break; fi
+        done
+    done
+    if has "$other" 1 "$first" && has "$other" 1 "$second"; then
+        for arm in $arms; do
+            share "$other" 1 "$arm"
+            link "$other" "pseudo/$(name 0 "$arm")" manifest.json
+            filter+=(-e "/--exp-name=$(name 1 "$arm") /d" -e "/--labeling .*--pseudo-dir=[^ ]*$(name 0 "$arm") /d")
+        done
+    fi
+    local words=(dataset="$dataset" split="$split" id="$id" exp="$exp" ep0="$ep0" val0="$val0" beta="$2"
+        OUTPUT_DIR="$OUTPUT_DIR")
+    echo "# ${words[*]} ${root:-./}$launcher"
+    if [ -z "$DRY_RUN" ]; then env "${words[@]}" bash "$root$launcher"; return; fi
+    env "${words[@]}" bash "$root$launcher" | sed "${filter[@]}"
+}
+
+# run_method CELL ID METHOD: into a run folder of its own.
+run_method() {
+    RUNS=$top/$1-$2 OUTPUT_DIR=$top/$1-$2
+    echo "# --- $1-$2/$3 ---"
+    runs+=("$RUNS/$3")
+    lock_run
+    (
+        cell "$1" "$2"
+        keep_numbers runs "$EXTRA $MIXED_PRECISION $coco_arms $coco_weights $weight_decay | $ep0 $batch0 $lr0 $val0 |
+            $seed_whole ${seed_c:-} ${seed_i:-} ${seed_l:-} ${seed_r:-} | $ratios | $ep $batch_labeled $batch_pseudo $lr |
+            $gamma1 $gamma2 $val $batch_labeling | $beta_ple"
+        OUTPUT_DIR=$RUNS/$3
+        case $3 in
+            supervised) supervised ;;
+            dmt) rounds_of dmt "" ;;
+            ple) rounds_of ple "$beta_ple" ;;
+        esac
+    )
+    planned+=${DRY_RUN:+ $3$(if [ "$3" = supervised ]; then echo :c; fi)}
+}
+
+run_cell() {
+    local method methods="supervised dmt ple"
+    planned=
+    if [[ $1 == *-full ]]; then methods=supervised; fi
+    if [ "$1" = voc-sbd ] && [ "$2" != 0 ]; then return; fi  # it has no random splits
+    for method in $methods; do
+        if chosen $method; then run_method "$1" "$2" $method; fi
+    done
+    if [ "$1" = voc-sbd ] && chosen oracle && ! { [[ " $CELLS " == *" voc-full "* ]] && chosen supervised; }; then
+        run_method voc-full 0 supervised
+    fi
+}
+
+check_choices
+estimate "GPU hours"
+for cell in $CELLS; do
+    for id in $IDS; do run_cell "$cell" "$id"; done
+done
+if [ ${#runs[@]} = 0 ]; then fail "nothing is left to run: these cells have none of the chosen methods and ids"; fi
+echo
+call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"

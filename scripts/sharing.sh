@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Sourced after rounds.sh by launchers of several runs: what the runs have in common is computed once and linked.
+#
+# RUNS/ROW is the run folder of a row (a variant, a method) and whole in itself; OUTPUT_DIR is that of the current row.
+RUNS=$OUTPUT_DIR
+
+planned=  # rows that a dry run has printed, and ROW:ARM for single arms
+
+# link ROW FILE [LAST]: a file or folder of another row, without copying its content where the disk can. LAST is the file
+# in the folder that is written last: where it is linked already, so is the rest.
+link() {
+    local from=$RUNS/$1/$2 to=$OUTPUT_DIR/$2
+    if [ -n "$DRY_RUN" ]; then call cp -al "$from" "$to"; return; fi
+    if [ "$from${3:+/$3}" -ef "$to${3:+/$3}" ]; then return; fi
+    mkdir -p "$(dirname "$to")"
+    rm -rf "${to:?}" "$to.linking"
+    printf 'cp -al %q %q\n' "$from" "$to"
+    cp -al "$from" "$to.linking" 2> /dev/null || cp -a "$from" "$to.linking"
+    if [ -n "${3:-}" ]; then rm -f "$to.linking/.lock"; fi  # every row has its own
+    mv "$to.linking" "$to"
+}
+
+# has ROW ROUND ARM: is that stage of another row finished (or printed by this dry run)?
+has() {
+    local stage
+    stage=$RUNS/$1/$(name "$2" "$3")
+    if [ "$RUNS/$1" = "$OUTPUT_DIR" ]; then return 1; fi
+    if [[ " $planned " == *" $1 "* || " $planned " == *" $1:$3 "* ]]; then return; fi
+    [ -f "$stage.pt" ] && [ -f "$stage/result.json" ]
+}
+
+# share ROW ROUND ARM: the finished stage and its line in log.txt.
+share() {
+    local stage line
+    stage=$(name "$2" "$3")
+    link "$1" "$stage.pt"
+    link "$1" "$stage" result.json
+    if [ -n "$DRY_RUN" ]; then return; fi
+    line=$(grep -F "$stage: " "$RUNS/$1/log.txt" || true)
+    if ! grep -qxF "$line" "$OUTPUT_DIR/log.txt" 2> /dev/null; then echo "$line" >> "$OUTPUT_DIR/log.txt"; fi
+}
+
+# labels_of ROW ROUND ARM ...: the pseudo labels of another row, unless they were removed after they had served.
+labels_of() {
+    local arm folder
+    for arm in "${@:3}"; do
+        folder=pseudo/$(name "$2" "$arm")
+        if has "$1" "$(($2 + 1))" "$arm" && [ ! -f "$RUNS/$1/$folder/pruned" ]; then
+            link "$1" "$folder" manifest.json
+        fi
+    done
+}
+
+# estimate UNIT: the cost of a fresh start, from what a dry run prints. In a dry run, that is printed after it.
+estimate() {
+    local commands folder=$RUNS
+    if [ -n "${ESTIMATED:-}" ]; then return; fi
+    if [ -z "$DRY_RUN" ]; then folder=$(mktemp -u); fi
+    commands=$(ESTIMATED=1 DRY_RUN=1 OUTPUT_DIR=$folder bash "$0")
+    awk -v images="$images" -v labeled="${labeled:-}" -v seconds="$SECONDS_PER_STEP" -v what="$1" \
+        -f "${root}scripts/estimate.awk" <<< "$commands"
+    if [ -n "$DRY_RUN" ]; then echo "$commands"; exit; fi
+}
+
+# keep_numbers WHAT NUMBERS: a folder holds the runs of one experiment, for what one of them shares must be what the others
+# would have computed. The number of loader workers changes no result.
+keep_numbers() {
+    local file=$RUNS/.numbers numbers
+    if [ -n "$DRY_RUN" ]; then return; fi
+    numbers=$(sed -E 's/--workers[= ][0-9]+//' <<< "$2")
+    mkdir -p "$RUNS" || fail "the folder $RUNS cannot be made; set OUTPUT_DIR to another one"
+    if [ -f "$file" ] && [ "$(cat "$file")" != "$numbers" ]; then
+        fail "$RUNS holds $1 with other numbers; remove it, or set OUTPUT_DIR to another folder"
+    fi
+    echo "$numbers" > "$file"
+}
