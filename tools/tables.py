@@ -3,7 +3,7 @@
 
     python -m tools.tables runs/dmt_ple-voc-20-*                        Markdown, on standard output
     python -m tools.tables runs/dmt_ple-voc-20-* --format latex --out table.tex
-    python -m tools.tables runs/ablations/shapes/seed-*/* --by beta --against DMT --measures miou forgetting
+    python -m tools.tables runs/ablations-shapes/seed-*/* --by beta --against DMT --measures miou forgetting
     python -m tools.tables runs/demo runs/demo-1 --table rounds         every stage of every run
     python -m tools.tables runs/demo runs/demo-1 --summary benchmarks/results/runs
     python -m tools.tables --update docs/results.md
@@ -179,10 +179,14 @@ def group(entries, by=()):
     """Entries to be averaged: {(dataset, split, method, arms): entries}, in the order of the table's rows.
 
     ``by`` are keys of the recipe each value of which makes a row. The same training met twice (rows of an ablation share
-    their baseline) counts once. Raises ``UserError`` for entries of one row whose recipes differ.
+    their baseline) counts once, and a baseline that has a run of its own is not repeated together with other arms.
+    Raises ``UserError`` for entries of one row whose recipes differ.
     """
+    alone = [set(entry.identity) for entry in entries if entry.method == _SUPERVISED]
     rows = {}
     for entry in entries:
+        if entry.method == _SUPERVISED and any(identity < set(entry.identity) for identity in alone):
+            continue
         method = entry.method + "".join(_by(entry, key, entries) for key in by)
         row = rows.setdefault((entry.dataset, entry.split, method, tuple(sorted(entry.arms))), [])
         if all(entry.identity != other.identity for other in row):
