@@ -86,6 +86,7 @@ supervised() {
     if [ "$arms" = "l r" ]; then seed_c=$seed_whole; fi
     if [ -z "$arms" ]; then seed_c=$id; fi
     lock_run
+    check_options=(--state=2)  # no unlabelled images are needed
     check_run c
     round0 c "$split"
     print_results

@@ -28,7 +28,8 @@ if [ -z "$PYTHON" ]; then
 fi
 if [ "$DRY_RUN" = 0 ]; then DRY_RUN=; fi
 if [ "$KEEP" = 0 ]; then KEEP=; fi
-label_options=()  # more options for every labelling, and for every training of a round
+check_options=()  # more options for the check, every labelling, and every training of a round
+label_options=()
 train_options=()
 
 fail() {
@@ -131,7 +132,7 @@ check_run() {
     if [ -n "$start" ]; then options+=(--coco --continue-from="$start"); fi
     if [ -z "$start" ] && [ -z "$other" ]; then options+=(--continue-from="$(checkpoint 0 "$1")"); fi
     if [ -n "$start" ] && [ -n "$other" ]; then options+=(--check-weights); fi
-    stage "${options[@]}"
+    stage "${options[@]}" "${check_options[@]}"
 }
 
 # train_labeled STAGE ARM SPLIT EPOCHS SEED VAL_NUM_STEPS: supervised training of an arm from its first weights.
