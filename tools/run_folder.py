@@ -134,10 +134,10 @@ class Labelling:
                      for kind, suffix in (("logits", ".steps"), ("labels", ".png")))
 
 
-def find_stages(run, unfinished=False):
+def find_stages(run, unfinished=False, needed=True):
     """The stages of the run folder by round and arm, those with other names last; only finished ones unless asked.
 
-    Raises ``UserError`` when there are none, and for files that are damaged.
+    Raises ``UserError`` when there are none (unless they are not ``needed``), and for files that are damaged.
     """
     run = Path(run)
     if not run.is_dir():
@@ -146,7 +146,7 @@ def find_stages(run, unfinished=False):
     for folder in sorted(run.iterdir()):
         if (folder / "result.json").is_file() or unfinished and (folder / "config.json").is_file():
             found.append(_read_stage(folder))
-    if not found:
+    if not found and needed:
         what = "stage" if unfinished else "finished stage"
         raise UserError(f"{run} holds no {what}; give the output folder of a launcher, such as runs/NAME")
     return sorted(found, key=lambda stage: (stage.round is None, stage.round or 0, stage.name))

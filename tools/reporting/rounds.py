@@ -108,14 +108,14 @@ class _Look:
         """Look at every image; the sums as plain values. A few images are remembered for ``draw``."""
         total, self._scores = {}, {}
         with ThreadPoolExecutor(_THREADS) as pool:
-            for name, (counts, scores) in zip(self.names, progress(pool.map(self._image, self.names))):
+            for name, (counts, scores) in zip(progress(self.names), pool.map(self._image, self.names)):
                 _add(total, counts)
                 self._scores[name] = scores
-        known = int(total["known"]) > 0
-        arms = {arm.name: _arm_values(total[arm.name], known) for arm in self.arms}
-        values = {"images": len(self.names), "of": self.of, "truth": known, "arms": arms, "between": None}
+        self._known = int(total["known"]) > 0
+        arms = {arm.name: _arm_values(total[arm.name], self._known) for arm in self.arms}
+        values = {"images": len(self.names), "of": self.of, "truth": self._known, "arms": arms, "between": None}
         if "between" in total:
-            values["between"] = _between_values(total["between"], [arm.name for arm in self.arms], known)
+            values["between"] = _between_values(total["between"], [arm.name for arm in self.arms], self._known)
         return values
 
     def _image(self, name):
@@ -140,6 +140,7 @@ class _Look:
             made = analysis.outcomes(changes)
             scores["mended", arm] = made["mended"] / truth.size
             scores["spoilt", arm] = (made["spoilt"] + made["dropped"]) / truth.size
+            scores["changed", arm] = int(np.count_nonzero(before != after)) / truth.size
         if len(self.arms) == 2:
             first, second = (maps[arm.name][0] for arm in self.arms)
             counts["between"] = {"joint": analysis.joint(first, second, classes),
@@ -148,11 +149,14 @@ class _Look:
         return counts, scores
 
     def draw(self, folder, number):
-        """Pictures of the images where the arms disagree most and where PLE mended and spoilt most, as plain values."""
+        """Pictures of the images where the arms disagree most and where PLE mended and spoilt most, as plain values.
+
+        Without truth: where PLE changed most.
+        """
         from tools.reporting.pictures import write_panel
 
         panels = []
-        for kind in ("disagree", "mended", "spoilt"):
+        for kind in ("disagree", "mended", "spoilt") if self._known else ("disagree", "changed"):
             ranked = sorted(((scores[key], name, key[1]) for name, scores in self._scores.items() for key in scores
                              if key[0] == kind and scores[key] > 0), key=lambda entry: (-entry[0], *entry[1:]))
             for place, (score, name, arm) in enumerate(ranked[:_SHOWN], start=1):
