@@ -107,6 +107,7 @@ if [ -z "$DRY_RUN" ]; then
     lock_run
     check_numbers
 fi
+watch_report l r
 SECONDS=0  # bash counts them on
 
 call "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
@@ -129,8 +130,10 @@ for ratio in $ratios; do
     begin r-$round train $round r l
     begin l-$round train $round l r
     finish r-$round l-$round
+    report $round l r
 done
 finish b
+report $round l r
 
 if [ -z "$DRY_RUN" ]; then echo; fi
 call "$PYTHON" -m tools.summarize "$OUTPUT_DIR"

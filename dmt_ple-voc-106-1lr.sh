@@ -35,6 +35,7 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 lock_run
 check_run l r
+watch_report l r
 
 round0 l "$split-l"
 round0 r "$split-r"
@@ -46,6 +47,7 @@ for ratio in $ratios; do
     train $round r l
     label $round r "$ratio"  # with its checkpoint of the round before, as l did
     train $round l r
+    report $round l r
     tidy $round l r
 done
 

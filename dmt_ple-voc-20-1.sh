@@ -35,6 +35,7 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 lock_run
 check_run c i
+watch_report c i
 
 round0 c "$split"
 round0 i "$split"
@@ -46,6 +47,7 @@ for ratio in $ratios; do
     train $round c i
     label $round c "$ratio"  # with its checkpoint of the round before, as i did
     train $round i c
+    report $round c i
     tidy $round c i
 done
 

@@ -41,6 +41,7 @@ val_oracle=${val_oracle:-500}
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 lock_run
 check_run c i
+watch_report c i
 
 round0 c "$split"
 round0 i "$split"
@@ -52,11 +53,13 @@ for ratio in $ratios; do
     train $round c i
     label $round c "$ratio"  # with its checkpoint of the round before, as i did
     train $round i c
+    report $round c i
     tidy $round c i
 done
 
 if [ -n "$ORACLE" ] && [ "$ORACLE" != 0 ]; then
     train_labeled "${exp}__oracle" c 1 "$ep_oracle" "$seed_oracle" "$val_oracle"
+    report $round c i
 fi
 
 print_results

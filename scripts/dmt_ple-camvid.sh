@@ -58,6 +58,7 @@ if [ -z "$LISTS_DIR" ]; then
 fi
 
 check_run l r
+watch_report l r
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 round0 l "$split-l"
 round0 r "$split-r"
@@ -69,6 +70,7 @@ for ratio in $ratios; do
     train $round r l
     label $round r "$ratio"  # with its checkpoint of the round before, as l did
     train $round l r
+    report $round l r
     tidy $round l r
 done
 

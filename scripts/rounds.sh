@@ -19,6 +19,7 @@ MIXED_PRECISION=${MIXED_PRECISION:-1}  # 0: float32 throughout
 PYTHON=${PYTHON:-}  # interpreter; empty: the repository's .venv/bin/python if it is there, else python3
 EXTRA=${EXTRA:-}  # more options for every main.py, as in EXTRA="--workers=4 --aspp-branches=4"
 KEEP=${KEEP:-}  # 1: keep the pseudo labels and predictions of every round instead of removing what has served
+REPORT=${REPORT:-1}  # OUTPUT_DIR/report/index.html: 1 after every round and while it runs, end at the end only, 0 none
 CHECK=${CHECK:-1}  # 0: do not check images, lists, weights, disk and memory before the first stage
 DRY_RUN=${DRY_RUN:-}  # 1: print every command instead of running it
 
@@ -89,6 +90,7 @@ lock_run() {
     mkdir -p "$OUTPUT_DIR" 2> /dev/null || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
     exec 9>> "$OUTPUT_DIR/.lock" || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
     flock -n 9 || fail "another launcher works in $OUTPUT_DIR; wait for it to end, or set another OUTPUT_DIR"
+    echo "process $$ on $(uname -n)" > "$OUTPUT_DIR/.lock"
 }
 
 # stage OPTION ...: main.py with these options and those of every stage.
@@ -196,6 +198,21 @@ tidy() {
         rm -rf "$folder/labels" "$folder/confidence" "$folder/previous"
         if [ $last -gt 0 ]; then rm -rf "$(pseudo_dir $((last - 1)) "$arm")/logits"; fi
     done
+}
+
+# report ROUND ARM ...: the report of the run so far, before tidy removes what it looks at. A night's work does not stop
+# for it.
+report() {
+    if [ "$REPORT" = 0 ] || [ "$REPORT" = end -a "$1" != "$(wc -w <<< "$ratios")" ]; then return; fi
+    call "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(wc -w <<< "$ratios")" \
+        --arms "${@:2}" || echo "warning: the report was not written; the chain goes on" >&2
+}
+
+# watch_report ARM ...: while the launcher lives, its report shows every minute how far the stage that runs is.
+watch_report() {
+    if [ -n "$DRY_RUN" ] || [ "$REPORT" != 1 ]; then return; fi
+    nice "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(wc -w <<< "$ratios")" \
+        --progress-only --watch=60 --arms "$@" > /dev/null 2>&1 < /dev/null 9>&- &
 }
 
 # test_arm ROUND ARM: validation of a finished stage, class by class.

@@ -67,7 +67,7 @@ def tiny_run(shapes_root, tmp_path_factory):
             main.main()
 
     for seed, arm in enumerate("blr"):
-        stage("--state=2", f"--exp-name=tiny__p0--{arm}", "--weights=none", "--epochs=2", f"--seed={seed}")
+        stage("--state=2", f"--exp-name=tiny__p0--{arm}", "--weights=none", "--epochs=8", "--lr=0.05", f"--seed={seed}")
     for number, ratio in ((1, "0.5"), (2, "0.8")):
         for arm in "lr":
             old = [f"--oldfilename=tiny__p{number - 2}--{arm}.pt"] if number > 1 else []
@@ -75,7 +75,7 @@ def tiny_run(shapes_root, tmp_path_factory):
                   f"--pseudo-dir={out}/pseudo/tiny__p{number - 1}--{arm}")
         for arm, teacher in ("rl", "lr"):
             stage(f"--exp-name=tiny__p{number}--{arm}", f"--continue-from=tiny__p{number - 1}--{arm}.pt",
-                  f"--pseudo-dir={out}/pseudo/tiny__p{number - 1}--{teacher}", "--epochs=1")
+                  f"--pseudo-dir={out}/pseudo/tiny__p{number - 1}--{teacher}", "--epochs=1", "--lr=0.02")
     return out
 
 

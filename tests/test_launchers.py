@@ -27,10 +27,19 @@ def start(script, *arguments, cwd=ROOT, **variables):
 
 
 def commands(script, *arguments, **variables):
-    """The printed commands, each as a list of words."""
+    """The printed commands but for the reports, each as a list of words."""
+    return [words for words in everything(script, *arguments, **variables) if not is_report(words)]
+
+
+def everything(script, *arguments, **variables):
+    """All printed commands."""
     done = start(script, *arguments, DRY_RUN="1", **variables)
     assert (done.returncode, done.stderr) == (0, "")
     return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def is_report(words):
+    return words[1].endswith("tools/report.py")
 
 
 def expected_chain(exp, dataset, first, second, round0, split, rounds, coco, coco_weights):
@@ -99,7 +108,8 @@ def test_the_chain_is_the_papers(chain):
 
 
 def test_one_stage_word_for_word():
-    lines = start("dmt_ple-voc-20-1.sh", DRY_RUN="1").stdout.splitlines()
+    printed = start("dmt_ple-voc-20-1.sh", DRY_RUN="1").stdout.splitlines()
+    lines = [line for line in printed if "main.py" in line]
     out = "runs/dmt_ple-voc-20-1"
     assert lines[6] == (
         f"python main.py --labeling --train-set=20 --sets-id=1 --continue-from={out}/dmt_ple-voc-20-1__p1--i.pt "
@@ -117,6 +127,18 @@ def test_every_pseudo_label_folder_is_written_once():
         written = [word for words in commands(f"{chain}.sh") if "--labeling" in words
                    for word in words if word.startswith("--pseudo-dir")]
         assert len(set(written)) == len(written) == 10
+
+
+@pytest.mark.parametrize("chain, arms", [("dmt_ple-voc-20-1", "ci"), ("dmt_ple-voc-106-1lr", "lr")])
+def test_every_round_ends_with_a_report(chain, arms):
+    printed = everything(f"{chain}.sh")
+    places = [place for place, words in enumerate(printed) if is_report(words)]
+    assert places == [6, 11, 16, 21, 26]  # two supervised stages, then four of a round and its report
+    out = f"runs/{chain}"
+    assert all(printed[place] == ["python", "tools/report.py", out, f"--exp={chain}", "--rounds=5", "--arms", *arms]
+               for place in places)
+    assert [is_report(words) for words in everything(f"{chain}.sh", REPORT="end")].count(True) == 1
+    assert not any(map(is_report, everything(f"{chain}.sh", REPORT="0")))
 
 
 def test_the_oracle_is_trained_on_request():
@@ -196,6 +218,7 @@ def test_a_chain_runs_frees_its_disk_and_keeps_others_out(shapes_root, tmp_path)
     done = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, **numbers)
     assert done.returncode == 0, done.stderr
     assert sorted(path.stem for path in out.glob("*.pt")) == [f"e__p{n}--{arm}" for n in range(3) for arm in "lr"]
+    assert (out / "report" / "index.html").is_file() and len(list((out / "report").glob("round-*.json"))) == 2
     assert [line.split()[0] for line in done.stdout.splitlines()[-6:]] == [
         f"e__p{n}--{arm}" for n, arm in ((0, "l"), (0, "r"), (1, "r"), (1, "l"), (2, "r"), (2, "l"))]
     left = {str(path.relative_to(out / "pseudo")) for path in out.glob("pseudo/*/*") if path.is_dir()}

@@ -2,9 +2,10 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from dmt.live_view import LiveView, confusion_picture, spread
 from utils.runs import Board
 
 SPEC = load_spec("shapes")
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--backbone=small", "--weights=none", "--crop-size", 33, 33, "--workers=0", "--test-size", 65, 65]
 
 
@@ -68,12 +70,28 @@ def test_metrics_say_how_far_and_what_it_took(stage):
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
 
 
-def test_three_lines_of_pandas_as_documented(stage):
-    metrics = pd.read_json(stage / "metrics.jsonl", lines=True)
-    validation = metrics.loc[metrics.kind == "validation", ["step", "miou", "pixel_accuracy"]]
-    assert validation.step.tolist() == [2, 4] and validation.miou.between(0, 1).all()
-    iou = pd.DataFrame(metrics.iou.dropna().tolist(), columns=SPEC.class_names)
-    assert iou.shape == (2, 8)
+@pytest.mark.parametrize("document", ["README.md", "docs/metrics.md"])
+def test_three_lines_of_pandas_as_documented(document, stage, capsys):
+    code = re.findall(r"```python\n(import pandas.*?)```", (ROOT / document).read_text(), re.S)[0]
+    assert len(code.splitlines()) == 3
+    names = {}
+    exec(code.replace("runs/demo/demo__p1--l", str(stage)), names)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["2", "4"]
+    assert names["metrics"].query("kind == 'validation'").miou.between(0, 1).all()
+
+
+def test_classes_in_pandas_as_documented(stage, capsys):
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "metrics.md").read_text(), re.S)
+    exec((first + second).replace("runs/demo/demo__p1--l", str(stage)), {})
+    assert list(SPEC.class_names) == capsys.readouterr().out.splitlines()[3].split()
+
+
+def test_every_kind_of_line_is_documented(stage):
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    for line in (stage / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        assert f"| `{values['kind']}` |" in text
+        assert all(f"`{name}`" in text for name in values), values
 
 
 def test_a_gallery_shows_image_truth_and_prediction_in_the_palette(tmp_path):

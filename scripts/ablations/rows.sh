@@ -44,6 +44,7 @@ self_training() {
         if [ $round = 1 ]; then labels_of cbst 0 c; fi
         label $round c "$ratio"
         train $round c c
+        report $round c
         tidy $round c
     done
 }
@@ -66,6 +67,7 @@ mutual_training() {
         train $round r l
         label $round r "$ratio"  # with its checkpoint of the round before, as l did
         train $round l r
+        report $round l r
         tidy $round l r
     done
 }

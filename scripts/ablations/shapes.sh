@@ -58,6 +58,7 @@ done
 MIXED_PRECISION=0
 CHECK=${CHECK:-0}
 KEEP=${KEEP-1}  # pseudo labels of every round, to see what was forgotten
+REPORT=${REPORT:-end}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
 estimate "processor hours"

@@ -84,7 +84,7 @@ def line_chart(title, series, x_label="", y_label="", x_ticks=None, rules=(), fr
                        f'{_number(tick, 1)}</text>')
     out.append(f'<text class="soft" x="{(left + box.right) / 2:.1f}" y="{height - 4}" text-anchor="middle">'
                f"{escape(x_label)}</text>")
-    for x, text in rules:
+    for x, text in (rule for rule in rules if box.xs[0] <= rule[0] <= box.xs[1]):
         out.append(f'<line class="grid" stroke-dasharray="2 3" x1="{box.x(x):.1f}" x2="{box.x(x):.1f}" '
                    f'y1="{box.top}" y2="{box.bottom}"/><text class="soft" font-size="9" x="{box.x(x) + 2:.1f}" '
                    f'y="{box.top + 8}">{escape(text)}</text>')

@@ -1,0 +1,393 @@
+"""The report of a run: its numbers against counts made by hand, its page in a browser, its manners while a chain runs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.browser import browser, look
+from tools import report
+from tools.reporting import charts
+from tools.reporting.content import gather
+from tools.run_folder import RunData
+from utils.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+ARMS = ("l", "r")
+
+
+@pytest.fixture(scope="module")
+def reported(tiny_run, tmp_path_factory):
+    """A finished chain of two rounds with its report. Do not change it."""
+    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("reported") / "tiny")
+    report.main([str(run), "--images", "0", "--rounds", "2", "--arms", *ARMS])
+    return run
+
+
+@pytest.fixture
+def run(reported, tmp_path):
+    """A copy that a test may change."""
+    return Path(shutil.copytree(reported, tmp_path / "tiny"))
+
+
+def html(run):
+    return (run / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def figures(run, number):
+    return json.loads((run / "report" / f"round-{number}.json").read_text())
+
+
+def labels(run, stage, kind="labels"):
+    return {path.stem: np.array(Image.open(path)) for path in sorted((run / "pseudo" / stage / kind).glob("*.png"))}
+
+
+def truths(root, names):
+    return {name: np.array(Image.open(root / "SegmentationClassAug" / f"{name}.png")) for name in names}
+
+
+def thresholded(run, stage, name):
+    """(predicted classes, label by thresholds alone), from the stored logits with torch's own softmax."""
+    import torch
+    manifest = json.loads((run / "pseudo" / stage / "manifest.json").read_text())
+    with np.load(run / "pseudo" / stage / "logits" / f"{name}.npz") as stored:
+        logits, size = -torch.from_numpy(stored["steps"].astype(np.float32)) / 2048, stored["size"]
+    grown = [(points - 1) * 8 + 1 for points in logits.shape[1:]]  # of the test size, 65, what covers the image
+    grown = torch.nn.functional.interpolate(logits[None], grown, mode="bilinear", align_corners=True)
+    confidence, classes = grown.softmax(1)[0, :, : size[0], : size[1]].max(0)
+    kept = confidence.numpy() >= np.array(manifest["thresholds"])[classes.numpy()]
+    return classes.numpy(), np.where(kept, classes.numpy(), 255)
+
+
+def test_figures_of_labels_are_those_counted_from_the_files(reported, shapes_root):
+    """After PLE exactly, from the PNGs; before it but for the 16-bit confidences, from the logits."""
+    look_ = figures(reported, 2)
+    assert (look_["images"], look_["of"], look_["truth"]) == (16, 16, True)
+    for arm in ARMS:
+        after = labels(reported, f"tiny__p1--{arm}")
+        truth = truths(shapes_root, after)
+        all_truth = np.concatenate([truth[name].ravel() for name in after])
+        all_after = np.concatenate([after[name].ravel() for name in after])
+        known = all_truth != 255
+        counted = look_["arms"][arm]
+        assert counted["after"]["labelled"] == [int((all_after == c).sum()) for c in range(8)]
+        assert counted["after"]["compared"] == [int((known & (all_after == c)).sum()) for c in range(8)]
+        assert counted["after"]["right"] == [int(((all_truth == c) & (all_after == c)).sum()) for c in range(8)]
+        plain = [thresholded(reported, f"tiny__p1--{arm}", name) for name in after]
+        predicted = np.concatenate([classes.ravel() for classes, _ in plain])
+        before = np.concatenate([label.ravel() for _, label in plain])
+        tolerance = 0.002 * all_truth.size  # pixels at the threshold or on a tie
+        assert np.abs(np.array(counted["predicted"]) - np.bincount(predicted, minlength=8)).sum() <= tolerance
+        changes = np.array(counted["changes"]).sum(axis=0)
+        right = known & (before == all_truth)
+        wrong = known & ~right & (before != 255)
+        for cell, mask in (((0, 0), right & (all_after == all_truth)), ((1, 0), wrong & (all_after == all_truth)),
+                           ((0, 1), right & (all_after != all_truth) & (all_after != 255)),
+                           ((2, 0), known & (before == 255) & (all_after == all_truth))):
+            assert abs(changes[cell] - mask.sum()) <= tolerance, cell
+        assert changes.sum() == known.sum()
+        old = np.concatenate([thresholded(reported, f"tiny__p0--{arm}", name)[0].ravel() for name in after])
+        memory = np.array(counted["memory"]).sum(axis=0)
+        assert abs(memory[0, 1] - (known & (old == all_truth) & (predicted != all_truth)).sum()) <= tolerance
+        assert abs(memory[1, 0] - (known & (old != all_truth) & (predicted == all_truth)).sum()) <= tolerance
+    between = look_["between"]
+    first, second = (np.concatenate([thresholded(reported, f"tiny__p1--{arm}", name)[0].ravel() for name in after])
+                     for arm in ARMS)
+    assert abs(sum(between["same"]) - (first == second).sum()) <= tolerance and sum(between["first"]) == first.size
+    assert abs(np.array(between["changes"]).sum(axis=0)[0, 1]
+               - (known & (first == all_truth) & (second != all_truth)).sum()) <= tolerance
+
+
+def test_pictures_show_where_it_was_worst_and_best(reported, shapes_root):
+    panels = figures(reported, 2)["panels"]
+    assert {panel["kind"] for panel in panels} == {"disagree", "mended", "spoilt"}
+    for kind in ("disagree", "mended", "spoilt"):
+        shares = [panel["share"] for panel in panels if panel["kind"] == kind]
+        assert shares == sorted(shares, reverse=True) and all(share > 0 for share in shares)
+    panel = panels[0]
+    assert [title for title, _ in panel["files"]] == [
+        "image", "truth", "arm l", "arm r", "label of l before PLE", "label of l after PLE", "confidence"]
+    name = dict(panel["files"])["label of l after PLE"]
+    shown = np.array(Image.open(reported / "report" / "figures" / name))
+    assert (shown == labels(reported, "tiny__p1--l")[panel["image"]]).all()
+
+
+def test_the_page_says_what_the_run_came_to(reported):
+    page = html(reported)
+    results = {path.parent.name: json.loads(path.read_text())["miou"] for path in reported.glob("*/result.json")}
+    finals = [100 * results[f"tiny__p2--{arm}"] for arm in ARMS]
+    gain = sum(finals) / 2 - 100 * results["tiny__p0--b"]
+    assert f"arm l {finals[0]:.2f} and arm r {finals[1]:.2f}" in page
+    assert f"{abs(gain):.2f} points {'above' if gain >= 0 else 'below'}" in page
+    for number, arm in ((1, "l"), (2, "r")):
+        assert f"<title>arm {arm}, round {number}: {100 * results[f'tiny__p{number}--{arm}']:.2f}</title>" in page
+    for section in ("classes", "training", "pseudo-labels", "ple", "forgetting", "arms", "pictures", "costs",
+                    "configuration"):
+        assert f'<h2 id="{section}">' in page and f'<a href="#{section}">' in page
+    environment = json.loads((reported / "tiny__p2--l" / "environment.json").read_text())
+    assert environment["torch"] in page and environment["commit"] in page and "weight decay" in page
+    assert "This chain" not in page and "http-equiv" not in page  # it has finished
+
+
+def test_the_page_needs_nothing_else(reported):
+    page = html(reported)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "url(" not in page and "@import" not in page
+    assert "<script" not in page and len(page) < 3_000_000
+    assert '<meta name="viewport" content="width=device-width' in page and "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+    svgs = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(svgs) >= 15 and all('role="img"' in svg and "aria-label=" in svg for svg in svgs)
+    assert all(re.search(r'alt="[^"]+"', image) for image in re.findall(r"<img[^>]*>", page))
+
+
+def test_every_chart_is_a_file_of_its_own(reported):
+    files = {path.stem for path in (reported / "report" / "figures").glob("*.svg")}
+    assert files == set(re.findall(r'<figure id="figure-([\w-]+)">', html(reported)))
+    for path in (reported / "report" / "figures").glob("*.svg"):
+        root = ElementTree.parse(path).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and "var(" not in path.read_text()
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome is installed (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_browser_draws_every_figure_and_nothing_overflows(reported, tmp_path, dark):
+    found = look(reported / "report" / "index.html", tmp_path, (390, 1400), dark)
+    assert [result["width"] for result in found] == [390, 1400]
+    page = html(reported)
+    for result in found:
+        assert result["dark"] is dark and result["scrollWidth"] <= result["width"]
+        assert result["overflowing"] == []
+        assert len(result["charts"]) == page.count("<svg ") and len(result["pictures"]) == page.count("<img")
+        for chart in result["charts"]:
+            assert chart["drawn"] > 0 and chart["marks"] > 0 and chart["width"] > 50, chart
+            assert chart["cut"] == [] and chart["contrast"] >= 4.5, chart
+        assert all(width > 0 and height > 0 for _, width, height in result["pictures"])
+    assert found[0]["paper"] == found[1]["paper"] == ("rgb(18, 22, 29)" if dark else "rgb(255, 255, 255)")
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome is installed (Debian: apt-get install chromium)")
+def test_the_browser_test_sees_what_is_wrong(tmp_path):
+    page = tmp_path / "wrong.html"
+    page.write_text('<!doctype html><html><body style="margin:0;background:#fff"><div style="width:500px">wide</div>'
+                    '<figure id="f"><svg viewBox="0 0 50 20" width="50" height="20"><text class="ink" x="30" y="10" '
+                    'fill="#eee">cut off at the end</text></svg></figure><img src="data:image/png;base64,AAAA" alt="x">'
+                    "</body></html>")
+    (found,) = look(page, tmp_path, (390,))
+    assert found["scrollWidth"] == 500 and found["overflowing"]
+    assert found["charts"][0]["marks"] == 0 and found["charts"][0]["cut"] and found["charts"][0]["contrast"] < 2
+    assert found["pictures"] == [["x", 0, 0]]
+
+
+# --- while a chain runs -------------------------------------------------------------------------------------------
+
+
+def unfinished(run, process=999_999_999):
+    """The run as it was when arm l of round 2 was half done, by a process that is no longer there unless it is given."""
+    (run / "tiny__p2--l" / ".lock").write_text(f"process {process} on {os.uname().nodename}\n")
+    for path in (run / "tiny__p2--l" / "result.json", run / "tiny__p2--l.pt"):
+        path.unlink()
+    lines = (run / "tiny__p2--l" / "metrics.jsonl").read_text().splitlines()
+    (run / "tiny__p2--l" / "metrics.jsonl").write_text(lines[0] + "\n" + '{"damaged\n')
+
+
+def test_a_stopped_chain_says_so(run):
+    unfinished(run)
+    report.main([str(run)])
+    page = html(run)
+    assert "This chain has stopped before its end" in page and "10 of 11 stages finished" in page
+    assert "tiny__p2--l: step 0 of 3 (stopped)" in page and "http-equiv" not in page
+
+
+def test_a_running_chain_shows_its_progress_and_loads_itself_again(run):
+    unfinished(run, os.getpid())
+    (run / ".lock").write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
+    report.main([str(run)])
+    page = html(run)
+    assert "This chain is running" in page and '<progress max="11" value="10">' in page and "left" in page
+    assert "tiny__p2--l: step 0 of 3" in page and "(stopped)" not in page
+    assert '<meta http-equiv="refresh" content="60">' in page
+    assert "After round 2 of 2: mIoU arm r" in page
+
+
+def test_a_chain_that_has_just_begun(run):
+    for path in run.iterdir():
+        if path.name not in ("tiny__p0--l", "tiny__p0--l.pt"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (run / "tiny__p0--l" / "result.json").unlink()
+    (run / "tiny__p0--l" / "metrics.jsonl").unlink()
+    (run / "tiny__p0--l" / ".lock").unlink()
+    report.main([str(run), "--rounds", "2", "--arms", *ARMS])
+    assert "No stage has finished yet" in html(run) and "0 of 10 stages finished" in html(run)
+
+
+def test_watching_ends_with_the_launcher(run):
+    unfinished(run)
+    sleeper = subprocess.Popen(["sleep", "60"])
+    (run / ".lock").write_text(f"process {sleeper.pid} on {os.uname().nodename}\n")
+    page = run / "report" / "index.html"
+    page.unlink()
+    watcher = subprocess.Popen([sys.executable, ROOT / "tools" / "report.py", run, "--progress-only", "--watch=0.2"])
+    try:
+        while not page.is_file():
+            assert watcher.poll() is None
+            time.sleep(0.05)
+        assert "This chain is running" in html(run)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert watcher.wait(timeout=60) == 0
+
+
+# --- what is no longer there, or never was ------------------------------------------------------------------------
+
+
+def test_figures_outlive_the_labels(run, shapes_root):
+    before = figures(run, 1)
+    for folder in (run / "pseudo").iterdir():
+        shutil.rmtree(folder / "labels")
+        shutil.rmtree(folder / "logits")
+        (folder / "pruned").touch()
+    report.main([str(run), "--images", "0"])
+    assert figures(run, 1) == before and "no figures of single pixels" not in html(run)
+    (run / "report" / "round-1.json").unlink()
+    report.main([str(run), "--images", "0"])
+    page = html(run)
+    assert "For round 1 there are no figures of single pixels: the labels in" in page and "removed" in page
+    assert 'id="figure-ple"' in page  # round 2 is still known
+
+
+def test_figures_of_other_labels_are_not_taken(run, shapes_root):
+    path = run / "report" / "round-2.json"
+    values = figures(run, 2)
+    write_json(path, {**values, "labellings": {name: "0" * 64 for name in values["labellings"]}, "images": 99})
+    report.main([str(run), "--images", "0"])
+    assert figures(run, 2) == values
+
+
+def test_a_sample_is_stated(run):
+    report.main([str(run), "--images", "5"])
+    assert figures(run, 1)["images"] == 5 and "counted on 5 evenly spaced ones of 16" in html(run)
+
+
+def test_images_without_masks(run, own_shapes):
+    shutil.rmtree(run / "report")
+    for name in labels(run, "tiny__p0--l"):
+        (own_shapes / "SegmentationClassAug" / f"{name}.png").unlink()
+    report.main([str(run), "--data-root", str(own_shapes)])
+    page = html(run)
+    assert "have no masks" in page and 'id="figure-ple-changes"' in page and 'id="figure-agreement"' in page
+    assert 'id="figure-ple"' not in page and 'id="figure-who-is-right"' not in page
+    panels = figures(run, 2)["panels"]
+    assert {panel["kind"] for panel in panels} == {"disagree", "changed"}
+    assert "truth" not in dict(panels[0]["files"])
+
+
+def test_a_dataset_that_is_gone(run, shapes_root, tmp_path):
+    shutil.rmtree(run / "report")
+    for path in run.glob("*/config.json"):
+        path.write_text(path.read_text().replace(str(shapes_root), str(tmp_path / "gone")))
+    report.main([str(run)])
+    assert f"the dataset root {tmp_path / 'gone'} is not a folder" in html(run) and 'id="figure-miou"' in html(run)
+
+
+def test_one_arm_and_names_that_are_html(run):
+    """Self-training has one arm; what others wrote is shown, never run."""
+    for path in [*run.glob("*--r*"), *run.glob("pseudo/*--r")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (*run.glob("*/config.json"), *run.glob("*/result.json")):
+        path.write_text(path.read_text().replace('"disc"', '"<script>alert(1)</script>"'))
+    report.main([str(run)])
+    page = html(run)
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert '<h2 id="arms">' not in page or 'id="figure-agreement"' not in page
+
+
+def test_a_training_outside_a_chain(shapes_root, tmp_path, command):
+    status, _, errors = command(
+        "--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8", "--epochs=2", "--weights=none",
+        "--backbone=small", "--crop-size", 33, 33, "--test-size", 65, 65, f"--output-dir={tmp_path}", "--exp-name=mine",
+        "--val-num-steps=1", "--log-num-steps=1")
+    assert status == 0, errors
+    report.main([str(tmp_path)])
+    assert "mIoU of arm mine" in html(tmp_path) and 'id="figure-loss"' in html(tmp_path)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["nowhere"], "the run folder nowhere is missing"), (["."], "holds no stage"),
+    ([".", "--images=-1"], "at least 0"), ([".", "--watch=0"], "above 0")])
+def test_mistakes_end_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        report.main(words)
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2 and message in errors and errors.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_two_experiments_in_a_folder(run, capsys):
+    shutil.copytree(run / "tiny__p1--l", run / "other__p1--l")
+    with pytest.raises(SystemExit):
+        report.main([str(run)])
+    assert "several experiments (other, tiny); choose one with --exp" in capsys.readouterr().err
+    report.main([str(run), "--exp", "tiny", "--progress-only"])
+
+
+@pytest.mark.parametrize("words", [["-m", "tools.report"], [str(ROOT / "tools" / "report.py")]])
+def test_help_does_without_torch(words, tmp_path):
+    done = subprocess.run([sys.executable, "-X", "importtime", *words, "--help"], capture_output=True, text=True,
+                          cwd=ROOT if words[0] == "-m" else tmp_path, timeout=60)
+    assert done.returncode == 0 and "--images" in done.stdout
+    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+
+
+# --- charts -------------------------------------------------------------------------------------------------------
+
+
+def test_ticks_are_round_numbers():
+    assert charts.ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert charts.ticks(52.1, 61.8) == pytest.approx([54, 56, 58, 60])
+    assert charts.ticks(0, 3, whole=True) == [0, 1, 2, 3] and charts.ticks(5, 5) == [5]
+
+
+def test_long_curves_become_means_of_neighbours():
+    points = [(step, float(step % 2)) for step in range(1000)]
+    thin = charts.thinned(points, 100)
+    assert len(thin) == 100 and thin[-1][0] == 999 and {y for _, y in thin} == {0.5}
+
+
+def test_a_line_with_a_gap_and_one_point_alone():
+    svg = charts.line_chart("t", [charts.Series("a", [(0, 1.0), (1, None), (2, 3.0)], 0)])
+    path = ElementTree.fromstring(svg).find("path").attrib["d"]
+    assert path.count("M") == 2 and "L" not in path
+    assert charts.line_chart("t", [charts.Series("a", [(3, 1.0)], 0)]) and charts.line_chart("t", []) is None
+
+
+def test_cells_hold_their_numbers_and_stronger_ones_other_colours():
+    svg = charts.heat_map("t", ["x", "y"], [charts.Columns("h", ["1"], [[10.0], [None]], top=100)])
+    root = ElementTree.fromstring(svg)
+    assert [text.text for text in root.iter("text")] == ["h", "1", "10", "-", "x", "y"]
+    strong = charts.heat_map("t", ["x"], [charts.Columns("h", ["1"], [[100.0]], top=100)])
+    assert "rgb(253, 231, 37)" in strong and "rgb(253, 231, 37)" not in svg
+
+
+def test_bars_add_up_on_either_side():
+    svg = charts.bar_chart("t", [("row", [(0, 3.0, ""), (3, 1.0, ""), (1, -2.0, "")])], "%", [(0, "", "a")])
+    rects = [rect.attrib for rect in ElementTree.fromstring(svg).iter("rect")][:3]
+    widths = [float(rect["width"]) for rect in rects]
+    assert widths[0] == pytest.approx(3 * widths[1], rel=0.01) and widths[2] == pytest.approx(2 * widths[1], rel=0.01)
+    assert float(rects[2]["x"]) + widths[2] == pytest.approx(float(rects[0]["x"]), abs=0.1)
+    assert {"4.0", "2.0"} <= {text.text for text in ElementTree.fromstring(svg).iter("text")}
+
+
+def test_content_of_a_finished_chain(reported):
+    content = gather(reported, reported / "report", RunData, 0)
+    assert content.arms == ["l", "r"] and content.baseline.name == "tiny__p0--b" and content.last_round == 2
+    assert content.complete() is True and content.alive is False and sorted(content.looks) == [1, 2]
