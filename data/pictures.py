@@ -31,7 +31,7 @@ def overlay(image, classes, palette, alpha, clear=None):
 
 
 def frames(path, largest):
-    """(the number of frames that the video at ``path`` claims to have, their rate, an iterator of the frames).
+    """(the number of frames that the video at ``path`` claims to have or 0, their rate, an iterator of the frames).
 
     Frames are (H, W, 3) uint8 BGR. Raises ``UserError`` when it is missing, no video, or has more than ``largest``
     pixels a frame.
@@ -45,8 +45,8 @@ def frames(path, largest):
     if width * height > largest:
         raise UserError(f"the video {path} has {width} x {height} pixels a frame, more than the limit of {largest}; raise "
                         "it with --max-pixels if the file is what it should be")
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))), rate if 0 < rate <= 1000 else 25.0, _read(capture)
+    count, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    return int(count) if 0 < count < 1e9 else 0, rate if 0 < rate <= 1000 else 25.0, _read(capture)
 
 
 def _read(capture):

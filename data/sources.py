@@ -35,7 +35,7 @@ def find_sources(inputs, recursive=False, leave_out=()):
     for text in inputs:
         path = Path(text).expanduser()
         if path.is_dir():
-            members = sorted(path.rglob("*") if recursive else path.iterdir())
+            members = _members(path, recursive)
             kept = [(member, path) for member in members if _is_image(member) and not _beneath(member, leave_out)]
             if not kept:
                 deeper = "" if recursive else "; --recursive looks into the folders in it, too"
@@ -49,6 +49,13 @@ def find_sources(inputs, recursive=False, leave_out=()):
         for member, base in kept:
             found.setdefault(os.path.realpath(member), (member, base))
     return _named([*found.values()])
+
+
+def _members(folder, recursive):
+    try:
+        return sorted(folder.rglob("*") if recursive else folder.iterdir())
+    except OSError as error:
+        raise UserError(f"the folder {error.filename or folder} cannot be read: {error.strerror}") from error
 
 
 def _is_image(path):

@@ -31,15 +31,15 @@ class TooLarge(UserError):
 def predict_all(pictures, arms, protocol, *, choices=None, confidence=False, batch_size=8, failed=None):
     """Predict ``pictures``, an iterable of anything with an ``image``; yields (picture, its ``Decision`` list).
 
-    Arguments as for ``predict``, which gets the pictures in groups; they come back in nearly their order. A group that
-    does not fit into the memory is divided. ``failed(picture, error)`` gets the picture that does not fit even alone;
-    without it the ``TooLarge`` is raised.
+    Arguments as for ``predict``, which gets the pictures in groups; they come back in nearly their order. The pictures of
+    a group that does not fit into the memory, or that a network refuses, are predicted one by one.
+    ``failed(picture, error)`` gets one that cannot be predicted even so; without it the ``UserError`` is raised.
     """
     def fitting(group):
         images = [picture.image for picture in group]
         try:
             decided = _predict_or_too_large(images, arms, protocol, choices, confidence, batch_size)
-        except TooLarge as error:
+        except UserError as error:
             if len(group) > 1:
                 for picture in group:
                     yield from fitting([picture])

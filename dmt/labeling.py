@@ -42,10 +42,13 @@ class LabelingRules:
 
 
 class Writers:
-    """A few threads that encode and write files while the network runs on. Errors surface at the next ``add``."""
+    """A few threads that encode and write files while the network runs on. Errors surface at the next ``add``.
 
-    def __init__(self):
-        self._pool, self._pending = ThreadPoolExecutor(_THREADS), deque()
+    At most ``limit`` files wait to be written.
+    """
+
+    def __init__(self, limit=_PENDING):
+        self._pool, self._pending, self._limit = ThreadPoolExecutor(_THREADS), deque(), limit
 
     def __enter__(self):
         return self
@@ -60,18 +63,18 @@ class Writers:
 
     def add(self, function, *arguments):
         """Run ``function`` in a thread; wait when too many are pending."""
-        if len(self._pending) >= _PENDING:
+        if len(self._pending) >= self._limit:
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(function, *arguments))
 
 
-def read_ahead(read, items):
-    """``read(item)`` for each of ``items`` in order; a few threads are ahead of whoever takes the results."""
+def read_ahead(read, items, limit=_PENDING):
+    """``read(item)`` for each of ``items`` in order; a few threads are ahead of whoever takes the results, by ``limit``."""
     with ThreadPoolExecutor(_THREADS) as pool:
         pending = deque()
         for item in items:
             pending.append(pool.submit(read, item))
-            if len(pending) >= _PENDING:
+            if len(pending) >= limit:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -142,6 +142,13 @@ def test_every_protocol_gives_labels_of_the_images_size(run, tmp_path, words, sa
     assert Image.open(tmp_path / "out/labels/a.png").size == (90, 70)
 
 
+def test_what_is_too_long_for_jpeg_gets_another_overlay(run, tmp_path):
+    checkpoint(tmp_path / "net.pt")
+    photo(tmp_path / "a.png", (1, 65501))
+    status, _, errors = run("--checkpoint", tmp_path / "net.pt", "--out", tmp_path / "out", tmp_path / "a.png")
+    assert (status, errors) == (0, []) and files(tmp_path / "out/overlays") == ["a.png"]
+
+
 def test_images_of_any_kind(run, tmp_path):
     network = checkpoint(tmp_path / "net.pt")
     rng = np.random.default_rng(0)
@@ -191,6 +198,30 @@ def test_ids_of_cityscapes(run, tmp_path):
     ids = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
     np.testing.assert_array_equal(np.array(label), ids[probabilities(network, IMAGENET, image).argmax(dim=0).numpy()])
     assert label.getpalette()[3 * 26 : 3 * 27] == [0, 0, 142]  # car
+
+
+def test_ids_that_no_png_can_hold(run, tmp_path):
+    (tmp_path / "deep.yaml").write_text("""
+name: deep
+classes: [{name: ground, color: [0, 0, 0], ids: [3]}, {name: tree, color: [0, 90, 0], ids: [300]}]
+images: "{name}.png"
+labels: "{name}_mask.png"
+crop: [33, 33]
+test_size: [65, 65]
+""")
+    checkpoint(tmp_path / "net.pt", load_spec(tmp_path / "deep.yaml"))
+    photo(tmp_path / "a.png")
+    status, _, errors = run("--checkpoint", tmp_path / "net.pt", "--ids", "--dataset", tmp_path / "deep.yaml", "--out",
+                            tmp_path / "out", tmp_path / "a.png")
+    assert status == 2 and len(errors) == 1 and "'tree'" in errors[0] and not (tmp_path / "out").exists()
+
+
+def test_a_crop_that_cannot_be_is_not_believed(run, tmp_path):
+    checkpoint(tmp_path / "net.pt", facts={"recipe": {"crop": ["x", -1]}})
+    photo(tmp_path / "a.png")
+    status, printed, errors = run("--checkpoint", tmp_path / "net.pt", "--protocol=sliding", "--out", tmp_path / "out",
+                                  tmp_path / "a.png")
+    assert (status, errors) == (0, []) and "windows of 113 x 113" in printed
 
 
 def test_networks_of_resized_datasets_see_resized_images(run, tmp_path):

@@ -25,8 +25,6 @@ import argparse
 import contextlib
 import re
 import sys
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,8 +40,10 @@ from utils.options import add_protocol_options  # noqa: E402
 
 _NETWORKS = (".pt", ".pth", ".safetensors", ".onnx")
 _FOLDERS = ("labels", "overlays", "confidence")
+_LONGEST_JPEG = 65500  # pixels, the format's own limit
 _THUMBNAIL = 224  # pixels: side of a picture in the panel
 _AHEAD = 4  # images that are read before they are needed
+_WAITING = 12  # files that wait to be written; images may be large
 _LOST = 0.02  # share of a video's frames that may be missing: some files only estimate their number
 
 
@@ -74,25 +74,24 @@ class Problems(dict):
 def read_images(sources, protocol, problems):
     """The ``Picture`` of every image that can be read and shown as ``protocol`` says; the others become ``problems``."""
     from data.images import is_turned, read_image
+    from dmt.labeling import read_ahead
     from dmt.protocol import tiles
 
     def read(source):
-        image = read_image(source.path)
-        tiles(image.shape[:2], protocol, f"the image {source.path}")
-        if is_turned(source.path):
-            problems.turned.append(source.path)
-        return Picture(source.path, source.name, image)
+        try:
+            image = read_image(source.path)
+            tiles(image.shape[:2], protocol, f"the image {source.path}")
+        except UserError as error:
+            return error, False
+        return Picture(source.path, source.name, image), is_turned(source.path)
 
-    with ThreadPoolExecutor(2) as pool:
-        waiting = deque()
-        for source in [*sources, *[None] * _AHEAD]:
-            waiting.append(source and (source.path, pool.submit(read, source)))
-            first = waiting.popleft() if len(waiting) > _AHEAD else None
-            if first is not None:
-                try:
-                    yield first[1].result()
-                except UserError as error:
-                    problems.add(first[0], error)
+    for source, (result, turned) in zip(sources, read_ahead(read, sources, _AHEAD)):
+        if isinstance(result, UserError):
+            problems.add(source.path, result)
+            continue
+        if turned:
+            problems.turned.append(source.path)
+        yield result
 
 
 def read_frames(source, claimed, frames, protocol, problems):
@@ -101,7 +100,11 @@ def read_frames(source, claimed, frames, protocol, problems):
 
     number = 0
     for number, frame in enumerate(frames, 1):
-        tiles(frame.shape[:2], protocol, f"a frame of the video {source.path}")
+        try:
+            tiles(frame.shape[:2], protocol, f"a frame of the video {source.path}")
+        except UserError as error:
+            problems.add(source.path, error)
+            return
         yield Picture(source.path, f"{source.name}/{number:06}", frame)
     if not number or claimed - number > max(2, _LOST * claimed):
         problems.add(source.path, f"the video {source.path} is damaged: {number} of its {claimed} frames decode")
@@ -169,8 +172,9 @@ class Output:
 
     def _write_overlay(self, picture, classes):
         import cv2
-        content = cv2.imencode(self.suffix, self._overlay(picture.image, classes))[1].tobytes()
-        write_bytes(self.folder / "overlays" / f"{picture.name}{self.suffix}", content, durable=False)
+        suffix = self.suffix if max(classes.shape) <= _LONGEST_JPEG else ".png"
+        content = cv2.imencode(suffix, self._overlay(picture.image, classes))[1].tobytes()
+        write_bytes(self.folder / "overlays" / f"{picture.name}{suffix}", content, durable=False)
 
     def _overlay(self, image, classes):
         from data.pictures import overlay
@@ -218,11 +222,7 @@ class Job(NamedTuple):
         pictures = read_frames(source, claimed, decoded, self.protocol, problems)
         path = output.folder / "overlays" / source.name
         with video(path, rate) if output.suffix else contextlib.nullcontext() as append:
-            try:
-                return self._run(pictures, output, problems, progress_bar(source.path.name, "frame", claimed), append)
-            except UserError as error:  # of a protocol that has no place for such frames
-                problems.add(source.path, error)
-                return 0
+            return self._run(pictures, output, problems, progress_bar(source.path.name, "frame", claimed), append)
 
     def _run(self, pictures, output, problems, progress, append=None):
         from dmt.inference import predict_all
@@ -261,7 +261,10 @@ def make_protocol(options, description, spec):
     from dmt.protocol import choose_protocol
 
     test_size = options.test_size or description.test_size
-    window = options.window or description.facts.get("recipe", {}).get("crop") or (spec and spec.crop) or test_size
+    crop = description.facts.get("recipe", {}).get("crop")
+    if not (isinstance(crop, list) and len(crop) == 2 and all(isinstance(side, int) and side > 0 for side in crop)):
+        crop = spec and spec.crop
+    window = options.window or crop or test_size
     return choose_protocol(options.protocol, test_size, description.test_by, window, options.stride, options.scales,
                            options.flip)
 
@@ -276,7 +279,11 @@ def label_values(description, spec, ids):
     if ids and spec is None:
         raise UserError("--ids: which mask values the classes have stands in the dataset's spec; give it with --dataset")
     if ids and spec.label_ids is not None:
-        values = np.array([spec.label_ids.index(number) for number in values])  # the first of several
+        firsts = [spec.label_ids.index(number) if number in spec.label_ids else 256 for number in values]
+        if max(firsts) > 255:
+            raise UserError(f"--ids: {description.class_names[firsts.index(max(firsts))]!r} has no mask value below 256, "
+                            "which is all that a palette PNG can hold; leave --ids out")
+        values = np.array(firsts)
     return values.astype(np.uint8)
 
 
@@ -326,7 +333,7 @@ def main(arguments=None):
     print(f"{' and '.join(str(arm.path) for arm in arms)}: {description.num_classes} classes; protocol: {job.protocol}",
           flush=True)
     problems = Problems()
-    with Writers() as writers:
+    with Writers(_WAITING) as writers:
         output = Output(folder, writers, description, values, suffix, options.alpha, options.panel)
         done = job.images([source for source in sources if not source.video], output, problems)
         done += sum(job.video(source, output, problems) for source in sources if source.video)
