@@ -131,8 +131,8 @@ def _completed(description, spec, says):
         spec = built_in_spec(description)
     if spec is None:
         return description
-    known = {"class_names": spec.class_names, "background": spec.background, "test_size": spec.test_size,
-             "test_by": spec.test_by}
-    lacking = {key: value for key, value in known.items() if key not in says}
+    known = {"dataset": spec.name, "class_names": spec.class_names, "background": spec.background,
+             "ignore": spec.ignore, "test_size": spec.test_size, "test_by": spec.test_by}
+    lacking = {"name" if key == "dataset" else key: value for key, value in known.items() if key not in says}
     return dataclasses.replace(description, **lacking, palette=spec.palette, assumed=tuple(
         words for words in description.assumed if not words.startswith((_NAMES, _COLORS))))

@@ -189,6 +189,7 @@ def test_a_dataset_names_the_classes_of_an_old_checkpoint(tmp_path, run):
     assert run(tmp_path / "old.pt", "--to=safetensors", "--dataset=shapes")[0] == 0
     found, spec = load(tmp_path / "old.safetensors"), load_spec("shapes")
     assert found["class_names"] == list(spec.class_names) and found["test_size"] == list(spec.test_size)
+    assert (found["dataset"], found["background"], found["ignore"]) == ("shapes", spec.background, 255)
     assert found["palette"] == [list(color) for color in spec.palette]
 
 
