@@ -105,7 +105,8 @@ class Job:
         result = Path(options.json or Path(options.output_dir) / f"{name}-test.json").expanduser()
         if result.is_dir():
             raise UserError(f"--json {result} is a folder; give the name of a file")
-        arms = [load_arm(path, machine.device, machine.precision, spec, coco, options.aspp_branches) for path, coco in files]
+        arms = [load_arm(path, machine.device, machine.precision, spec, coco, options.aspp_branches)
+                for path, coco in files]
         make_folder(result.parent)
         names = self.data.validation(options.valtiny)
         print(testing.headline(arms, protocol), flush=True)

@@ -43,8 +43,8 @@ def frames(path, largest):
     if not capture.isOpened():
         raise UserError(f"the video {path} does not decode: it is no video, or OpenCV lacks its codec")
     if width * height > largest:
-        raise UserError(f"the video {path} has {width} x {height} pixels a frame, more than the limit of {largest}; raise "
-                        "it with --max-pixels if the file is what it should be")
+        raise UserError(f"the video {path} has {width} x {height} pixels a frame, more than the limit of {largest}; "
+                        "raise it with --max-pixels if the file is what it should be")
     count, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
     return int(count) if 0 < count < 1e9 else 0, rate if 0 < rate <= 1000 else 25.0, _read(capture)
 

@@ -78,7 +78,7 @@ def _chunks(content):
 
 
 def palette_of(colors, values=None):
-    """256 RGB triples: ``colors[i]`` at ``values[i]`` (default: at i), VOC's cream at 255 unless that is taken, else black."""
+    """256 RGB triples: ``colors[i]`` at ``values[i]`` (default: at i), VOC's cream at 255 unless taken, else black."""
     palette = dict(zip(range(len(colors)) if values is None else values, colors))
     return [tuple(palette.get(value, _CREAM if value == 255 else (0, 0, 0))) for value in range(256)]
 

@@ -14,7 +14,7 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wm
 
 @dataclass(frozen=True)
 class Source:
-    """An image or a video: its path, the name (a relative path without suffix) of what is made of it, and which it is."""
+    """An image or a video: its path, the name (a relative path without suffix) of what is made of it, which it is."""
 
     path: Path
     name: str
@@ -100,5 +100,7 @@ def _named(found):
 def _name(path, base, rank):
     """Of a.jpg in the folder b: a, then a_jpg, then b/a, then b/a_jpg."""
     relative = Path(os.path.relpath(path, base))
-    stem = relative.with_suffix("") if rank % 2 == 0 else relative.with_name(f"{relative.stem}_{path.suffix[1:].lower()}")
+    stem = relative.with_suffix("")
+    if rank % 2:
+        stem = relative.with_name(f"{relative.stem}_{path.suffix[1:].lower()}")
     return stem.as_posix() if rank < 2 else f"{Path(os.path.abspath(base)).name or 'root'}/{stem.as_posix()}"

@@ -80,28 +80,28 @@ def load_arm(path, device, precision, spec=None, coco=None, aspp_branches=None):
         load_model(network, path)
         network = network.to(device, memory_format=torch.channels_last).eval()
     if coco and "input_format" in says and description.input_format != COCO:
-        print(f"note: {path} was trained with the input format {description.input_format.name}; --coco is left aside for "
-              "it", file=sys.stderr)
+        print(f"note: {path} was trained with the input format {description.input_format.name}; --coco is left aside "
+              "for it", file=sys.stderr)
     if spec is not None:
         check_classes(description, spec, path, named="class_names" in says)
     return Arm(path, network, _completed(description, spec, says), torch.device(device), precision)
 
 
 def check_classes(description, spec, path, named=True):
-    """Raise ``UserError`` unless the network's classes are those of ``spec``; by their number alone if not ``named``."""
+    """Raise ``UserError`` unless the network's classes are those of ``spec``; only their number if not ``named``."""
     names, own = list(description.class_names), list(spec.class_names)
     if len(names) != len(own):
-        raise UserError(f"{path} was trained for {len(names)} classes, but {spec.name} has {len(own)}; give a checkpoint "
-                        f"of {spec.name} or the dataset of this checkpoint")
+        raise UserError(f"{path} was trained for {len(names)} classes, but {spec.name} has {len(own)}; give a "
+                        f"checkpoint of {spec.name} or the dataset of this checkpoint")
     other = next(((one, two) for one, two in zip(names, own) if one != two), None)
     if named and other:
         raise UserError(f"{path} was trained for other classes than those of {spec.name}: its class "
-                        f"{names.index(other[0])} is {other[0]!r}, not {other[1]!r}; give a checkpoint of {spec.name} or "
-                        "the dataset of this checkpoint")
+                        f"{names.index(other[0])} is {other[0]!r}, not {other[1]!r}; give a checkpoint of {spec.name} "
+                        "or the dataset of this checkpoint")
 
 
 def common_description(arms):
-    """The ``Description`` of the arm that says most about the classes, which all ``arms`` must have, to decide together.
+    """The ``Description`` of the arm that says most about the classes, which all ``arms`` must have to decide together.
 
     Raises ``UserError`` when they differ; old checkpoints that do not name them are judged by their number.
     """
@@ -115,7 +115,7 @@ def common_description(arms):
 
 
 def built_in_spec(description):
-    """The built-in spec that a network was trained for: that of its dataset's name, if it has the same classes; or None."""
+    """The built-in spec that a network was trained for: that of its dataset's name with the same classes; or None."""
     if not (description.name.isidentifier() and (BUILT_IN / f"{description.name}.yaml").is_file()):
         return None
     spec = load_spec(description.name)

@@ -31,8 +31,8 @@ class TooLarge(UserError):
 def predict_all(pictures, arms, protocol, *, choices=None, confidence=False, batch_size=8, failed=None):
     """Predict ``pictures``, an iterable of anything with an ``image``; yields (picture, its ``Decision`` list).
 
-    Arguments as for ``predict``, which gets the pictures in groups; they come back in nearly their order. The pictures of
-    a group that does not fit into the memory, or that a network refuses, are predicted one by one.
+    Arguments as for ``predict``, which gets the pictures in groups; they come back in nearly their order. The pictures
+    of a group that does not fit into the memory, or that a network refuses, are predicted one by one.
     ``failed(picture, error)`` gets one that cannot be predicted even so; without it the ``UserError`` is raised.
     """
     def fitting(group):
@@ -74,7 +74,7 @@ def _predict_or_too_large(images, arms, protocol, choices, confidence, batch_siz
 
 @torch.inference_mode()
 def predict(images, arms, protocol, choices=None, confidence=False, batch_size=8):
-    """Predict ``images``, (H, W, 3) uint8 BGR arrays: for each of them a list with a ``Decision`` for each of ``choices``.
+    """Predict ``images``, (H, W, 3) uint8 BGR arrays: for each a list with a ``Decision`` for each of ``choices``.
 
     ``arms`` are ``dmt.arms.Arm`` networks, ``choices`` tuples of their indices: those that decide together, by the mean
     of their probabilities (default: all of them). Unless windows slide, the images must have equal canvases, as the
@@ -132,7 +132,7 @@ class _Windows:
 
 
 class _Axis:
-    """Where the pixels of an image lie in a tile, along one axis: those from ``first`` to ``last`` (exclusive) are in it.
+    """Where the pixels of an image lie in a tile, along one axis: those from ``first`` to before ``last`` are in it.
 
     ``places`` are their positions in the tile, in pixels: half-pixel centres where the tile shows another size; then
     ``plain`` is false. ``backwards`` says whether they run from the last pixel of the tile to the first.

@@ -71,10 +71,9 @@ def _text(size):
 
 
 def choose_protocol(kind, test_size=None, test_by=None, window=None, stride=STRIDE, scales=(1.0,), flip=False):
-    """The ``Protocol`` that the options ask for; None is what nobody knows. Raises ``UserError`` when too little is known.
-    """
+    """The ``Protocol`` that the options ask for; None is what nobody knows. Raises ``UserError``."""
     if kind == PAPERS and test_size is None:
-        raise UserError("--protocol papers: the checkpoint does not say its test size; give --test-size H W, or --dataset")
+        raise UserError("--protocol papers: the checkpoint says no test size; give --test-size H W or --dataset")
     if kind == SLIDING and window is None:
         raise UserError("--protocol sliding: the checkpoint says neither its crop nor its test size; give --window H W")
     if len(set(scales)) < len(scales):
@@ -84,8 +83,8 @@ def choose_protocol(kind, test_size=None, test_by=None, window=None, stride=STRI
 
 
 class Tile(NamedTuple):
-    """A part of an image: ``size`` rows and columns, from (``top``, ``left``) on, of the image resized to ``scaled`` and
-    then mirrored if ``flip``; padded at the bottom and right with black to ``canvas``."""
+    """A part of an image: ``size`` rows and columns, from (``top``, ``left``) on, of the image resized to ``scaled``
+    and then mirrored if ``flip``; padded at the bottom and right with black to ``canvas``."""
 
     scaled: tuple
     flip: bool
@@ -135,7 +134,7 @@ def _grid(size):
 
 
 def _starts(length, window, stride):
-    """Where windows begin along an axis: evenly spaced, at most ``stride`` of a window apart, the last at the very end."""
+    """Where windows begin along an axis: evenly spaced, at most ``stride`` of a window apart, the last at the end."""
     if length <= window:
         return [0]
     last = math.ceil((length - window) / max(1, int(stride * window)))

@@ -1,4 +1,4 @@
-"""A test: what one arm, or two and their ensemble, reach on the validation set under a protocol; as a table and as JSON."""
+"""A test: what one arm, or two and their ensemble, reach on the validation set under a protocol; as table and JSON."""
 
 import math
 from typing import NamedTuple
@@ -27,10 +27,10 @@ class _Case(NamedTuple):
 
 
 def test(data, names, arms, protocol, machine):
-    """The ``ConfusionMatrix`` of each of one or two ``arms`` over the validation images ``names``, then of their ensemble.
+    """The ``ConfusionMatrix`` of one or two ``arms`` over the validation images ``names``, and that of their ensemble.
 
-    ``data`` and ``machine`` are those of ``dmt.session``. Returns a dict with the keys A, B and A+B, or A alone. Under the
-    papers' protocol labels have the geometry of the test size, else their own size. A single arm under the papers'
+    ``data`` and ``machine`` are those of ``dmt.session``. Returns a dict with the keys A, B and A+B, or A alone. Under
+    the papers' protocol labels have the geometry of the test size, else their own size. A single arm under the papers'
     protocol is evaluated as in training; two give the same numbers each. Raises ``UserError``.
     """
     images.check_pairs(data.spec, data.pairs(names, "val"))
@@ -39,7 +39,8 @@ def test(data, names, arms, protocol, machine):
         validate = machine.validator(data, names, arms[0].description.input_format, progress_bar("validate", "batch"))
         return {COLUMNS[0]: validate(machine.ready(arms[0].network))}
     resized = data.spec.test_size if papers and data.spec.test_by == "resize" else None
-    loader = machine.loader(datasets.JudgedImages(data.spec, data.root, names, resized), datasets.as_is, batch_size=None)
+    judged = datasets.JudgedImages(data.spec, data.root, names, resized)
+    loader = machine.loader(judged, datasets.as_is, batch_size=None)
     choices = {name: (index,) for index, name in zip(range(len(arms)), COLUMNS)}
     if len(arms) > 1:
         choices[ENSEMBLE] = tuple(range(len(arms)))
@@ -72,7 +73,8 @@ def headline(arms, protocol):
     judged = ""
     if protocol.test_by == "resize":
         judged = "; labels resized, too" if protocol.kind == PAPERS else "; labels at their own size"
-    lines = [f"{name}: {arm.path} (input format {arm.description.input_format.name})" for name, arm in zip(COLUMNS, arms)]
+    lines = [f"{name}: {arm.path} (input format {arm.description.input_format.name})"
+             for name, arm in zip(COLUMNS, arms)]
     if len(arms) > 1:
         lines.append(f"{ENSEMBLE}: mean of their probabilities")
     return "\n".join([*lines, f"protocol: {protocol}{judged}"])

@@ -1,4 +1,4 @@
-"""How images of any size are shown to networks, and what is made of their answers: geometry by property, values by hand."""
+"""How images of any size are shown to networks, and what their answers become: geometry by property, values by hand."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ CPU = torch.device("cpu")
 PLAIN = InputFormat("plain", rgb=False, full=255.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 PROTOCOLS = st.builds(
-    Protocol, kind=st.sampled_from(protocol.PROTOCOLS), test_size=st.just((90, 90)), test_by=st.sampled_from(["pad", "resize"]),
+    Protocol, kind=st.sampled_from(protocol.PROTOCOLS), test_size=st.just((90, 90)),
+    test_by=st.sampled_from(["pad", "resize"]),
     window=st.tuples(st.integers(1, 60), st.integers(1, 60)), stride=st.floats(0.4, 1),
     scales=st.lists(st.sampled_from([0.3, 0.5, 0.75, 1.0, 1.25, 2.0]), min_size=1, max_size=3, unique=True).map(tuple),
     flip=st.booleans())
@@ -46,7 +47,10 @@ def ramp(height, width):
 def says(probabilities):
     """A network that says the same of every pixel."""
     logits = torch.tensor(probabilities).log()
-    return lambda images: logits[None, :, None, None].expand(len(images), -1, *(-(-side // 8) for side in images.shape[2:]))
+
+    def run(images):
+        return logits[None, :, None, None].expand(len(images), -1, *(-(-side // 8) for side in images.shape[2:]))
+    return run
 
 
 # --- geometry ---------------------------------------------------------------------------------------------------------
@@ -91,7 +95,7 @@ def test_flipped_parts_are_parts_of_the_mirror_image():
 
 
 def test_an_image_larger_than_the_test_size_is_named():
-    with pytest.raises(UserError, match="a.jpg is 12 x 10 pixels, larger than the test size 11 x 11.*--protocol original"):
+    with pytest.raises(UserError, match="a.jpg is 12 x 10 pixels, larger than the test size 11 x 11.* original"):
         tiles((10, 12), Protocol("papers", (11, 11)), "a.jpg")
 
 
@@ -103,8 +107,8 @@ def test_groups_hold_images_of_equal_canvases_in_their_order():
         assert len(group) <= 2 and len({tiles(size, Protocol("original"))[0].canvas for size in group}) == 1
     assert [(10, 10), (11, 12)] in groups
     assert list(grouped(sizes, Protocol("papers", (64, 64)), 4, lambda size: size)) == [sizes[:4], sizes[4:]]
-    large = [(2000, 2000)] * 3
-    assert list(grouped(large, Protocol("original"), 8, lambda size: size)) == [[size] * 2 for size in large[:1]] + [large[:1]]
+    large = [(2000, 2000)] * 3  # 4 million pixels each, 8 million a batch
+    assert list(grouped(large, Protocol("original"), 8, lambda size: size)) == [large[:2], large[2:]]
 
 
 def test_protocols_say_what_they_are():
@@ -142,7 +146,8 @@ def test_one_network_that_sees_a_pixel_once_decides_as_validation_does():
 
 @pytest.mark.parametrize("shown, edge", [
     (Protocol("original"), 0), (Protocol("original", flip=True), 0), (Protocol("papers", (113, 121)), 0),
-    (Protocol("sliding", window=(33, 41), stride=0.5), 0), (Protocol("sliding", window=(33, 41), stride=1, flip=True), 0),
+    (Protocol("sliding", window=(33, 41), stride=0.5), 0),
+    (Protocol("sliding", window=(33, 41), stride=1, flip=True), 0),
     (Protocol("original", (105, 97), "resize"), 0),
     (Protocol("original", scales=(0.5, 1.0, 2.0), flip=True), 16),  # at half the size, 48 x 44, maps end in the padding
     (Protocol("sliding", window=(25, 33), scales=(1.0, 1.5), flip=True), 0)])
@@ -163,7 +168,8 @@ def test_the_mean_of_probabilities_decides_and_is_the_confidence():
     image = np.zeros((12, 7, 3), np.uint8)
     one, other, both = predict([image], arms, Protocol("original"), choices=[(0,), (1,), (0, 1)], confidence=True)[0]
     assert (one.classes == 1).all() and (other.classes == 0).all() and (both.classes == 0).all()
-    assert (one.confidence == 191).all() and (other.confidence == 230).all()  # 0.75 * 255 = 191.25, 229.5 to the even 230
+    assert (one.confidence == 191).all()  # 0.75 * 255 = 191.25
+    assert ((other.confidence == 229) | (other.confidence == 230)).all()  # 229.5
     assert (both.confidence == 147).all()  # (0.25 + 0.9) / 2 * 255 = 146.6
     assert one.classes.shape == (12, 7) and one.classes.dtype == one.confidence.dtype == torch.uint8
 
@@ -192,8 +198,9 @@ def test_every_network_gets_its_own_input_format():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (8, 8), (9, 10)])
-@pytest.mark.parametrize("shown", [Protocol("original"), Protocol("sliding", window=(33, 33), flip=True, scales=(0.5, 1.5)),
-                                   Protocol("papers", (512, 513))])
+@pytest.mark.parametrize("shown", [
+    Protocol("original"), Protocol("papers", (512, 513)),
+    Protocol("sliding", window=(33, 33), flip=True, scales=(0.5, 1.5))])
 def test_any_size_can_be_predicted(size, shown):
     torch.manual_seed(0)
     network = deeplab_v2(4, "small").eval()
@@ -202,8 +209,9 @@ def test_any_size_can_be_predicted(size, shown):
     assert (decision.classes < 4).all() and (decision.confidence >= 255 // 4).all()
 
 
-@pytest.mark.parametrize("shown", [Protocol("original"), Protocol("papers", (80, 90)), Protocol("original", scales=(0.7, 1.0)),
-                                   Protocol("sliding", window=(25, 33), flip=True, scales=(1.0, 1.3))])
+@pytest.mark.parametrize("shown", [
+    Protocol("original"), Protocol("papers", (80, 90)), Protocol("original", scales=(0.7, 1.0)),
+    Protocol("sliding", window=(25, 33), flip=True, scales=(1.0, 1.3))])
 def test_strips_give_what_the_whole_gives(shown, monkeypatch):
     torch.manual_seed(0)
     arms = [arm(deeplab_v2(4, "small").eval(), 4, form) for form in (IMAGENET, COCO)]

@@ -2,7 +2,7 @@
 """Predict images, folders of them, or videos with one trained network, or with several together.
 
     python -m tools.predict --checkpoint runs/demo/demo__p5--l.pt --out predicted photos/
-    python -m tools.predict --checkpoint c.pt --checkpoint i.pt --out predicted --flip --scales 0.75 1 1.25 'photos/**/*.jpg'
+    python -m tools.predict --checkpoint c.pt --checkpoint i.pt --out predicted --flip --scales 0.75 1 1.25 'a/**/*.jpg'
     python -m tools.predict --checkpoint network.onnx --out predicted --confidence street.mp4 one.png
 
 --out gets, with the same folders beneath as the inputs have:
@@ -14,11 +14,11 @@
     predictions.json      what predicted them: networks with their SHA-256, classes, colours, protocol, files left out
 
 Classes, colours, network and input format come from the checkpoint. Each checkpoint takes its input in its own format.
-Several decide by the mean of their probabilities; so do scales, the flip and windows that overlap. The labels of a video
-are labels/NAME/000001.png and so on. What stands in --out already is replaced, file by file.
+Several decide by the mean of their probabilities; so do scales, the flip and windows that overlap. The labels of a
+video are labels/NAME/000001.png and so on. What stands in --out already is replaced, file by file.
 
-An image that cannot be read does not stop the others: it is named at the end, and the exit status is 1 then. It is 2 when
-the command itself is wrong, and 0 when all is well.
+An image that cannot be read does not stop the others: it is named at the end, and the exit status is 1 then. It is 2
+when the command itself is wrong, and 0 when all is well.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Problems(dict):
 
 
 def read_images(sources, protocol, problems):
-    """The ``Picture`` of every image that can be read and shown as ``protocol`` says; the others become ``problems``."""
+    """The ``Picture`` of every image that can be read and shown as ``protocol`` says; others become ``problems``."""
     from data.images import is_turned, read_image
     from dmt.labeling import read_ahead
     from dmt.protocol import tiles
@@ -130,7 +130,7 @@ class Output:
         self._palette = palette_of(description.palette, values.tolist())
 
     def write(self, picture, decision, append=None):
-        """Write the label, the confidence if there is one, and the overlay: as a file, or with ``append`` to a video."""
+        """Write the label, the confidence if there is one, and the overlay: as a file, or ``append`` it to a video."""
         classes = decision.classes.cpu().numpy()
         self._writers.add(self._write_label, picture.name, classes)
         if decision.confidence is not None:
@@ -164,17 +164,20 @@ class Output:
 
     def _write_label(self, name, classes):
         from data.png import palette_png
-        write_bytes(self.folder / "labels" / f"{name}.png", palette_png(self._values[classes], self._palette), durable=False)
+        self._write("labels", f"{name}.png", palette_png(self._values[classes], self._palette))
 
     def _write_grey(self, name, values):
         import cv2
-        write_bytes(self.folder / "confidence" / f"{name}.png", cv2.imencode(".png", values)[1].tobytes(), durable=False)
+        self._write("confidence", f"{name}.png", cv2.imencode(".png", values)[1].tobytes())
 
     def _write_overlay(self, picture, classes):
         import cv2
         suffix = self.suffix if max(classes.shape) <= _LONGEST_JPEG else ".png"
         content = cv2.imencode(suffix, self._overlay(picture.image, classes))[1].tobytes()
-        write_bytes(self.folder / "overlays" / f"{picture.name}{suffix}", content, durable=False)
+        self._write("overlays", f"{picture.name}{suffix}", content)
+
+    def _write(self, kind, name, content):
+        write_bytes(self.folder / kind / name, content, durable=False)
 
     def _overlay(self, image, classes):
         from data.pictures import overlay
@@ -189,7 +192,8 @@ def _thumbnail(picture):
     share = _THUMBNAIL / max(picture.shape[:2])
     size = tuple(max(1, round(share * side)) for side in picture.shape[:2])
     square = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
-    square[: size[0], : size[1]] = cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=cv2.INTER_NEAREST)
+    small = cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=cv2.INTER_NEAREST)
+    square[: size[0], : size[1]] = small
     return square
 
 
@@ -277,12 +281,13 @@ def label_values(description, spec, ids):
     values = np.arange(description.num_classes)
     spec = spec or built_in_spec(description)
     if ids and spec is None:
-        raise UserError("--ids: which mask values the classes have stands in the dataset's spec; give it with --dataset")
+        raise UserError("--ids: which mask values the classes have stands in the dataset's spec; give it by --dataset")
     if ids and spec.label_ids is not None:
         firsts = [spec.label_ids.index(number) if number in spec.label_ids else 256 for number in values]
         if max(firsts) > 255:
-            raise UserError(f"--ids: {description.class_names[firsts.index(max(firsts))]!r} has no mask value below 256, "
-                            "which is all that a palette PNG can hold; leave --ids out")
+            name = description.class_names[firsts.index(max(firsts))]
+            raise UserError(f"--ids: {name!r} has no mask value below 256, which is all that a palette PNG can hold; "
+                            "leave --ids out")
         values = np.array(firsts)
     return values.astype(np.uint8)
 
@@ -300,8 +305,8 @@ def check_no_overwriting(sources, folder, suffix):
 def report(problems, done, folder):
     """Name what could not be predicted, and exit with status 1 if there is any."""
     if problems.turned:
-        print(f"note: {len(problems.turned)} of the images carry an orientation tag, {problems.turned[0]} for one: viewers "
-              "turn them, but neither training nor prediction does; turn the files themselves (mogrify -auto-orient)",
+        print(f"note: {len(problems.turned)} of the images carry an orientation tag, {problems.turned[0]} for one: "
+              "viewers turn them, but neither training nor prediction does; turn the files (mogrify -auto-orient)",
               file=sys.stderr)
     for reason in problems.values():
         print(f"error: {reason}", file=sys.stderr)
@@ -327,7 +332,8 @@ def main(arguments=None):
     check_no_overwriting(sources, folder, suffix)
     arms = load_arms(options, spec)
     description = common_description(arms)
-    job = Job(arms, make_protocol(options, description, spec), options.batch_size, options.confidence, options.max_pixels)
+    protocol = make_protocol(options, description, spec)
+    job = Job(arms, protocol, options.batch_size, options.confidence, options.max_pixels)
     values = label_values(description, spec, options.ids)
     make_folder(folder)
     print(f"{' and '.join(str(arm.path) for arm in arms)}: {description.num_classes} classes; protocol: {job.protocol}",
@@ -395,16 +401,16 @@ def _parser():
     group.add_argument("--confidence", action="store_true", help="write confidence maps, too")
     group.add_argument("--panel", metavar="N", type=number(int, 0, "a whole number from 0 to 100", high=100), default=0,
                        help="draw the first N images beside their predictions, too (0)")
-    group.add_argument("--ids", action="store_true", help="labels hold the mask values of the dataset's own files, as the "
-                       "server of Cityscapes wants them, instead of class numbers")
+    group.add_argument("--ids", action="store_true", help="labels hold the mask values of the dataset's own files, as "
+                       "the server of Cityscapes wants them, instead of class numbers")
     add_protocol_options(parser, "original")
     group = parser.add_argument_group("network (checkpoints of this version say all of this)")
     group.add_argument("--dataset", metavar="{voc,city,YAML}",
-                       help="names and colours of the classes, which must be those of the checkpoint (the checkpoint's)")
+                       help="names and colours of the classes; the names must be the checkpoint's (its own)")
     group.add_argument("--test-size", metavar=("H", "W"), nargs=2, type=count,
                        help="size that images are padded or resized to (the checkpoint's)")
-    group.add_argument("--coco", action="store_true", help="old checkpoints that do not say so take the input format of "
-                       "the COCO weights")
+    group.add_argument("--coco", action="store_true", help="old checkpoints that do not say so take the input format "
+                       "of the COCO weights")
     group.add_argument("--coco-checkpoint", metavar="FILE", action="append", default=[],
                        help="like --checkpoint, for an old one with --coco beside one without")
     group.add_argument("--aspp-branches", type=int, choices=(2, 4),

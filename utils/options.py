@@ -112,15 +112,15 @@ def add_protocol_options(parser, default):
     """How images are shown to a network, for ``main.py --state=3`` and ``tools/predict.py``."""
     group = parser.add_argument_group("protocol (how images are shown to the network)")
     group.add_argument("--protocol", type=_protocol, choices=("papers", "original", "sliding"), default=default,
-                       help="papers: at test size, as validation in training does it (padded with black, or resized, as "
-                            "the dataset's spec says); original: each image undivided, at its own resolution; sliding: "
-                            f"windows that move over it, for large images and little memory ({default})")
+                       help="papers: at test size, as validation in training does it (padded with black, or resized, "
+                            "as the dataset's spec says); original: each image undivided, at its own resolution; "
+                            f"sliding: windows that move over it, for large images and little memory ({default})")
     group.add_argument("--window", metavar=("H", "W"), nargs=2, type=_count,
                        help="sliding: size of the windows, rounded up to a multiple of 8, plus 1 (the training crop, "
                             "where it is known, else the test size)")
     group.add_argument("--stride", metavar="X", type=_share, default=2 / 3,
-                       help="sliding: share of a window by which it moves, at most (0.667); where windows overlap, their "
-                            "probabilities are averaged")
+                       help="sliding: share of a window by which it moves, at most (0.667); where windows overlap, "
+                            "their probabilities are averaged")
     group.add_argument("--scales", metavar="X", nargs="+", type=_scales, action=_Several, default=[1.0],
                        help="average the probabilities over these scales of the image, as in --scales 0.75 1 1.25 or "
                             "--scales 0.75,1,1.25 (1)")
@@ -191,8 +191,8 @@ def _test(parser):
     group = parser.add_argument_group("test (--state=3)")
     group.add_argument("--second-arm", metavar="FILE", help="checkpoint of the other arm: it is tested too, and the "
                        "ensemble of both; each gets the input format that it was trained with")
-    group.add_argument("--second-coco", action="store_true", help="like --coco, for an old checkpoint --second-arm that "
-                       "does not say its input format")
+    group.add_argument("--second-coco", action="store_true", help="like --coco, for an old checkpoint --second-arm "
+                       "that does not say its input format")
     group.add_argument("--json", metavar="FILE", help="where the results go (default: NAME-test.json in --output-dir)")
     add_protocol_options(parser, "papers")
 
