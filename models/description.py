@@ -7,6 +7,7 @@ none; what can be seen from the weights is, and the rest is assumed and said.
 import functools
 import json
 import math
+import reprlib
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +63,7 @@ _VALID = {  # key -> whether a value can be meant
     "recipe": _plain, "lists": _plain, "software": _plain,
     "miou": _or_none(_number), "iou": _or_none(_several(_or_none(_number), 1, 255)), "step": _whole(0, 10**12),
 }
-_FACTS = ("recipe", "lists", "software", "miou", "iou", "step")  # where the network comes from; nobody needs them to use it
+_FACTS = ("recipe", "lists", "software", "miou", "iou", "step")  # where it comes from; nobody needs them to use it
 
 
 def said(values, path):
@@ -73,12 +74,13 @@ def said(values, path):
     known = {key: values[key] for key in _VALID if key in values}
     for key, value in known.items():
         if not _VALID[key](value):
-            raise UserError(f"{path} says of its network {key} = {value!r:.80}, which cannot be; the file is damaged or "
-                            "was made by a newer version of this software: get it again or use that version")
+            raise UserError(f"{path} says of its network {key} = {reprlib.repr(value)}, which cannot be; the file is "
+                            "damaged or was made by a newer version of this software: get it again or use that version")
     count = known.get("num_classes")
     for key in ("class_names", "palette", "iou"):
         if known.get(key) is not None and len(known[key]) != (count or len(known[key])):
-            raise UserError(f"{path} has {count} classes but {key} for {len(known[key])}; the file is damaged: get it again")
+            raise UserError(f"{path} has {count} classes but {key} for {len(known[key])}; the file is damaged: "
+                            "get it again")
     return known
 
 
@@ -121,10 +123,10 @@ class Description:
 
 
 def describe_checkpoint(content, path, coco=None, aspp_branches=None):
-    """The ``Description`` of the network in a checkpoint: ``content`` is the dict in the file ``path``, weights included.
+    """The ``Description`` of the network in a checkpoint: ``content`` is the whole dict in the file ``path``.
 
-    ``coco`` (whether its input format is that of the COCO weights) and ``aspp_branches`` answer for a file that does not
-    say; None where nobody knows.
+    ``coco`` (whether its input format is that of the COCO weights) and ``aspp_branches`` answer for a file that does
+    not say; None where nobody knows.
     Raises ``UserError`` when the file holds no network of this software, or says of it what cannot be.
     """
     state = content.get("model")
@@ -164,8 +166,8 @@ def _complete(values, answers):
 def _num_classes(state, path):
     bias = state.get(HEAD) if isinstance(state, dict) else None
     if not isinstance(bias, torch.Tensor) or bias.dim() != 1 or not 1 <= len(bias) <= 255:
-        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class under "
-                        "the key 'model'; give the NAME.pt of a training stage")
+        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class "
+                        "under the key 'model'; give the NAME.pt of a training stage")
     return len(bias)
 
 
@@ -200,7 +202,7 @@ def voc_colors(count):
 
 
 def exported_metadata(description, upsampled, **more):
-    """What an exported file carries, as plain values: the description, ``more``, and how to use it without this software.
+    """What an exported file carries, as plain values: the description, ``more``, and how to use it elsewhere.
 
     ``upsampled`` says whether the file itself brings the logits to the size of its input.
     """
@@ -230,12 +232,12 @@ def _postprocessing(upsampled):
 
 
 def _read_input_format(values, name, path):
-    """The ``InputFormat`` called ``name`` in what ``_preprocessing`` wrote. Raises ``UserError`` when that is not whole."""
+    """The ``InputFormat`` called ``name`` that ``_preprocessing`` wrote; ``UserError`` when it is not whole."""
     three = _several(_number, 3, 3)
     if not (isinstance(values, dict) and values.get("channels") in ("RGB", "BGR") and _number(values.get("range"))
             and values["range"] > 0 and three(values.get("mean")) and three(values.get("std")) and all(values["std"])):
-        raise UserError(f"{path} does not say how its input is normalized (channels, range, mean, std in its metadata); "
-                        "export it anew with tools/export.py")
+        raise UserError(f"{path} does not say how its input is normalized (channels, range, mean and std in its "
+                        "metadata); export it anew with tools/export.py")
     return InputFormat(name, values["channels"] == "RGB", float(values["range"]), tuple(map(float, values["mean"])),
                        tuple(map(float, values["std"])))
 

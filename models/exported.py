@@ -58,7 +58,8 @@ class OnnxNetwork:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.path} cannot be run on images of {images.shape[3]} x {images.shape[2]} pixels, "
                             f"{len(images)} at once ({reason:.200}); export it anew with tools/export.py") from error
-        if not isinstance(logits, np.ndarray) or logits.ndim != 4 or logits.shape[:2] != (len(images), self.num_classes):
+        shape = (len(images), self.num_classes)
+        if not isinstance(logits, np.ndarray) or logits.ndim != 4 or logits.shape[:2] != shape:
             raise UserError(f"{self.path} does not give one map for each of its {self.num_classes} classes; "
                             "export it anew with tools/export.py")
         return torch.from_numpy(np.asarray(logits, np.float32))
@@ -93,8 +94,8 @@ def _only_input(inputs, outputs, path):
     parts = [*inputs, *outputs]
     if len(inputs) != 1 or len(outputs) != 1 or any(kind != "tensor(float)" or len(shape) != 4
                                                     for _, kind, shape in parts) or inputs[0][2][1] != 3:
-        raise UserError(f"{path} is no segmentation network of this software: it must take images (N, 3, H, W) and give "
-                        "logits (N, C, h, w), float32 both; give a file that tools/export.py made")
+        raise UserError(f"{path} is no segmentation network of this software: it must take images (N, 3, H, W) and "
+                        "give logits (N, C, h, w), float32 both; give a file that tools/export.py made")
     return inputs[0][0]
 
 
@@ -181,7 +182,7 @@ def write_onnx(program, path, metadata):
 
 
 def write_program(program, path, metadata):
-    """Write ``program`` to ``path`` for ``torch.export.load``; the dict ``metadata`` is the extra file metadata.json."""
+    """Write ``program`` to ``path`` for ``torch.export.load``; ``metadata`` becomes the extra file metadata.json."""
     content = io.BytesIO()
     with _quiet():
         torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata, allow_nan=False)})

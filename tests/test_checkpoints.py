@@ -33,7 +33,7 @@ def trained(shapes_root, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
     with contextlib.redirect_stdout(io.StringIO()):
         main.main(list(map(str, stage(shapes_root, out, "first", "--state=2", "--batch-size-labeled=4", "--coco"))))
-        main.main(list(map(str, stage(shapes_root, out, "ignored", "--labeling", "--continue-from=first.pt", "--coco"))))
+        main.main(list(map(str, stage(shapes_root, out, "labels", "--labeling", "--continue-from=first.pt", "--coco"))))
         main.main(list(map(str, stage(shapes_root, out, "second", "--continue-from=first.pt", "--coco", "--gamma1=2",
                                       "--batch-size-labeled=1", "--batch-size-pseudo=8", "--seed=5"))))
     return out
@@ -67,7 +67,8 @@ def test_a_checkpoint_carries_what_is_needed_to_use_it_alone(trained, shapes_roo
     assert carried["lists"]["labeled_names"] == names_digest(read_list(lists / "8_labeled_0.txt"))
     assert carried["lists"]["unlabeled_names"] == names_digest(read_list(lists / "8_unlabeled_0.txt"))
     assert carried["lists"]["validation_names"] == names_digest(read_list(lists / "val.txt"))
-    assert len(carried["lists"]["pseudo_labels"]) == 64 and "pseudo_labels" not in content(trained / "first.pt")["lists"]
+    assert len(carried["lists"]["pseudo_labels"]) == 64
+    assert "pseudo_labels" not in content(trained / "first.pt")["lists"]
     assert recipe["start"] == sha256(trained / "first.pt")
 
 
@@ -114,9 +115,11 @@ def test_colours_of_classes_without_a_palette_are_vocs():
 
 
 WRONG = [("class_names", ["a", "b", "c"]), ("class_names", "abcd"), ("class_names", [1, 2, 3, 4]), ("num_classes", 5),
-         ("palette", [[0, 0, 0]]), ("palette", [[0, 0, 300]] * 4), ("backbone", "resnet9"), ("backbone", [torch.ones(2)]),
+         ("palette", [[0, 0, 0]]), ("palette", [[0, 0, 300]] * 4), ("backbone", "resnet9"),
+         ("backbone", [torch.ones(2)]),
          ("aspp_branches", torch.ones(2)), ("aspp_branches", 3), ("input_format", "hsv"), ("input_format", ["coco"]),
-         ("test_size", [65]), ("test_size", [0, 9]), ("recipe", {"lr": float("nan")}), ("recipe", {"lr": torch.ones(1)}),
+         ("test_size", [65]), ("test_size", [0, 9]), ("recipe", {"lr": float("nan")}),
+         ("recipe", {"lr": torch.ones(1)}),
          ("software", []), ("miou", "high"), ("iou", [0.5]), ("iou", 3), ("background", 2.5)]
 
 
@@ -195,7 +198,8 @@ def test_safetensors_hold_the_same_and_equal_ones_equal_bytes(trained, safe):
 
 
 def test_stages_take_safetensors_wherever_they_take_a_checkpoint(trained, safe, shapes_root, tmp_path, command):
-    common = ["--dataset=shapes", f"--data-root={shapes_root}", "--coco", *SMALL, *TEST_SIZE, f"--output-dir={tmp_path}"]
+    common = ["--dataset=shapes", f"--data-root={shapes_root}", f"--output-dir={tmp_path}", "--coco", *SMALL,
+              *TEST_SIZE]
     _, expected, _ = command("--state=3", *common, f"--continue-from={trained / 'first.pt'}")
     status, printed, errors = command("--state=3", *common, f"--continue-from={safe}")
     table = [[line for line in text.splitlines() if "first" not in line] for text in (printed, expected)]

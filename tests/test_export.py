@@ -1,4 +1,4 @@
-"""Networks that leave this software: ONNX, torch.export and safetensors files, compared, described, and run elsewhere."""
+"""Networks that leave this software: ONNX, torch.export and safetensors, compared, described, and run elsewhere."""
 
 import json
 import re
@@ -31,7 +31,7 @@ COLORS = [[0, 0, 0], [0, 160, 0], [200, 0, 0]]
 
 
 def checkpoint(path, branches=2, **more):
-    """Write a checkpoint of a small network, whose statistics are not those of an untrained one; returns the network."""
+    """Write a checkpoint of a small network, with statistics as after training; returns the network."""
     torch.manual_seed(0)
     network = deeplab_v2(3, "small", branches)
     for name, value in network.state_dict().items():
@@ -117,11 +117,12 @@ def test_onnx_at_an_eighth_with_all_branches(tmp_path, run):
     assert status == 0 and errors == "", errors
     assert "4 ASPP branches, 3 classes, input format imagenet, dataset weeds" in printed
     assert f"checked with onnxruntime {onnxruntime.__version__} on 5 sizes" in printed
-    exported, images = OnnxNetwork(tmp_path / "new" / "other.onnx"), torch.randn(2, 3, 70, 41)
+    file = tmp_path / "new" / "other.onnx"
+    exported, images = OnnxNetwork(file), torch.randn(2, 3, 70, 41)
     expected, found = logits_of(network, images, False), exported(images)
     assert found.shape == (2, 3, 9, 6) and exported.input_format == IMAGENET
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "new" / "other.onnx").metadata_props}
+    metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
     assert metadata["postprocessing"]["stride"] == 8 and "aligned corners" in metadata["postprocessing"]["upsample"]
 
 
@@ -160,9 +161,11 @@ def test_nothing_is_overwritten_unasked(upsampling, tmp_path, run):
 
 @pytest.mark.parametrize("words, said", [
     (["--out", "net.bin"], "must end in .onnx"), (["--out", "new.onnx", "--to", "torch-export"], "must end in .pt2"),
-    (["--to", "safetensors", "--upsample"], "leave it out"), (["--coco=1"], "--help"), (["other.pt", "--force"], "other.pt is missing"),
+    (["--to", "safetensors", "--upsample"], "leave it out"), (["--coco=1"], "--help"),
+    (["other.pt", "--force"], "other.pt is missing"),
     (["./net.pt", "--to=safetensors"], "the same file"), (["more.pt", "--out=new.onnx"], "several checkpoints"),
-    (["--aspp-branches=4", "--force"], "otherwise than with --aspp-branches (2)"), (["net.onnx", "--force"], "exported network already"),
+    (["--aspp-branches=4", "--force"], "otherwise than with --aspp-branches (2)"),
+    (["net.onnx", "--force"], "exported network already"),
     (["--dataset=voc", "--force"], "trained for 3 classes, but voc has 21")])
 def test_mistakes_end_in_one_line(tmp_path, run, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
@@ -232,7 +235,8 @@ def test_pooling_by_slices_has_the_same_bits():
 def network_file(path, metadata, shape=(None, 3, None, None), kind=onnx.TensorProto.FLOAT):
     """An ONNX file that gives its input back; ``metadata`` as in exported files."""
     values = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in ("images", "logits")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["images"], ["logits"])], "g", *[[v] for v in values])
+    node = onnx.helper.make_node("Identity", ["images"], ["logits"])
+    graph = onnx.helper.make_graph([node], "network", values[:1], values[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     onnx.save(model, path)

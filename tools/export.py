@@ -9,8 +9,8 @@ Writes one file for each checkpoint, beside it unless --out says where. ONNX and
 network, for any number of images of any height and width from 9 pixels on. They take normalized images and give logits.
 Their metadata says how to prepare images, how to decide from logits, and what the classes and their colours are.
 Before a file gets its name it is run on random images of several sizes and compared with the network: the largest
-difference must be at most 1e-4 of the largest logit. Safetensors files hold the weights, and what the checkpoint says of
-itself, in a form that never runs code; main.py and the tools take them wherever they take a checkpoint.
+difference must be at most 1e-4 of the largest logit. Safetensors files hold the weights, and what the checkpoint says
+of itself, in a form that never runs code; main.py and the tools take them wherever they take a checkpoint.
 """
 
 import argparse
@@ -90,8 +90,9 @@ def export(path, target, kind, upsampled=False, dataset=None, coco=None, aspp_br
             raise UserError(f"{path} says that it was trained otherwise than with {option} ({own}); leave it out")
     if description.assumed:
         print(f"note: {path} does not say everything; assumed: {', '.join(description.assumed)}", file=sys.stderr)
-    print(f"{path}: {description.backbone}, {description.aspp_branches} ASPP branches, {description.num_classes} classes, "
-          f"input format {description.input_format.name}, dataset {description.name}", flush=True)
+    print(f"{path}: {description.backbone}, {description.aspp_branches} ASPP branches, "
+          f"{description.num_classes} classes, input format {description.input_format.name}, dataset {description.name}",
+          flush=True)
     origin = {"checkpoint": path.name, "checkpoint_sha256": sha256(path), "exported_with": software()}
     with replacing(target) as temporary:
         if kind == "safetensors":
@@ -125,7 +126,8 @@ def _write_graph(path, kind, network, input_format, upsampled, metadata):
     from models import exported
 
     size = "height, width" if upsampled else "ceil(height / 8), ceil(width / 8)"
-    print(f"images (batch, 3, height, width) float32 -> logits (batch, {network.num_classes}, {size}) float32", flush=True)
+    print(f"images (batch, 3, height, width) float32 -> logits (batch, {network.num_classes}, {size}) float32",
+          flush=True)
     program = exported.trace(network, upsampled)
     if kind == "onnx":
         exported.write_onnx(program, path, metadata)
@@ -138,8 +140,8 @@ def _write_graph(path, kind, network, input_format, upsampled, metadata):
         raise UserError(f"the exported network differs from the checkpoint's by up to {difference:.2g}, with logits up "
                         f"to {largest:.3g}, when run by {runtime}: more than {exported.TOLERANCE:g} of the largest, so "
                         "nothing was written; are its weights those of a training that went well?")
-    return (f"checked with {runtime} on {len(exported.COMPARED)} sizes: largest difference {difference:.2g}, with logits "
-            f"up to {largest:.3g} (allowed: {exported.TOLERANCE * largest:.2g})")
+    return (f"checked with {runtime} on {len(exported.COMPARED)} sizes: largest difference {difference:.2g}, with "
+            f"logits up to {largest:.3g} (allowed: {exported.TOLERANCE * largest:.2g})")
 
 
 def _parser():
@@ -147,16 +149,17 @@ def _parser():
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="+", metavar="CHECKPOINT",
                         help="checkpoint of a training stage (NAME.pt, or a .safetensors file)")
-    parser.add_argument("--to", choices=tuple(SUFFIXES), help="what to write (default: by the suffix of --out, else onnx)")
+    parser.add_argument("--to", choices=tuple(SUFFIXES),
+                        help="what to write (default: by the suffix of --out, else onnx)")
     parser.add_argument("--out", metavar="FILE", help="where to (default: beside the checkpoint, with the suffix "
                                                       f"{', '.join(SUFFIXES.values())})")
     parser.add_argument("--force", action="store_true", help="replace a file that is there already")
     parser.add_argument("--upsample", action="store_true",
-                        help="upsample the logits to the size of the images in the file itself (default: logits come at "
-                             "1/8 of the size, and whoever runs the file upsamples them)")
+                        help="upsample the logits to the size of the images in the file itself (default: logits come "
+                             "at 1/8 of the size, and whoever runs the file upsamples them)")
     old = parser.add_argument_group("for checkpoints of older versions, which do not say it themselves")
     old.add_argument("--dataset", metavar="{voc,city,YAML}",
-                     help="dataset that names the classes and their colours; any checkpoint of other classes is refused")
+                     help="dataset that names the classes and their colours; a checkpoint of others is refused")
     old.add_argument("--coco", action="store_true", help="trained with --coco: input is BGR in 0..255")
     old.add_argument("--aspp-branches", type=int, choices=(2, 4), help="trained with so many branches (2)")
     return parser

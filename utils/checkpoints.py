@@ -126,7 +126,7 @@ def load(path, device="cpu"):
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no checkpoint that can be trusted: it is damaged or holds objects other than "
                         "tensors and plain values; get it again, or save its state dict anew") from error
-    except Exception as error:  # on damaged files the unpickler raises whatever its parts raise: fuzzing finds ever more kinds
+    except Exception as error:  # on damaged files the unpickler raises whatever its parts raise, of ever more kinds
         raise UserError(f"{path} is no checkpoint or is damaged ({type(error).__name__}); "
                         "get it again or train the stage that writes it") from error
     if not isinstance(value, dict):
@@ -135,7 +135,7 @@ def load(path, device="cpu"):
 
 
 def _is_plain(value):
-    """Whether ``value`` is a tensor that weights can be copied from: not sparse, nested, without memory or of 8 bits."""
+    """Whether ``value`` is a tensor to copy weights from: not sparse, nested, without memory or of 8 bits."""
     return (isinstance(value, torch.Tensor) and not value.is_nested and value.layout == torch.strided
             and value.device.type != "meta" and value.dtype in _KINDS)
 

@@ -243,8 +243,8 @@ def software():
 
     commit = _git("log", "-1", "--format=%H", "--", *_CODE)
     changed = "-changed" if commit and _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE) else ""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": torchvision.__version__,
-            "commit": commit and commit[:12] + changed}
+    return {"python": platform.python_version(), "torch": str(torch.__version__),
+            "torchvision": torchvision.__version__, "commit": commit and commit[:12] + changed}
 
 
 def _git(*words):
