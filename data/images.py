@@ -86,15 +86,15 @@ def read_mask(path, spec):
 def _tiff(path, content):
     """A TIFF of 16 bits or with a fourth channel as (H, W, 3) uint8 BGR; None for others, which OpenCV decodes rightly.
 
-    It would multiply the colours by the fourth channel, which may be infrared, and round 16 bits otherwise than in PNGs.
+    It would multiply the colours by the fourth channel, which may be infrared, and round 16 bits as in no PNG.
     """
     with Image.open(io.BytesIO(content)) as file:
         mode = file.mode
         if mode in ("RGBA", "RGBX", "RGBa"):
             return np.ascontiguousarray(np.array(file)[..., 2::-1])
     if mode in ("F", "I"):
-        raise UserError(f"the image {path} has 32 bits a channel, of which nobody can say what is white; save it with 8 or "
-                        "16 bits")
+        raise UserError(f"the image {path} has 32 bits a channel, of which nobody can say what is white; save it with "
+                        "8 or 16 bits")
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16:
         return None
@@ -126,7 +126,7 @@ def _opened(path):
 
 
 def _size(path, what, content):
-    """(height, width) that the header of an image claims (``content``: bytes or an open file), if it is not too large."""
+    """(height, width) that the header of an image claims, if not too large; ``content`` is bytes or an open file."""
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
             size = file.height, file.width

@@ -47,9 +47,9 @@ def parse_list(content, path):
         name = line.strip(" \t\r")
         if not name:
             continue
-        fault = _fault(name)
-        if fault:
-            raise UserError(f"{path}, line {number}: the name {_shown(name)} {fault}; a name looks like 2007_000032 "
+        wrong = fault(name)
+        if wrong:
+            raise UserError(f"{path}, line {number}: the name {_shown(name)} {wrong}; a name looks like 2007_000032 "
                             "or aachen/aachen_000000_000019, without the image folder and the suffix")
         if name in lines:
             raise UserError(f"{path}, line {number}: the name {_shown(name)} already stands in line {lines[name]}; "
@@ -67,9 +67,9 @@ def write_list(path, names):
     """
     names = list(names)
     for name in names:
-        fault = _fault(name) if name.strip() == name and name else "is blank or has blanks at its ends"
-        if fault:
-            raise UserError(f"{path} is not written: the name {_shown(name)} {fault}; rename that image")
+        wrong = fault_of_written(name)
+        if wrong:
+            raise UserError(f"{path} is not written: the name {_shown(name)} {wrong}; rename that image")
     write_text(path, "".join(name + "\n" for name in names))
 
 
@@ -113,25 +113,26 @@ def _apart(spec, root, labeled_list):
     """The images of the folder of unlabelled ones that are not in the labelled list, nor in the validation list."""
     names = sorted({name for pattern in spec.patterns("unlabeled_images") for name in patterns.names_in(root, pattern)})
     for name in names:
-        fault = _fault(name)
-        if fault:
-            raise UserError(f"the name {_shown(name)} of an image for {spec.unlabeled_images} {fault}; rename that image")
+        wrong = fault(name)
+        if wrong:
+            raise UserError(f"the name {_shown(name)} of an image for {spec.unlabeled_images} {wrong}; rename that "
+                            "image")
     used = set()
     for path, subset in ((spec.list_path(root, labeled_list), "train"), (find_validation_list(spec, root), "val")):
-        used |= {_file(spec.image_path(root, name, subset)) for name in read_list(path)}
-    names = [name for name in names if _file(spec.image_path(root, name, UNLABELED)) not in used]
+        used |= {_file(spec, root, name, subset) for name in read_list(path)}
+    names = [name for name in names if _file(spec, root, name, UNLABELED) not in used]
     if not names:
         raise UserError(f"no image for the pattern {spec.unlabeled_images} in {root} is unlabelled; put some there, "
                         "correct the pattern in the dataset's spec, or use --state=2 for supervised training")
     return names
 
 
-def _file(path):
-    """What tells whether two paths are one file."""
+def _file(spec, root, name, subset):
+    """What tells whether two images are one file; the name where there is none, or two, which is reported elsewhere."""
     try:
-        status = os.stat(path)
-    except OSError:
-        return path
+        status = os.stat(spec.image_path(root, name, subset))
+    except (OSError, UserError):
+        return name, subset
     return status.st_dev, status.st_ino
 
 
@@ -166,8 +167,13 @@ def _origin(path):
     return "put it there, one image name a line, or correct the path"
 
 
-def _fault(name):
-    """What is wrong with a name, or ``None``."""
+def fault_of_written(name):
+    """What is wrong with the name of an image that is to be written to a list, or ``None``."""
+    return fault(name) if name.strip() == name and name else "is blank or has blanks at its ends"
+
+
+def fault(name):
+    """What is wrong with the name of an image, or ``None``."""
     if "\\" in name:
         return "has a backslash"
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):

@@ -60,8 +60,8 @@ def values(path, content):
         raise _has_colors(path, mode)
     if array.dtype not in (np.uint8, np.uint16):  # TIFFs of 32 bits
         if (array < 0).any() or (array > _LARGEST).any() or (array != array.astype(np.int64)).any():
-            raise UserError(f"the mask {path} holds values that are no whole numbers from 0 to {_LARGEST}; save it as a "
-                            "greyscale PNG of 8 or 16 bits")
+            raise UserError(f"the mask {path} holds values that are no whole numbers from 0 to {_LARGEST}; save it as "
+                            "a greyscale PNG of 8 or 16 bits")
         array = array.astype(np.uint16)
     return array // scale if scale > 1 else array
 
@@ -74,8 +74,8 @@ def colors(path, content):
     try:
         with Image.open(io.BytesIO(content)) as file:
             if file.mode not in ("RGB", "RGBA", "P", "L", "LA", "1"):
-                raise UserError(f"the mask {path} has no colours of 8 bits (mode {file.mode}), but the spec says 'masks: "
-                                "color'; save it as an RGB PNG, or correct the spec")
+                raise UserError(f"the mask {path} has no colours of 8 bits (mode {file.mode}), but the spec says "
+                                "'masks: color'; save it as an RGB PNG, or correct the spec")
             alpha = np.array(file.getchannel("A")) if file.mode in ("RGBA", "LA") else None
             array = np.array(file.convert("RGB").convert("RGBA"))
     except _DAMAGED as error:
@@ -129,7 +129,7 @@ def _make_value_tables(spec):
 
 
 def _color_table(spec):
-    """(2 ** 24,) uint8: the class of every colour; 16 MB, but one look for each pixel, and few places of it are used."""
+    """(2 ** 24,) uint8: the class of every colour. It is 16 MB, but one look a pixel, and few places are used."""
     table = np.full(1 << 24, IGNORED if spec.ignore_other_colors else _UNKNOWN, np.uint8)
     for color, index in spec.mask_colors:
         table[pack(color)] = index
@@ -143,10 +143,12 @@ def _classes_of_colors(path, found, spec):
         y, x = np.argwhere(unknown)[0]
         color = unpack(found[y, x])
         others = len(np.unique(found[unknown])) - 1
-        jpeg = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)" if _is_jpeg(path) else ""
+        which = f" and {others} more colours that belong" if others else ", that belongs"
+        jpeg = ""
+        if _is_jpeg(path):
+            jpeg = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)"
         raise UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}"
-                        + (f" and {others} more colours" if others else "")
-                        + f" that belong to no class of {spec.name}; give a class of the spec 'colors: [{color}]', or add "
+                        + f"{which} to no class of {spec.name}; give a class of the spec 'colors: [{color}]', or add "
                           f"it to 'ignore_colors', or correct the mask{jpeg}")
     return result
 
@@ -160,13 +162,13 @@ def _no_class(path, found, wrong, spec):
     ignored = "" if spec.ignore is None else f" and {spec.ignore} for ignored pixels"
     hint = " (JPEG changes values: save masks as PNG)" if _is_jpeg(path) else ""
     return UserError(f"the mask {path} holds the value {value} (at x {x}, y {y}), but {spec.name} has the classes 0 to "
-                     f"{spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can have its own "
-                     f"values, as in 'ids: [{value}]'")
+                     f"{spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can have its "
+                     f"own values, as in 'ids: [{value}]'")
 
 
 def _has_colors(path, mode):
-    return UserError(f"the mask {path} has colours (mode {mode}) instead of one class number a pixel; if its colours say "
-                     "the class, add 'masks: color' to the spec, or convert it with tools/convert_rgb.py")
+    return UserError(f"the mask {path} has colours (mode {mode}) instead of one class number a pixel; if its colours "
+                     "say the class, add 'masks: color' to the spec, or convert it with tools/convert_rgb.py")
 
 
 def _does_not_decode(path, error):

@@ -32,8 +32,8 @@ _folders = {}  # path -> _Folder
 def find(root, patterns, name, subset="train"):
     """(path, whether a file is there) of the file that ``patterns`` (tuple of str) mean by ``name``.
 
-    The first pattern with a file wins; where none has one, the path is what the first pattern says. Raises ``UserError``
-    when two files match one pattern.
+    The first pattern with a file wins; where none has one, the path is what the first pattern says. Raises
+    ``UserError`` when two files match one pattern.
     """
     for pattern in patterns:
         folder, _, file_name = pattern.format(name=name, subset=subset).rpartition("/")
@@ -51,30 +51,36 @@ def find(root, patterns, name, subset="train"):
     return Path(root, patterns[0].format(name=name, subset=subset)), False
 
 
-def names_in(root, pattern, subset="train"):
+def names_in(root, pattern):
     """Sorted names of the image files below ``root`` that ``pattern`` matches; a name may contain folders.
 
-    Hidden files and folders are left out, and folders that are links. Raises ``UserError`` when the folder is missing
-    or two files have one name.
+    Raises ``UserError`` when the folder is missing or two files have one name.
+    """
+    found = {}
+    for name, path in files_in(root, pattern):
+        if name in found:
+            raise UserError(f"two files have the name {name}: {found[name]} and {path}; remove or rename one of them")
+        found[name] = path
+    return sorted(found)
+
+
+def files_in(root, pattern, subset="train"):
+    """Yield (name, path) of the image files below ``root`` that ``pattern`` matches, folder by folder.
+
+    Hidden files and folders are left out, and folders that are links. Raises ``UserError`` when the folder is missing.
     """
     top = os.path.join(root, fixed_folder(pattern))
     if not os.path.isdir(top):
         raise UserError(f"the folder {top} of the pattern {pattern} does not exist; correct the pattern in the "
                         "dataset's spec, or --data-root")
-    matches, found = _expression(pattern, subset), {}
+    matches = _expression(pattern, subset)
     for folder, inner, files in os.walk(top):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         below = os.path.relpath(folder, root)
         for file_name in sorted(files):
             match = matches.fullmatch(file_name if below == "." else f"{below}/{file_name}")
-            if match is None or file_name.startswith(".") or not is_image(file_name):
-                continue
-            name = match["name"]
-            if name in found:
-                raise UserError(f"two files have the name {name}: {found[name]} and {os.path.join(folder, file_name)}; "
-                                "remove or rename one of them")
-            found[name] = os.path.join(folder, file_name)
-    return sorted(found)
+            if match is not None and not file_name.startswith(".") and is_image(file_name):
+                yield match["name"], os.path.join(folder, file_name)
 
 
 def is_image(file_name):

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from data import patterns
 from data.images import image_size
-from data.specs import UNLABELED
 from utils.errors import UserError
 
 _STRIDE = 8  # a side of 8 k + 1 pixels has k + 1 logits, the outermost ones right on its border
@@ -20,8 +19,7 @@ def largest_size(spec, root):
     """
     paths = set()
     for pattern, subset in _patterns(spec):
-        for name in patterns.names_in(root, pattern, subset):
-            paths.add(spec.image_path(root, name, subset))
+        paths.update(path for _, path in patterns.files_in(root, pattern, subset))
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes = [size for size in pool.map(_size, sorted(paths)) if size is not None]
     if not sizes:
@@ -41,7 +39,7 @@ def _patterns(spec):
         for subset in ("train", "val") if "{subset}" in pattern else ("train",):
             yield pattern, subset
     for pattern in spec.patterns("unlabeled_images"):
-        yield pattern, UNLABELED
+        yield pattern, "train"
 
 
 def _size(path):

@@ -4,6 +4,7 @@ Source: DMT (Feng et al., Pattern Recognition 130, 2022), its published lists an
 published VOC and Cityscapes lists come out byte for byte.
 """
 
+import collections
 import math
 import random
 from fractions import Fraction
@@ -122,3 +123,41 @@ def _state(path, names):
         return "unchanged" if read_list(path) == list(names) else "replaced"
     except UserError:
         return "replaced"
+
+
+def hold_out(classes, share, seed=0):
+    """The names to validate on: about ``share`` of the images that have masks, drawn by ``seed``.
+
+    ``classes`` is a dict from name to the set of classes in its mask. A class of few masks stays in training: the last
+    image with it is not held out. Images with classes that validation lacks go first. At least one name is held out,
+    and one is left. Returns a sorted list. Raises ``UserError`` for fewer than two names.
+    """
+    if len(classes) < 2:
+        raise UserError(f"{len(classes)} image with a usable mask is too few: one is needed for training and another "
+                        "one for validation; label more images")
+    wanted = min(max(round(share * len(classes)), 1), len(classes) - 1)
+    names = sorted(classes)
+    random.Random(seed).shuffle(names)
+    left = collections.Counter(index for own in classes.values() for index in own)
+    lacking, chosen = set(left), []
+
+    def take(name):
+        names.remove(name)
+        chosen.append(name)
+        left.subtract(classes[name])
+        lacking.difference_update(classes[name])
+
+    def possible(name):
+        return all(left[index] > 1 for index in classes[name])
+
+    while lacking and len(chosen) < wanted:  # as many rounds as there are classes, at most
+        new = max(filter(possible, names), key=lambda name: len(classes[name] & lacking), default=None)
+        if new is None or not classes[new] & lacking:
+            break
+        take(new)
+    for name in list(names):
+        if len(chosen) < wanted and possible(name):
+            take(name)
+    if not chosen:  # every image has a class that no other has
+        take(names[0])
+    return sorted(chosen)

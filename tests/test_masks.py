@@ -38,7 +38,8 @@ def grey_png(values, bits):
 
 
 @pytest.mark.parametrize("file_name, options", [
-    ("m.png", {}), ("m.tif", {}), ("m.tiff", {"compression": "tiff_lzw"}), ("m.TIF", {"compression": "tiff_adobe_deflate"}),
+    ("m.png", {}), ("m.tif", {}), ("m.tiff", {"compression": "tiff_lzw"}),
+    ("m.TIF", {"compression": "tiff_adobe_deflate"}),
     ("m.bmp", {}), ("m.webp", {"lossless": True})])
 def test_grey_masks_of_every_format(tmp_path, file_name, options):
     array = VALUES if "webp" not in file_name else VALUES[..., None].repeat(3, 2)  # WebP has no greyscale
@@ -97,7 +98,8 @@ CLASSES = np.array([0, 1, 1, 255], np.uint8)
 @pytest.fixture
 def color_spec(tmp_path):
     return load_spec(write(tmp_path / "s.yaml", "masks: color\nignore_colors: [[255, 255, 255]]\n", classes=(
-        "classes:\n  - {name: soil, color: [0, 0, 0]}\n  - {name: weed, color: [200, 0, 0], colors: [[200, 0, 0], [9, 8, 7]]}")))
+        "classes:\n  - {name: soil, color: [0, 0, 0]}\n  - {name: weed, color: [200, 0, 0], colors: [[200, 0, 0], [9, "
+        "8, 7]]}")))
 
 
 @pytest.mark.parametrize("file_name", ["m.png", "m.tif", "m.bmp", "m.webp"])
@@ -190,7 +192,8 @@ def test_images_are_not_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     saved(tmp_path / "i.jpg", PICTURE[..., :3].copy(), exif=exif)
-    assert images.read_image(tmp_path / "i.jpg").shape == (9, 14, 3) and images.image_size(tmp_path / "i.jpg") == (9, 14)
+    assert images.read_image(tmp_path / "i.jpg").shape == (9, 14, 3)
+    assert images.image_size(tmp_path / "i.jpg") == (9, 14)
 
 
 def test_damaged_masks_are_refused(tmp_path, color_spec):

@@ -89,15 +89,19 @@ def test_built_in_specs_give_the_fingerprints_they_always_gave():
     (dict(classes="classes:\n  soil: 0\n  weed: 1"), 4, ["must be a list"]),
     (dict(classes="classes:\n  - {name: soil, color: [0, 0, 0]}"), 4, ["lists 1 class;"]),
     (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - {name: b, color: [0, 0]}"), 5, ["classes[1].color"]),
-    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - name: b\n    color: [0, 0, 256]"), 6, ["from 0 to 255"]),
-    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - name: b\n    colour: [0, 0, 0]\n    color: [0, 0, 9]"),
+    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - name: b\n    color: [0, 0, "
+                  "256]"), 6, ["from 0 to 255"]),
+    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - name: b\n    colour: [0, 0, 0]\n    color: [0, 0, "
+                  "9]"),
      6, ["unknown key 'colour'"]),
     (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - {name: a, color: [0, 0, 0]}"), 5, ["the name 'a'"]),
     (dict(classes="classes:\n  - {name: a, color: [0, 0, 0], ids: [1]}\n  - {name: b, color: [0, 0, 0]}"), 5,
      ["'b' has no 'ids'"]),
-    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0], ids: [1]}\n  - {name: b, color: [0, 0, 0], ids: [2, 1]}"), 5,
+    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0], ids: [1]}\n  - {name: b, color: [0, 0, 0], ids: [2, "
+                  "1]}"), 5,
      ["value 1 belongs to two classes", "'a'", "'b'"]),
-    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0], ids: [1]}\n  - {name: b, color: [0, 0, 0], ids: [65536]}"), 5,
+    (dict(classes="classes:\n  - {name: a, color: [0, 0, 0], ids: [1]}\n  - {name: b, color: [0, 0, 0], ids: "
+                  "[65536]}"), 5,
      ["from 0 to 65535"]),
     (dict(classes="classes:\n  - {name: a, color: [0, 0, 0], colors: [[1, 1, 1]]}\n  - {name: b, color: [0, 0, 1]}"), 4,
      ["add the line 'masks: color'"]),
@@ -153,7 +157,8 @@ def test_conflicts_between_ids_and_the_ignore_value(tmp_path):
 
 
 def test_two_classes_of_one_mask_colour(tmp_path):
-    classes = "classes:\n  - {name: a, color: [1, 2, 3]}\n  - {name: b, color: [0, 0, 1], colors: [[5, 5, 5], [1, 2, 3]]}"
+    classes = ("classes:\n  - {name: a, color: [1, 2, 3]}\n  - {name: b, color: [0, 0, 1], colors: [[5, 5, 5], [1, 2, "
+               "3]]}")
     message = refusal(tmp_path / "a.yaml", "masks: color\n", classes=classes)
     assert "line 5" in message and "[1, 2, 3] belongs to two classes, 'a' and 'b'" in message
     ids = classes.replace("colors: [[5, 5, 5], [1, 2, 3]]", "ids: [3]")

@@ -23,7 +23,8 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             what = " ".join(filter(None, (error.context, error.problem)))
-            raise UserError(f"{path}, line {mark.line + 1 if mark else 1}: not valid YAML: {what}{_hint(what)}") from error
+            raise UserError(f"{path}, line {mark.line + 1 if mark else 1}: not valid YAML: "
+                            f"{what}{_hint(what)}") from error
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             raise UserError(f"{path}, line {line}: not valid YAML: a control character; delete it") from error
@@ -79,5 +80,5 @@ def _child(node, key):
 def _hint(what):
     if "'\\t'" in what:
         return "; indent with blanks, not with tabs"
-    return ("; look at this line and the one before it: brackets, a blank after each colon, quotes (a text that begins with "
-            "{ or stands in brackets needs them, as in '{name}.jpg')")
+    return ("; look at this line and the one before it: brackets, a blank after each colon, quotes (a text that begins "
+            "with { or stands in brackets needs them, as in '{name}.jpg')")

@@ -1,6 +1,7 @@
 """The reader of dataset specs: every value of the YAML file is checked, and an error names its line and the mend."""
 
 import difflib
+import os
 from pathlib import Path
 
 from data import patterns
@@ -51,8 +52,9 @@ class _Reader:
         values = self._values
         masks = self._one_of("masks", ("values", "color"))
         names, palette, classes = self._classes(masks == "color")
-        ignore = None if values["ignore"] in _NONE else self._integer(("ignore",), values["ignore"], 0, LARGEST_VALUE,
-                                                                      "or none")
+        ignore = None
+        if values["ignore"] not in _NONE:
+            ignore = self._integer(("ignore",), values["ignore"], 0, LARGEST_VALUE, "or none")
         ids = {value: index for index, own in enumerate(classes) for value in own}
         if masks == "values":
             ignore = self._without_conflict(ignore, ids, names)
@@ -108,8 +110,8 @@ class _Reader:
     def _class_ids(self, keys, entry, where):
         """The mask values of a class; () where it has none of its own."""
         if "colors" in entry:
-            raise self._error((*keys, "colors"), f"{where}.colors is for masks whose colours say the class; add the line "
-                              "'masks: color' to the spec, or delete it here")
+            raise self._error((*keys, "colors"), f"{where}.colors is for masks whose colours say the class; add the "
+                                                 "line 'masks: color' to the spec, or delete it here")
         values = self._list((*keys, "ids"), entry.get("ids", []), "as in ids: [26]", f"{where}.ids")
         return [self._integer((*keys, "ids", place), value, 0, LARGEST_VALUE, name=f"{where}.ids")
                 for place, value in enumerate(values)]
@@ -142,21 +144,22 @@ class _Reader:
         given = self._values["ignore_colors"]
         if given == "others":
             return tuple(sorted(colors.items())), True
-        given = self._list(("ignore_colors",), given, "of colours, as in [[255, 255, 255]], or 'others' for every colour "
-                           "of no class")
+        given = self._list(("ignore_colors",), given, "of colours, as in [[255, 255, 255]], or 'others' for every "
+                                                      "colour of no class")
         for place, color in enumerate(given):
             keys = ("ignore_colors", place)
             color = self._color(keys, color, "ignore_colors")
             if colors.get(color, 255) != 255:
-                raise self._error(keys, f"the colour {list(color)} is that of a class, too; take it out of one of the two")
+                raise self._error(keys, f"the colour {list(color)} is that of a class, too; take it out of one of the "
+                                        "two")
             colors[color] = 255
         return tuple(sorted(colors.items())), None
 
     def _without_conflict(self, ignore, ids, names):
         """The ignore value, which must not mean a class, too; a default that does is none."""
         if self._given.get("ignore_colors"):
-            raise self._error(("ignore_colors",), "ignore_colors is for masks whose colours say the class; add the line "
-                              "'masks: color' to the spec, or delete it")
+            raise self._error(("ignore_colors",), "ignore_colors is for masks whose colours say the class; add the "
+                                                  "line 'masks: color' to the spec, or delete it")
         if ignore is not None and ignore < len(names):
             raise self._error(("ignore",), f"ignore is {ignore}, which is also the number of a class; use 255, or none")
         if ignore in ids:
@@ -194,14 +197,14 @@ class _Reader:
     def _folder(self, key):
         text = self._text((key,), self._values[key])
         if Path(text).is_absolute() or ".." in Path(text).parts:
-            raise self._error((key,), f"{key} is {shown(text)}; it must stay inside the dataset root (or inside lists_root, "
-                              "which may be anywhere)")
+            raise self._error((key,), f"{key} is {shown(text)}; it must stay inside the dataset root (or inside "
+                                      "lists_root, which may be anywhere)")
         return text
 
     def _place(self, key):
         """An absolute folder; a relative one is meant from the spec's own folder."""
         text = self._optional_text(key)
-        return None if text is None else str((self._document.path.parent / Path(text).expanduser()).absolute())
+        return None if text is None else os.path.abspath(self._document.path.parent / Path(text).expanduser())
 
     def _file_names(self, key):
         value = self._values[key]
@@ -231,8 +234,8 @@ class _Reader:
             raise self._error(("divisors",), "divisors must map names of splits to divisors, as in {8: 8, 106: 105.82}")
         for split, divisor in value.items():
             if isinstance(divisor, bool) or not isinstance(divisor, (int, float)) or not 1 < divisor < float("inf"):
-                raise self._error(("divisors", split), f"the divisor of split {split} is {shown(divisor)}; it must be a "
-                                  "number above 1")
+                raise self._error(("divisors", split), f"the divisor of split {split} is {shown(divisor)}; it must be "
+                                                       "a number above 1")
         return tuple((str(split), divisor) for split, divisor in value.items())
 
     def _splits(self):
@@ -263,8 +266,8 @@ class _Reader:
     def _text(self, keys, value, name=None):
         name = name or keys[0]
         if isinstance(value, bool):
-            raise self._error(keys, f"{name} is {str(value).lower()}, since YAML reads yes, no, on and off so; put it in "
-                              "quotes")
+            raise self._error(keys, f"{name} is {str(value).lower()}, since YAML reads yes, no, on and off so; put it "
+                                    "in quotes")
         if not isinstance(value, (str, int)) or str(value).strip() == "" or not str(value).isprintable():
             raise self._error(keys, f"{name} is {shown(value)}; it must be a text of one line")
         return str(value)
@@ -274,8 +277,8 @@ class _Reader:
 
     def _integer(self, keys, value, low, high, also="", name=None):
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self._error(keys, f"{name or keys[0]} is {shown(value)}; it must be a whole number from {low} to {high}"
-                              + (f", {also}" if also else ""))
+            raise self._error(keys, f"{name or keys[0]} is {shown(value)}; it must be a whole number from "
+                              f"{low} to {high}" + (f", {also}" if also else ""))
         return value
 
 
