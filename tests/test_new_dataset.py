@@ -1,0 +1,322 @@
+"""tools/new_dataset.py on folders as people have them: what it finds, what it writes, and that the result is usable."""
+
+import collections
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.lists import read_list
+from data.specs import UNLABELED, load_spec
+from data.splits import hold_out
+from dmt.session import Data
+from tools import new_dataset
+from utils.errors import UserError
+
+RANDOM = np.random.default_rng(7)
+
+
+def image(path, size=(24, 32), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RANDOM.integers(0, 256, (*size, 3)).astype(np.uint8)).save(path, **options)
+
+
+def mask(path, values=(0, 1), size=(24, 32), palette=None):
+    """A mask of vertical stripes with ``values`` (numbers, or colours)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.array(values, np.uint16 if np.max(values) > 255 else np.uint8)
+    array = values[np.arange(size[1]) * len(values) // size[1]][None].repeat(size[0], 0)
+    picture = Image.fromarray(array)
+    if palette:
+        picture.putpalette(palette)
+    picture.save(path)
+
+
+@pytest.fixture
+def make(tmp_path, capsys, monkeypatch):
+    """Run the tool in ``tmp_path``; returns (status, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            new_dataset.main([str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+    return run
+
+
+def lists_of(out, *names):
+    return [read_list(out / "lists" / f"{name}.txt") for name in names]
+
+
+def check(spec, names):
+    """All images and masks of ``names`` open, by the paths that a stage would take."""
+    from data import images
+    data = Data(spec, None)
+    images.check_pairs(data.spec, data.pairs(names))
+    return data
+
+
+def test_two_folders_and_a_pool(tmp_path, make):
+    for number in range(10):
+        image(tmp_path / f"field/photos/{number:02}.JPG" if number % 2 else tmp_path / f"field/photos/{number:02}.png")
+    for number in range(5):
+        mask(tmp_path / f"field/labels/{number:02}_mask.png", (0, 1, 2, 255),
+             palette=[1, 1, 1, 200, 0, 0, 0, 200, 0] + [0] * (253 * 3))
+    image(tmp_path / "field/more/a/x.webp")
+    image(tmp_path / "field/more/03.bmp", (30, 20))  # another image than the labelled 03
+    (tmp_path / "field/photos/Thumbs.db").write_text("")
+    status, out, errors = make("field/photos", "field/labels", "--unlabeled", "field/more", "--background=soil",
+                               "--classes=soil,crop,weed")
+    assert status == 0, errors
+    spec = load_spec("datasets/field/dataset.yaml")
+    assert (spec.images, spec.labels) == ("photos/{name}.*", "labels/{name}_mask.png")
+    assert spec.unlabeled_images == "more/{name}.*"
+    assert spec.class_names == ("soil", "crop", "weed") and spec.palette[1] == (200, 0, 0) and spec.background == 0
+    assert (spec.ignore, spec.label_ids, spec.test_size, spec.test_by) == (255, None, (33, 33), "pad")
+    train, labeled, validation, unlabeled = lists_of(tmp_path / "datasets/field", "train", "all_labeled_0", "val",
+                                                     "all_unlabeled_0")
+    assert train == labeled and len(validation) == 1 and sorted(train + validation) == ["00", "01", "02", "03", "04"]
+    assert unlabeled == ["03", "05", "06", "07", "08", "09", "a/x"]
+    data = check("datasets/field/dataset.yaml", train + validation)
+    assert [path.name for path in data.images(unlabeled, UNLABELED)] == [
+        "03.bmp", "05.JPG", "06.png", "07.JPG", "08.png", "09.JPG", "x.webp"]
+    assert data.unlabeled("all", "0") == unlabeled
+    for words in ("10 in field/photos, 1 other file left aside", "5 in field/labels, called NAME_mask; 5 images have "
+                                                                 "none",
+                  "20 to 32 pixels, median 32", "5 palette", "255       5        25.00  ignored", "2 weed",
+                  "main.py --check --dataset=datasets/field/dataset.yaml --train-set=all --sets-id=0",
+                  "scripts/dmt_ple-own.sh datasets/field/dataset.yaml", "predict.py"):
+        assert words in out, words
+
+
+def test_the_same_seed_gives_the_same_lists_and_nothing_is_overwritten(tmp_path, make):
+    for number in range(20):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png")
+    assert make("d/i", "d/m", "--seed=3")[0] == 0
+    (first,) = lists_of(tmp_path / "datasets/d", "val")
+    status, _, errors = make("d/i", "d/m", "--seed=3")
+    assert status == 2 and "--force" in errors and len(errors.splitlines()) == 1
+    assert make("d/i", "d/m", "--seed=3", "--out=other")[0] == 0 and make("d/i", "d/m", "--seed=4", "--force")[0] == 0
+    assert lists_of(tmp_path / "other", "val") == [first] != lists_of(tmp_path / "datasets/d", "val")
+    assert len(first) == 4
+
+
+def test_no_unlabelled_images_are_a_warning(tmp_path, make):
+    for number in range(3):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png")
+    status, out, errors = make("d/i", "d/m")
+    assert status == 0 and "--unlabeled" in errors and "--state=2" in out
+    assert not (tmp_path / "datasets/d/lists/all_unlabeled_0.txt").exists()
+
+
+@pytest.mark.parametrize("image_name, mask_name, images, labels, name", [
+    ("{}.jpg", "{}.png", "i/{name}.jpg", "m/{name}.png", "1"),
+    ("img_{}.jpg", "mask_{}.png", "i/img_{name}.jpg", "m/mask_{name}.png", "1"),
+    ("photo{}.jpg", "label{}.png", "i/photo{name}.jpg", "m/label{name}.png", "1"),
+    ("c/c_{}_leftImg8bit.png", "c/c_{}_gtFine_labelIds.png", "i/{name}_leftImg8bit.png",
+     "m/{name}_gtFine_labelIds.png", "c/c_1"),
+    ("sub/{}_a.tif", "sub/{}_a_L.TIF", "i/{name}.tif", "m/{name}_L.TIF", "sub/1_a"),
+])
+def test_names_of_masks(tmp_path, make, image_name, mask_name, images, labels, name):
+    for number in range(1, 5):
+        image(tmp_path / "d/i" / image_name.format(number))
+        mask(tmp_path / "d/m" / mask_name.format(number))
+        if "gtFine" in mask_name:
+            mask(tmp_path / "d/m" / mask_name.format(number).replace("labelIds", "color"), [(9, 9, 9), (1, 2, 3)])
+    image(tmp_path / "d/i" / image_name.format(10))
+    assert make("d/i", "d/m")[0] == 0
+    spec = load_spec("datasets/d/dataset.yaml")
+    assert (spec.images, spec.labels, spec.mask_colors) == (images, labels, None)
+    train, validation, unlabeled = lists_of(tmp_path / "datasets/d", "train", "val", "all_unlabeled_0")
+    assert name in train + validation and len(train + validation) == 4 and len(unlabeled) == 1
+    check("datasets/d/dataset.yaml", train + validation)
+
+
+@pytest.mark.parametrize("mask_name", ["{}.png", "{}_mask.png"])
+def test_images_and_masks_in_one_folder(tmp_path, make, mask_name):
+    for number in range(6):
+        image(tmp_path / f"d/{number}.jpg")
+        if number < 4:
+            mask(tmp_path / "d" / mask_name.format(number))
+    assert make("d", "d")[0] == 0
+    spec = load_spec("datasets/d/dataset.yaml")
+    assert (spec.images, spec.labels) == ("{name}.jpg", mask_name.format("{name}"))
+    assert lists_of(tmp_path / "datasets/d", "all_unlabeled_0") == [["4", "5"]]
+
+
+def test_several_pools_with_one_name(tmp_path, make):
+    for number in range(3):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png")
+    image(tmp_path / "d/i/x.jpg")
+    for pool in "pq":
+        image(tmp_path / f"d/{pool}/x.jpg")
+    image(tmp_path / "d/p/y.jpg")
+    assert make("d/i", "d/m", "--unlabeled", "d/p", "d/q", "d/i")[0] == 0  # the images themselves add nothing
+    spec = load_spec("datasets/d/dataset.yaml")
+    (unlabeled,) = lists_of(tmp_path / "datasets/d", "all_unlabeled_0")
+    assert unlabeled == ["p/x", "p/y", "q/x", "x"]
+    paths = Data("datasets/d/dataset.yaml", None).images(unlabeled, UNLABELED)
+    assert [str(path.relative_to(spec.root)) for path in paths] == ["p/x.jpg", "p/y.jpg", "q/x.jpg", "i/x.jpg"]
+
+
+@pytest.mark.parametrize("stripes, options, ids, ignore, names, classes", [
+    ((0, 255), [], [(0,), (255,)], None, ("background", "foreground"), [0, 1]),
+    ((0, 1, 255), [], None, 255, ("background", "foreground"), [0, 1, 255]),
+    ((7, 26, 255), ["--classes=road,car"], [(7,), (26,)], 255, ("road", "car"), [0, 1, 255]),
+    ((0, 1000, 65535), [], [(0,), (1000,)], 65535, ("class_0", "class_1000"), [0, 1, 255]),
+    ((0, 1, 3), ["--ignore=3", "--classes=a,b,c"], None, 3, ("a", "b", "c"), [0, 1, 255]),
+    ((0, 1, 255), ["--ignore=none"], [(0,), (1,), (255,)], None, ("class_0", "class_1", "class_255"), [0, 1, 2]),
+])
+def test_values(tmp_path, make, stripes, options, ids, ignore, names, classes):
+    for number in range(4):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png", stripes)
+    status, _, errors = make("d/i", "d/m", *options)
+    assert status == 0, errors
+    spec = load_spec("datasets/d/dataset.yaml")
+    assert (spec.class_names, spec.ignore) == (names, ignore)
+    if ids:
+        assert [tuple(value for value, index in enumerate(spec.label_ids) if index == number and value != ignore)
+                for number in range(len(ids))] == ids
+    from data import images
+    assert list(dict.fromkeys(images.read_mask(tmp_path / "d/m/0.png", spec)[0].tolist())) == classes
+
+
+def test_colours(tmp_path, make):
+    stripes = [(0, 0, 0), (200, 0, 0), (0, 0, 200), (224, 224, 192)]
+    for number in range(4):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png", stripes)
+    status, out, errors = make("d/i", "d/m")
+    assert status == 0 and "4 RGB" in out and "224,224,192       4        25.00  ignored" in out, errors
+    spec = load_spec("datasets/d/dataset.yaml")
+    assert spec.mask_colors == (((0, 0, 0), 0), ((0, 0, 200), 2), ((200, 0, 0), 1), ((224, 224, 192), 255))
+    (tmp_path / "names").write_text("weed 200 0 0\nsoil: 0 0 0\n")
+    status, _, errors = make("d/i", "d/m", "--classes=names", "--force")
+    assert status == 2 and "the colour [0, 0, 200]" in errors
+    assert make("d/i", "d/m", "--classes=names", "--force", "--ignore", "224,224,192", "0,0,200")[0] == 0
+    assert load_spec("datasets/d/dataset.yaml").class_names == ("weed", "soil")
+    assert make("d/i", "d/m", "--classes=a,b,c", "--force")[0] == 0
+    assert load_spec("datasets/d/dataset.yaml").palette == ((0, 0, 0), (200, 0, 0), (0, 0, 200))
+
+
+def test_grey_masks_saved_as_rgb(tmp_path, make):
+    for number in range(4):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png", [(0, 0, 0), (1, 1, 1)])
+    status, out, _ = make("d/i", "d/m")
+    assert status == 0 and "saved as RGB" in out and load_spec("datasets/d/dataset.yaml").mask_colors is None
+
+
+def test_what_looks_wrong_is_said(tmp_path, make):
+    for number in range(8):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png", (0, 1, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image(tmp_path / "d/i/0.jpg", exif=exif)
+    (tmp_path / "d/i/1.jpg").write_bytes((tmp_path / "d/i/1.jpg").read_bytes()[:-300])
+    mask(tmp_path / "d/m/2.png", (0, 1), (24, 31))
+    (tmp_path / "d/m/3.png").write_text("no image")
+    mask(tmp_path / "d/m/lost.png")
+    cv2.imwrite(str(tmp_path / "d/i/8.png"), np.full((24, 32), 3000, np.uint16))
+    mask(tmp_path / "d/m/4.png", (0, 1), palette=[0] * 3 + [9] * (255 * 3))
+    mask(tmp_path / "d/m/5.png", (0, 1), palette=[1] * 3 + [9] * (255 * 3))
+    status, out, errors = make("d/i", "d/m")
+    assert status == 0
+    for words in ("1 images have a camera's orientation tag (0)", "1.jpg does not decode: it is truncated",
+                  "2 has an image of 32 x 24 and a mask of 31 x 24", "3.png does not decode", "belong to no image "
+                      "(lost.png)",
+                  "12 bits at most (8)", "the value 255", "palettes of masks differ"):
+        assert words in errors, words
+    train, validation, unlabeled = lists_of(tmp_path / "datasets/d", "train", "val", "all_unlabeled_0")
+    assert sorted(train + validation) == ["0", "4", "5", "6", "7"] and unlabeled == ["8"]
+    assert "3 files, named at the end" in out
+
+
+def test_one_class_only(tmp_path, make):
+    for number in range(3):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png", (0,))
+    status, _, errors = make("d/i", "d/m")
+    assert status == 0 and "one class only" in errors
+
+
+def test_large_images_are_resized(tmp_path, make):
+    for number in range(3):
+        image(tmp_path / f"d/i/{number}.png", (600, 1200), compress_level=1)
+        mask(tmp_path / f"d/m/{number}.png", (0, 1), (600, 1200))
+    assert make("d/i", "d/m")[0] == 0
+    spec = load_spec("datasets/d/dataset.yaml")
+    assert (spec.test_by, spec.test_size, spec.crop) == ("resize", (513, 1025), (321, 321))
+    status, _, errors = make("d/i", "d/m", "--pad", 600, 1100, "--crop", 100, 200, "--force")
+    spec = load_spec("datasets/d/dataset.yaml")
+    assert status == 0 and "more than --pad" in errors
+    assert (spec.test_by, spec.test_size, spec.crop) == ("pad", (600, 1100), (100, 200))
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["d/i", "d/nowhere"], "d/nowhere is not a folder"),
+    (["d/i", "d/empty"], "holds no masks"),
+    (["d/i", "d/other"], "--mask-suffix"),
+    (["d/i", "d/m", "--val-share=1"], "between 0 and 1"),
+    (["d/i", "d/m", "--classes=nofile"], "no such file"),
+    (["d/i", "d/m", "--classes=one,two,two"], "twice"),
+    (["d/i", "d/m", "--background=sky"], "--background sky"),
+    (["d/i", "d/m", "--ignore=x"], "--ignore x"),
+    (["d/i", "d/m", "--ignore=1"], "--ignore 1"),
+    (["d/i", "d/m", "--name=a/b"], "--name"),
+    (["d/i", "d/m", "--crop", "0", "9"], "pixels"),
+    (["d/i", "d/m", "--unlabeled", "d/empty"], "holds no images"),
+    (["d/i", "d/m/sub"], "too few"),
+])
+def test_mistakes_end_in_one_line(tmp_path, make, arguments, words):
+    for number in range(3):
+        image(tmp_path / f"d/i/{number}.jpg")
+        mask(tmp_path / f"d/m/{number}.png")
+    mask(tmp_path / "d/m/sub/0.png")
+    (tmp_path / "d/empty").mkdir()
+    mask(tmp_path / "d/other/zzz.png")
+    status, _, errors = make(*arguments)
+    line = errors.splitlines()[-1]
+    assert status == 2 and line.startswith("error: ") and words in line, errors
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_blurred_masks_are_refused(tmp_path, make):
+    for number in range(3):
+        image(tmp_path / f"d/i/{number}.jpg")
+        image(tmp_path / f"d/m/{number}.png", (80, 80))
+    status, _, errors = make("d/i", "d/m")
+    assert status == 2 and "convert_rgb.py --tolerance" in errors
+
+
+# --- the share held out -----------------------------------------------------------------------------------------------
+
+
+def test_every_class_of_two_masks_stays_in_training():
+    """Ten images of classes that are common, rare (two masks) and single; over many seeds."""
+    for seed, share in itertools.product(range(30), (0.1, 0.3, 0.6, 0.9)):
+        own = {f"n{index}": {0, index % 3} for index in range(10)}
+        own["n3"] |= {7}
+        own["n8"] |= {7, 8}
+        held = hold_out(own, share, seed)
+        left = collections.Counter(index for name in own if name not in held for index in own[name])
+        assert set(left) == {0, 1, 2, 7, 8} and "n8" not in held
+        assert len(held) <= max(1, round(10 * share)) and held == sorted(set(held))
+        if share == 0.3:
+            assert len(held) == 3 and {1, 2} <= set().union(*(own[name] for name in held))
+
+
+def test_hold_out_where_every_image_is_the_only_one_of_its_class():
+    assert len(hold_out({"a": {0}, "b": {1}}, 0.5)) == 1
+    with pytest.raises(UserError, match="1 image with a usable mask is too few"):
+        hold_out({"a": {0}}, 0.5)

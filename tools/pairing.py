@@ -1,0 +1,199 @@
+"""Which mask belongs to which image: by the names of the files in two folders.
+
+A mask may be called like its image, or with something before or behind the name that all masks have (and all images):
+``field_07.jpg`` and ``field_07_mask.png``; ``img_07.jpg`` and ``label_07.png``;
+``aachen_000000_leftImg8bit.png`` and ``aachen_000000_gtFine_labelIds.png``. Folders below count as part of the name.
+"""
+
+import collections
+import itertools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from data import patterns
+from utils.errors import UserError
+
+_DELIMITERS = "_-. ~+@#"
+# Of several masks an image the one with class numbers is wanted; the earlier word in this list, the better.
+_WORDS = ("labeltrainids", "labelids", "label", "mask", "seg", "annot", "gt", "")
+_OTHERS = ("color", "colour", "instance", "depth", "edge", "bound", "panoptic", "overlay", "preview")
+
+
+class Files(NamedTuple):
+    """Image files below a folder: dict stem -> file names with it, both relative, and the other files."""
+
+    folder: Path
+    stems: dict
+    others: list
+
+
+class Frame(NamedTuple):
+    """What stands around the name in the names of files."""
+
+    head: str = ""
+    tail: str = ""
+
+
+class Pairing(NamedTuple):
+    """``pairs`` maps a name to (image file, mask file or None), paths relative to their folders.
+
+    ``images`` and ``masks`` are the ``Frame``s, ``lost`` the masks that belong to no image, ``other_tails`` what masks
+    of other kinds end in, with their numbers.
+    """
+
+    pairs: dict
+    images: Frame
+    masks: Frame
+    lost: list
+    other_tails: dict
+
+
+def files_in(folder, without=()):
+    """The ``Files`` of ``folder``, hidden ones left out, and everything in the folders ``without``."""
+    folder, stems, others = Path(folder), collections.defaultdict(list), []
+    without = {os.path.realpath(path) for path in without}
+    for place, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner
+                          if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in without)
+        below = os.path.relpath(place, folder)
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            path = name if below == "." else f"{below}/{name}"
+            if patterns.is_image(name):
+                stems[path.rpartition(".")[0]].append(path)
+            else:
+                others.append(path)
+    return Files(folder, dict(stems), others)
+
+
+def pair(images, masks, mask_tail=None):
+    """The ``Pairing`` of two ``Files``; ``mask_tail`` says what the masks' names end in, for the suffix.
+
+    Raises ``UserError`` when no mask belongs to any image, or two files want to be the same one.
+    """
+    image_stems = {_split(stem): files for stem, files in images.stems.items()}
+    mask_stems = {_split(stem): files for stem, files in masks.stems.items()}
+    best = None
+    for head, tail, mask_head in itertools.product(_heads(image_stems), _common_tails(image_stems), _heads(mask_stems)):
+        names = {(folder, base[len(head):len(base) - len(tail)]): (folder, base) for folder, base in image_stems
+                 if base.startswith(head) and base.endswith(tail) and len(base) > len(head) + len(tail)}
+        tails = _tails(names, mask_stems, mask_head)
+        chosen = mask_tail if mask_tail is not None else min(tails, key=lambda t: _rank(t, tails), default="")
+        if best is None or tails.get(chosen, 0) > best[0]:
+            best = tails.get(chosen, 0), Frame(head, tail), Frame(mask_head, chosen), names, tails
+    count, image_frame, mask_frame, names, tails = best
+    if not count:
+        raise UserError(
+            f"no file of {masks.folder} is called like an image of {images.folder} (images such as "
+            f"{_example(images)}, masks such as {_example(masks)}); rename them, or say with --mask-suffix what the "
+            "masks' names end in")
+    pairs = {}
+    for (folder, core), image in sorted(names.items()):
+        mask = folder, f"{mask_frame.head}{core}{mask_frame.tail}"
+        pairs["/".join(filter(None, (folder, core)))] = (
+            _single(images.folder, image_stems[image]), _single(masks.folder, mask_stems[mask]) if mask in mask_stems
+            else None)
+    used = {mask for _, mask in pairs.values()}
+    kinds = {tail for tail in tails if tail != mask_frame.tail}
+    lost = [file for files in masks.stems.values() for file in files if file not in used
+            and not any(file.rpartition(".")[0].endswith(tail) for tail in kinds if tail)]
+    return Pairing(pairs, image_frame, mask_frame, lost, {tail: tails[tail] for tail in sorted(kinds)})
+
+
+def apart(files, mask_tail=None):
+    """Two ``Files``, images and masks, of one in which both lie together.
+
+    Masks are the files whose name continues an image's name, else those that are no JPEG beside a JPEG of their name.
+    Raises ``UserError`` when that tells nothing apart.
+    """
+    stems = {_split(stem): names for stem, names in files.stems.items()}
+    tails = _tails(stems, stems, "", whole=False)
+    tail = mask_tail or min(tails, key=lambda t: _rank(t, tails), default=None)
+    double = [names for names in files.stems.values() if len(names) == 2]
+    if tail and (mask_tail or tails[tail] > len(double)):
+        is_mask = lambda stem, name: stem.endswith(tail)  # noqa: E731
+    else:
+        jpegs = [sum(name.lower().endswith((".jpg", ".jpeg")) for name in names) for names in double]
+        if not double or any(count != 1 for count in jpegs):
+            raise UserError(f"{files.folder} is given for images and masks, but their names do not tell which is "
+                            "which; put the masks into a folder of their own, or say with --mask-suffix what their "
+                            "names end in")
+        is_mask = lambda stem, name: not name.lower().endswith((".jpg", ".jpeg"))  # noqa: E731
+    parts = {False: {}, True: {}}
+    for stem, names in files.stems.items():
+        for name in names:
+            parts[is_mask(stem, name)].setdefault(stem, []).append(name)
+    return Files(files.folder, parts[False], files.others), Files(files.folder, parts[True], [])
+
+
+def pattern(folder, root, frame, files, together=False):
+    """The spec's pattern of ``files`` (paths relative to ``folder``) with ``frame`` around their names.
+
+    Files of one suffix get it; others ``.*``, unless images and masks lie ``together``, where that says too much.
+    """
+    below = os.path.relpath(folder, root)
+    suffixes = sorted({Path(file).suffix for file in files})
+    if len(suffixes) > 1 and together:
+        raise UserError(f"{folder} has images and masks together, and suffixes of several kinds "
+                        f"({', '.join(suffixes)}); put the masks into a folder of their own")
+    ending = suffixes[0] if len(suffixes) == 1 else patterns.ANY_SUFFIX
+    around = [text.replace("{", "{{").replace("}", "}}") for text in ("" if below == "." else below + "/", *frame)]
+    return f"{around[0]}{around[1]}{{name}}{around[2]}{ending}"
+
+
+def _split(stem):
+    folder, _, base = stem.rpartition("/")
+    return folder, base
+
+
+def _heads(stems):
+    """What may stand before all names: nothing, or what they begin with, up to a delimiter or a number."""
+    text = os.path.commonprefix([base for _, base in stems])
+    return list(dict.fromkeys(("", _to_delimiter(text), text.rstrip("0123456789"))))
+
+
+def _common_tails(stems):
+    """What may stand behind all names: nothing, or what they end in, from a delimiter on."""
+    text = os.path.commonprefix([base[::-1] for _, base in stems])
+    return list(dict.fromkeys(("", _to_delimiter(text)[::-1])))
+
+
+def _to_delimiter(text):
+    return text[: 1 + max(text.rfind(delimiter) for delimiter in _DELIMITERS)]
+
+
+def _tails(names, mask_stems, head, whole=True):
+    """Counter of what stands behind an image's name in the names of the masks; the longest fitting name counts.
+
+    Not ``whole`` leaves out masks that are called like an image.
+    """
+    tails = collections.Counter()
+    for folder, base in mask_stems:
+        if not base.startswith(head):
+            continue
+        base = base[len(head):]
+        ends = [place for place in range(len(base) - 1, 0, -1) if base[place] in _DELIMITERS]
+        for end in [len(base), *ends] if whole else ends:
+            if (folder, base[:end]) in names:
+                tails[base[end:]] += 1
+                break
+    return tails
+
+
+def _rank(tail, tails):
+    """Sorts the endings of masks: many before few, but nearly as many count as many, then by their words."""
+    text = tail.lower()
+    word = next((index for index, word in enumerate(_WORDS) if word in text))
+    return (tails[tail] < 0.9 * max(tails.values()), any(other in text for other in _OTHERS), word, len(tail), tail)
+
+
+def _single(folder, files):
+    if len(files) > 1:
+        raise UserError(f"{folder / files[0]} and {folder / files[1]} have one name; remove or rename one of them")
+    return files[0]
+
+
+def _example(files):
+    return next(iter(files.stems.values()))[0]
