@@ -1,0 +1,301 @@
+"""tools/convert_coco.py and tools/convert_rgb.py: the masks pixel by pixel, and mistakes in one line."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from pycocotools import mask as coco
+
+from tools import convert_coco, convert_rgb, new_dataset
+from tools.convert_coco import _uncompressed
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run a tool's ``main`` in ``tmp_path``; returns (status, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(tool, *arguments):
+        try:
+            tool.main([str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+    return call
+
+
+def read(path):
+    with Image.open(path) as file:
+        assert file.mode == "P"
+        return np.array(file), file.getpalette()
+
+
+# --- COCO -------------------------------------------------------------------------------------------------------------
+
+
+def rectangle(left, top, right, bottom):
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def compressed(mask):
+    encoded = coco.encode(np.asfortranarray(mask))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def annotations():
+    """Image 1: a large cat, on it a small dog (listed before it), a crowd, a cat of two polygons; image 2: nothing."""
+    dog = np.zeros((20, 30), np.uint8)
+    dog[5:10, 10:14] = 1
+    return {
+        "images": [{"id": 1, "file_name": "field/a.b.jpg", "height": 20, "width": 30},
+                   {"id": 2, "file_name": "empty.jpg", "height": 4, "width": 6}],
+        "categories": [{"id": 17, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 90, "name": "horse"}],
+        "annotations": [
+            {"id": 11, "image_id": 1, "category_id": 5, "segmentation": compressed(dog), "iscrowd": 0},
+            {"id": 12, "image_id": 1, "category_id": 17, "segmentation": [rectangle(8, 2, 20, 12)]},
+            {"id": 13, "image_id": 1, "category_id": 5, "iscrowd": 1,
+             "segmentation": {"size": [20, 30], "counts": [0, 200, 400]}},  # the ten columns at the left
+            {"id": 14, "image_id": 1, "category_id": 17, "area": 1, "segmentation": [
+                rectangle(24, 15, 26, 17), rectangle(28, 15, 30, 17)]},
+            {"id": 15, "image_id": 1, "category_id": 90, "segmentation": [], "bbox": [22, 2, 4, 3]}]}
+
+
+def expected():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:, :10] = 255
+    mask[2:5, 22:26] = 255  # horse: no outline, its box is ignored
+    mask[2:12, 8:20] = 2
+    mask[5:10, 10:14] = 1
+    mask[15:17, 24:26] = mask[15:17, 28:30] = 2
+    return mask
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_coco_masks_by_hand(tmp_path, run):
+    write(tmp_path / "a.json", annotations())
+    status, out, errors = run(convert_coco, "a.json", "masks")
+    assert status == 0, errors
+    mask, palette = read(tmp_path / "masks/field/a.b.png")
+    assert (mask == expected()).all()
+    block = yaml.safe_load((tmp_path / "masks/classes.yaml").read_text())
+    assert [entry["name"] for entry in block["classes"]] == ["background", "dog", "cat", "horse"]
+    assert block["background"] == "background" and block["ignore"] == 255
+    assert palette[3:6] == block["classes"][1]["color"]
+    assert not (tmp_path / "masks/empty.png").exists() and "1 images without annotations" in out
+    assert out.splitlines()[2].split() == ["1", "5", "1", f"{100 * 20 / 600:.2f}", "dog"]
+    assert run(convert_coco, "a.json", "masks")[0] == 2
+    assert run(convert_coco, "a.json", "masks", "--force", "--empty")[0] == 0
+    assert read(tmp_path / "masks/empty.png")[0].tolist() == [[0] * 6] * 4
+
+
+def test_coco_without_a_background(tmp_path, run):
+    content = annotations()
+    content["categories"][0]["name"] = "ground"
+    write(tmp_path / "a.json", content)
+    assert run(convert_coco, "a.json", "one", "--background=none")[0] == 0
+    mask, _ = read(tmp_path / "one/field/a.b.png")
+    assert (mask == np.array([255, 0, 1], np.uint8)[np.where(expected() == 255, 0, expected())]).all()
+    assert run(convert_coco, "a.json", "two", "--background=ground")[0] == 0  # that category is class 0
+    mask, _ = read(tmp_path / "two/field/a.b.png")
+    assert (mask == np.where(expected() == 2, 0, expected())).all()
+
+
+def test_coco_to_a_dataset(tmp_path, run):
+    content = annotations()
+    content["images"] += [{**content["images"][0], "id": 7, "file_name": "field/c.jpg"}]
+    content["annotations"] += [{**entry, "image_id": 7} for entry in content["annotations"]]
+    write(tmp_path / "a.json", content)
+    assert run(convert_coco, "a.json", "masks")[0] == 0
+    for entry in content["images"]:
+        path = tmp_path / "photos" / entry["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (entry["width"], entry["height"])).save(path)
+    status, out, errors = run(new_dataset, "photos", "masks", "--classes=masks/classes.txt", "--name=pets")
+    assert status == 0 and "background   background" in out, errors
+    spec = yaml.safe_load((tmp_path / "datasets/pets/dataset.yaml").read_text())
+    assert spec["classes"] == yaml.safe_load((tmp_path / "masks/classes.yaml").read_text())["classes"]
+    assert (tmp_path / "datasets/pets/lists/all_unlabeled_0.txt").read_text() == "empty\n"
+
+
+def test_compressed_counts_are_those_of_pycocotools():
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        mask = (random.random(random.integers(1, 90, 2)) < random.random()).astype(np.uint8)
+        flat = mask.flatten("F")
+        changes = np.flatnonzero(np.diff(np.concatenate([[0], flat])))
+        runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+        assert _uncompressed(compressed(mask)["counts"]) == runs
+
+
+def broken(change):
+    content = copy.deepcopy(annotations())
+    change(content)
+    return content
+
+
+@pytest.mark.parametrize("content, words", [
+    ("{", ["not valid JSON"]), ("[1, 2]", ["no COCO annotations"]), ("{}", ["'images' is missing"]),
+    ("[" * 100000, ["not valid JSON"]),
+    (broken(lambda c: c.pop("categories")), ["'categories' is missing"]),
+    (broken(lambda c: c.update(annotations={"a": 1})), ["'annotations' is no list of objects"]),
+    (broken(lambda c: c.update(annotations=[])), ["no annotation"]),
+    (broken(lambda c: c.update(categories=[])), ["0 categories"]),
+    (broken(lambda c: c["images"][0].pop("file_name")), ["the image 1", "'file_name'"]),
+    (broken(lambda c: c["images"][0].update(file_name="../../etc/x.jpg")), ["the image 1", "'..'"]),
+    (broken(lambda c: c["images"][0].update(file_name="/etc/x.jpg")), ["absolute"]),
+    (broken(lambda c: c["images"][0].update(file_name="")), ["blank"]),
+    (broken(lambda c: c["images"][0].update(file_name=5)), ["'file_name'"]),
+    (broken(lambda c: c["images"][0].update(width=0)), ["the image 1", "0 x 20 pixels"]),
+    (broken(lambda c: c["images"][0].update(height=None)), ["None as its 'height'"]),
+    (broken(lambda c: c["images"][0].update(height=10**9, width=10**9)), ["--max-pixels"]),
+    (broken(lambda c: c["images"][1].update(id=1)), ["is there twice"]),
+    (broken(lambda c: c["images"][1].update(file_name="field/a.b.png")), ["both called 'field/a.b'"]),
+    (broken(lambda c: c["categories"][1].update(id=17)), ["category 17", "twice"]),
+    (broken(lambda c: c["categories"][1].update(name="cat")), ["'cat'", "twice"]),
+    (broken(lambda c: c["categories"][1].update(name="a\nb")), ["one line"]),
+    (broken(lambda c: c["annotations"][0].update(image_id=99)), ["annotation 11", "image 99"]),
+    (broken(lambda c: c["annotations"][0].update(category_id=99)), ["annotation 11", "category 99"]),
+    (broken(lambda c: c["annotations"][0].pop("segmentation")), ["annotation 11", "no 'segmentation'"]),
+    (broken(lambda c: c["annotations"][0].update(iscrowd=2)), ["annotation 11", "iscrowd"]),
+    (broken(lambda c: c["annotations"][0]["segmentation"].update(counts="zzz")), ["annotation 11", "damaged"]),
+    (broken(lambda c: c["annotations"][0]["segmentation"].update(size=[30, 20])), ["[30, 20]", "[20, 30]"]),
+    (broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[-5, 605])), ["annotation 13", "damaged"]),
+    (broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[1, 2])), ["add up to the 600 pixels"]),
+    (broken(lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4]])), ["annotation 12", "4 numbers"]),
+    (broken(lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4, 5, "x"]])), ["annotation 12"]),
+    (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, 1e9, 0, 0, 5]])), ["far outside"]),
+    (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, float("nan"), 0, 0, 5]])), ["annotation 12"]),
+    (broken(lambda c: c["annotations"][4].pop("bbox")), ["annotation 15", "'bbox'"]),
+])
+def test_coco_mistakes_end_in_one_line(tmp_path, run, content, words):
+    status, _, errors = run(convert_coco, write(tmp_path / "a.json", content), "masks")
+    assert status == 2 and len(errors.splitlines()) == 1 and errors.startswith("error: "), errors
+    for word in ("a.json", *words):
+        assert word in errors, errors
+    assert not (tmp_path / "masks").exists()
+
+
+def test_coco_files_that_are_none(tmp_path, run):
+    assert "cannot be read" in run(convert_coco, "nowhere.json", "masks")[2]
+    (tmp_path / "a.json").write_bytes(b"\xff\xd8\xff")
+    assert "not valid JSON" in run(convert_coco, "a.json", "masks")[2]
+
+
+# --- RGB --------------------------------------------------------------------------------------------------------------
+
+COLORS = np.array([[0, 0, 0], [200, 0, 0], [0, 0, 250], [255, 255, 255]], np.uint8)
+VALUES = np.sort(np.random.default_rng(0).integers(0, 4, (40, 40)).astype(np.uint8), 1)
+
+
+@pytest.fixture
+def colored(tmp_path):
+    """Two coloured masks, one of them with transparency of 255 and in a folder of its own."""
+    (tmp_path / "rgb/sub").mkdir(parents=True)
+    Image.fromarray(COLORS[VALUES]).save(tmp_path / "rgb/a.png")
+    alpha = np.full((*VALUES.shape, 1), 255, np.uint8)
+    Image.fromarray(np.concatenate([COLORS[VALUES.T], alpha], 2)).save(tmp_path / "rgb/sub/b.tif")
+    write(tmp_path / "colors.txt", "# comment\nsoil 0 0 0\nweed: 200 0 0\nwater 0, 0, 250\n")
+    return tmp_path
+
+
+def test_rgb_masks_by_a_list_of_colours(colored, run):
+    status, _, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt")
+    assert status == 2 and not (colored / "out").exists()
+    share = f"{100 * (VALUES == 3).mean():.2f} % of the pixels"
+    for words in ("1 colour of no class", share, f"[255, 255, 255] in 2 masks, {2 * (VALUES == 3).sum()} pixels (first "
+                                                 "in a.png)",
+                  "--ignore", "nothing was written"):
+        assert words in errors
+    status, out, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "255,255,255")
+    assert status == 0 and "2 masks in out" in out, errors
+    classes = np.array([0, 1, 2, 255], np.uint8)
+    mask, palette = read(colored / "out/a.png")
+    assert (mask == classes[VALUES]).all() and palette[:9] == [0, 0, 0, 200, 0, 0, 0, 0, 250]
+    assert (read(colored / "out/sub/b.png")[0] == classes[VALUES.T]).all()
+    block = yaml.safe_load((colored / "out/classes.yaml").read_text())
+    assert block["classes"][2] == {"name": "water", "color": [0, 0, 250]}
+    assert "--force" in run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "others")[2]
+    assert run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "others", "--force")[0] == 0
+
+
+def test_rgb_masks_by_a_spec(colored, run):
+    write(colored / "s.yaml", """name: s
+masks: color
+classes: [{name: soil, color: [1, 1, 1], colors: [[0, 0, 0], [0, 0, 250]]}, {name: weed, color: [200, 0, 0]}]
+ignore_colors: others
+images: "{name}.jpg"
+labels: "{name}.png"
+crop: [9, 9]
+test_size: [9, 9]
+""")
+    assert run(convert_rgb, "rgb", "out", "--spec=s.yaml")[0] == 0
+    mask, palette = read(colored / "out/a.png")
+    assert (mask == np.array([0, 1, 0, 255], np.uint8)[VALUES]).all() and palette[:6] == [1, 1, 1, 200, 0, 0]
+
+
+def test_rgb_masks_by_discovery(colored, run):
+    status, out, _ = run(convert_rgb, "rgb", "out", "--discover", "--ignore", "255,255,255")
+    assert status == 0
+    more_red = (VALUES == 1).sum() > (VALUES == 2).sum()
+    classes = np.array([0, 1, 2, 255] if more_red else [0, 2, 1, 255], np.uint8)
+    assert (read(colored / "out/a.png")[0] == classes[VALUES]).all()
+    assert len(yaml.safe_load((colored / "out/classes.yaml").read_text())["classes"]) == 3
+
+
+def test_masks_of_inexact_colours_need_a_tolerance(tmp_path, run):
+    (tmp_path / "rgb").mkdir()
+    noise = np.random.default_rng(1).integers(-9, 10, (*VALUES.shape, 3))
+    Image.fromarray((COLORS[VALUES % 3] + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "rgb/a.png")
+    write(tmp_path / "colors.txt", "soil 0 0 0\nweed 200 0 0\nwater 0 0 250\n")
+    status, _, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--tolerance=2")
+    assert status == 2 and "--tolerance" in errors and "more. Add" in errors
+    assert run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--tolerance=40")[0] == 0
+    assert (read(tmp_path / "out/a.png")[0] == VALUES % 3).all()
+    assert run(convert_rgb, "rgb", "out", "--discover", "--tolerance=40", "--force")[0] == 0
+    found = read(tmp_path / "out/a.png")[0]
+    assert len({(one, other) for one, other in zip(found.ravel().tolist(), (VALUES % 3).ravel().tolist())}) == 3
+
+
+def test_jpeg_masks(tmp_path, run):
+    """Of blurred edges either side may win, but nothing else does; where colours are flat, they are right."""
+    (tmp_path / "rgb").mkdir()
+    values = np.kron(np.array([[0, 1], [2, 0]]), np.ones((22, 22), int))
+    Image.fromarray(COLORS[values]).save(tmp_path / "rgb/a.jpg", quality=75)
+    write(tmp_path / "colors.txt", "soil 0 0 0\nweed 200 0 0\nwater 0 0 250\n")
+    assert run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--tolerance=441")[0] == 0
+    mask, _ = read(tmp_path / "out/a.png")
+    for rows, columns in ((slice(0, 16), slice(0, 16)), (slice(0, 16), slice(32, 44)), (slice(32, 44), slice(0, 16))):
+        assert (mask[rows, columns] == values[rows, columns]).all()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["nowhere", "out", "--discover"], "not a folder"), (["rgb", "rgb", "--discover"], "holds the masks"),
+    (["rgb/sub", "rgb", "--discover"], "holds the masks"), (["rgb", "out"], "required"),
+    (["rgb", "out", "--colors=nowhere"], "no such file"), (["rgb", "out", "--colors=bad.txt"], "'weed' has no colour"),
+    (["rgb", "out", "--colors=twice.txt"], "twice"),
+    (["rgb", "out", "--colors=colors.txt", "--ignore=white"], "255,255,255"),
+    (["rgb", "out", "--discover", "--tolerance=-1"], "--tolerance"),
+    (["rgb", "out", "--spec=nothing"], "--dataset nothing"),
+])
+def test_rgb_mistakes_end_in_one_line(colored, run, arguments, words):
+    write(colored / "bad.txt", "soil 0 0 0\nweed\n")
+    write(colored / "twice.txt", "soil 0 0 0\nweed 0 0 0\n")
+    status, _, errors = run(convert_rgb, *arguments)
+    assert status == 2 and len(errors.splitlines()) == 1 and words in errors, errors
+    assert not (colored / "out").exists()
+
+
+@pytest.mark.parametrize("tool", ["new_dataset", "convert_coco", "convert_rgb"])
+def test_help_by_path_from_anywhere(script, tmp_path, tool):
+    from tests.conftest import REPOSITORY
+    done = script("-X", "importtime", REPOSITORY / "tools" / f"{tool}.py", "--help")
+    assert done.returncode == 0 and "default" in done.stdout and f"tools/{tool}.py" in done.stdout
+    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
