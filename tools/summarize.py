@@ -162,10 +162,11 @@ def panel_labelling(summary):
 
 
 def predictions(checkpoint, data, names, test_size):
-    """Classes (H, W) uint8 that the network in the file ``checkpoint`` predicts for each training image of ``names``."""
+    """Classes (H, W) uint8 that the network in the file ``checkpoint`` predicts for each unlabelled image of ``names``."""
     import torch
     from torch.utils.data import DataLoader
     from data.datasets import WholeImages, collate_whole
+    from data.specs import UNLABELED
     from dmt.prediction import classify, covering
     from models import deeplab_v2
     from models.input_format import input_format
@@ -176,7 +177,7 @@ def predictions(checkpoint, data, names, test_size):
     load_model(model, checkpoint)
     model.eval()
     form = input_format(made_with["input_format"] == "coco")
-    dataset = WholeImages(data.spec, data.root, names, "train", test_size, labels=False)
+    dataset = WholeImages(data.spec, data.root, names, UNLABELED, test_size, labels=False)
     result = []
     with torch.inference_mode():
         for batch, _, _, sizes in DataLoader(dataset, batch_size=4, collate_fn=collate_whole):
@@ -197,8 +198,9 @@ def panel_columns(run, data, summary, row, count):
     after = [store.read_pseudo_label(name)[0] for name in names]
     pictures = [data.picture(name, test_size) for name in names]
     truths = [data.truth(name, test_size) for name in names]
-    columns = {"image": pictures,
-               "truth": [np.full_like(label, 255) if truth is None else truth for truth, label in zip(truths, after)]}
+    columns = {"image": pictures}
+    if any(truth is not None for truth in truths):  # unlabelled images of one's own have none
+        columns["truth"] = [np.full_like(label, 255) if truth is None else truth for truth, label in zip(truths, after)]
     made = f"pseudo label\nround {row['round']}, arm {row['arm']}, ratio {manifest['rules']['ratio']:g}"
     if manifest["previous"]:
         columns[f"{made}\nbefore PLE"] = [before_enhancement(store, manifest, name)
