@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.store import PseudoLabelStore
 from tests.browser import browser, look
 from tools import report
 from tools.reporting import charts
@@ -59,8 +60,8 @@ def thresholded(run, stage, name):
     """(predicted classes, label by thresholds alone), from the stored logits with torch's own softmax."""
     import torch
     manifest = json.loads((run / "pseudo" / stage / "manifest.json").read_text())
-    with np.load(run / "pseudo" / stage / "logits" / f"{name}.npz") as stored:
-        logits, size = -torch.from_numpy(stored["steps"].astype(np.float32)) / 2048, stored["size"]
+    stored = PseudoLabelStore(run / "pseudo" / stage).read_logits(name)
+    logits, size = -torch.from_numpy(stored.steps.astype(np.float32)) / 2048, stored.size
     grown = [(points - 1) * 8 + 1 for points in logits.shape[1:]]  # of the test size, 65, what covers the image
     grown = torch.nn.functional.interpolate(logits[None], grown, mode="bilinear", align_corners=True)
     confidence, classes = grown.softmax(1)[0, :, : size[0], : size[1]].max(0)
