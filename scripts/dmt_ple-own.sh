@@ -68,6 +68,7 @@ if [ "$halves" != 0 ]; then
 fi
 
 check_run l r
+watch_report l r
 if [ -n "$BASELINE" ] && [ "$BASELINE" != 0 ]; then
     train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 fi
@@ -81,6 +82,7 @@ for ratio in $ratios; do
     train $round r l
     label $round r "$ratio"  # with its checkpoint of the round before, as l did
     train $round l r
+    report $round l r
     tidy $round l r
 done
 

@@ -16,7 +16,8 @@ from utils.options import parse_options
 
 ROOT = Path(__file__).parent.parent
 CHAINS = ["dmt_ple-voc-20-1", "dmt_ple-voc-106-1lr", "dmt_ple-city-8-1", "dmt_ple-voc-sbd-0"]
-SCRIPTS = [*(f"{chain}.sh" for chain in CHAINS), "prepare_coco.sh", "scripts/dmt_ple-camvid.sh"]
+SCRIPTS = [*(f"{chain}.sh" for chain in CHAINS), "prepare_coco.sh", "scripts/dmt_ple-camvid.sh",
+           "scripts/dmt_ple-own.sh"]
 RATIOS = ("0.2", "0.4", "0.6", "0.8", "1.0")
 
 

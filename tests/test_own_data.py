@@ -126,7 +126,9 @@ def commands(tmp_path, *arguments, **variables):
     spec.write_text("")
     done = start("scripts/dmt_ple-own.sh", spec, *arguments, DRY_RUN="1", **variables)
     assert (done.returncode, done.stderr) == (0, "")
-    return spec, [shlex.split(line) for line in done.stdout.splitlines()]
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert sum("tools/report.py" in line for line in lines) == len(variables.get("ratios", "1 2 3 4 5").split())
+    return spec, [line for line in lines if "tools/report.py" not in line]
 
 
 def test_the_launcher_of_own_data(tmp_path):

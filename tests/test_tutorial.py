@@ -38,7 +38,8 @@ def followed(tmp_path_factory):
     (folder / "bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (folder / "bin/python").chmod(0o755)
     environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "PYTHON": "python",
-                   "CHECK": "0", "OMP_NUM_THREADS": "1"}  # the check is a command of its own, before
+                   "CHECK": "0", "REPORT": "0",  # the check is a command of its own, before
+                   "OMP_NUM_THREADS": "1"}
     text, printed = "\0".join(blocks("bash")), []
     for page, here in SMALLER.items():
         assert text.count(page) == 1, page
