@@ -96,14 +96,16 @@ def fixed_folder(pattern):
 def fault(pattern):
     """What is wrong with a pattern, or ``None``."""
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        return "must stay inside the dataset root: no '..', and no '/' at its beginning"
+        return ("must stay inside the dataset root, without '..' and without '/' at its beginning: let the root be the "
+                "folder that holds all of the dataset's folders")
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None}
         named = pattern.format(name="\0", subset="train")
     except (KeyError, IndexError, ValueError, AttributeError):
         return "may have no other fields than {name} and {subset}, as in 'JPEGImages/{name}.jpg'"
     if fields - {"name", "subset"} or "\0" not in named:
-        return "needs {name}, as in 'JPEGImages/{name}.jpg'"
+        example = "JPEGImages/{name}.jpg" if "." in pattern or "{" in pattern else f"{pattern.rstrip('/')}/{{name}}.*"
+        return f"needs {{name}}, as in '{example}'"
     if "*" in pattern.removesuffix(ANY_SUFFIX):
         return "may have a '*' only as its suffix, as in 'JPEGImages/{name}.*'"
     return None

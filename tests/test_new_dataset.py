@@ -78,6 +78,7 @@ def test_two_folders_and_a_pool(tmp_path, make):
     assert spec.unlabeled_images == "more/{name}.*"
     assert spec.class_names == ("soil", "crop", "weed") and spec.palette[1] == (200, 0, 0) and spec.background == 0
     assert (spec.ignore, spec.label_ids, spec.test_size, spec.test_by) == (255, None, (33, 33), "pad")
+    assert (spec.divisors, spec.dms_splits) == ((("2", 2),), ("all",))
     train, labeled, validation, unlabeled = lists_of(tmp_path / "datasets/field", "train", "all_labeled_0", "val",
                                                      "all_unlabeled_0")
     assert train == labeled and len(validation) == 1 and sorted(train + validation) == ["00", "01", "02", "03", "04"]

@@ -37,6 +37,7 @@ SPEC, LISTS = "dataset.yaml", "lists"
 PADDED = 1025  # images with longer sides are resized, unless the user says otherwise
 CROP = 321  # the papers' on VOC
 STEPS0, STEPS = 4000, 1500  # of round 0 (the papers' with 100 labels) and of every further round
+DIVISORS = (2, 4, 8, 20)
 _WARNINGS = 20
 
 
@@ -209,6 +210,11 @@ class Plan:
                   unlabeled: self.unlabeled}
         return {name: names for name, names in result.items() if names}
 
+    def divisors(self):
+        """The splits that ``generate_splits.py`` can make of the training images; at least the half."""
+        possible = [divisor for divisor in DIVISORS if divisor == DIVISORS[0] or len(self.training) >= 2 * divisor]
+        return "{" + ", ".join(f"{divisor}: {divisor}" for divisor in possible) + "}"
+
     def yaml(self, out):
         """The text of the spec."""
         choice, quoted = self.choice, class_table.quoted
@@ -244,7 +250,7 @@ class Plan:
                   f"test_by: {self.test_by}", f"root: {quoted(root)}  # relative to this file",
                   "lists_root: .  # this file's folder", f"lists: {LISTS}",
                   "train_list: [train.txt]", "val_list: [val.txt]",
-                  f"dms_splits: [{SPLIT}]"]
+                  f"dms_splits: [{SPLIT}]", f"divisors: {self.divisors()}  # splits that generate_splits.py makes"]
         return "\n".join(lines) + "\n"
 
 
