@@ -22,6 +22,8 @@ import PIL  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 
+from utils.files import write_text  # noqa: E402
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
@@ -43,7 +45,12 @@ def parser(description, camvid=False, trained=False):
 
 def arguments(description, camvid=False, trained=False):
     """Parse the options of ``parser`` and set the threads."""
-    options = parser(description, camvid, trained).parse_args()
+    return parsed(parser(description, camvid, trained))
+
+
+def parsed(parser):
+    """Parse the options of an ``ArgumentParser`` and set the threads."""
+    options = parser.parse_args()
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -79,12 +86,12 @@ def row(what, unit, plain, ours, *, gain=None, floor=None, floor_is="", target=N
 
     ``plain`` and ``ours`` are medians in ``unit``; ``gain`` is how many times better this software is; ``floor`` is
     what no implementation could undercut (``floor_is`` says why); ``target`` is the gain it was to reach, or a pair
-    ("<=", limit) that ``ours`` was to keep.
+    ("<=", limit) or (">=", limit) that ``ours`` was to keep.
     """
     if target is None:
         met = None
     elif isinstance(target, tuple):
-        met = ours <= target[1]
+        met = ours <= target[1] if target[0] == "<=" else ours >= target[1]
     else:
         met = gain >= target
     return {"what": what, "unit": unit, "plain": plain, "ours": ours, "gain": gain, "floor": floor,
@@ -94,16 +101,19 @@ def row(what, unit, plain, ours, *, gain=None, floor=None, floor_is="", target=N
 
 def report(topic, rows, options, settings=None, **more):
     """Print the table of ``rows`` and write ``topic``.json with machine, versions and commit; ``more`` goes along."""
+    path = write(topic, rows, options, settings, **more)
+    print(table(rows))
+    print(f"\n{path}")
+
+
+def write(topic, rows, options, settings=None, **more):
+    """Write ``topic``.json as ``report`` does, and print nothing. Returns its path."""
     result = {"topic": topic, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
               "commit": _commit(), "machine": machine(), "versions": versions(), "quick": options.quick,
               "settings": settings or {}, "rows": rows, **more}
-    folder = Path(options.results)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{topic}.json"
-    path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-    print(table(rows))
-    print(f"\n{path}")
-    return result
+    path = Path(options.results) / f"{topic}.json"
+    write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
+    return path
 
 
 def save(topic, figures):
@@ -143,6 +153,8 @@ def table(rows):
 
 def number(value):
     """Three significant digits, whole numbers whole."""
+    if not np.isfinite(value):
+        return str(value)
     if isinstance(value, int) or value == int(value) and abs(value) >= 100:
         return f"{int(value)}"
     digits = max(0, 2 - int(np.floor(np.log10(abs(value))))) if value else 0

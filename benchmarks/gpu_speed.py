@@ -1,0 +1,225 @@
+"""How fast does a GPU train, label and validate, with which options, and what does it wait for?
+
+Every topic takes the ``benchmarks.gpu.Bench`` and adds its rows to it.
+"""
+
+import itertools
+import statistics
+import time
+from dataclasses import replace
+
+import torch
+
+from benchmarks import measure
+from benchmarks.gpu_clock import Parts, synchronizations, waiting_share
+from benchmarks.gpu_correct import add_curve, second_pass
+from benchmarks.gpu_subjects import FORMAT, Subject, copy_of, cycled
+from data.specs import load_spec
+from dmt import labeling
+from dmt.check import Plan, memory_bytes
+from dmt.evaluation import evaluate
+
+LABELLING_SHARE, MEMORY = 55, 6.0  # the aims: % of the matrix rate, and GB at batch 8
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def training(bench):
+    """Crops a second from batches in memory, every option on its own."""
+    default = bench.default
+    variants = {f"as a launcher trains ({default.kind})": default,
+                "float32 (TF32)": replace(default, kind="fp32"),
+                "without channels_last": replace(default, channels_last=False),
+                "without cuDNN's search": replace(default, search=False),
+                "without fused SGD": replace(default, fused=False)}
+    if bench.on_gpu:
+        variants |= {"CUDA graphs": replace(default, graphs=True), "bf16": replace(default, kind="bf16"),
+                     "bf16, CUDA graphs": replace(default, kind="bf16", graphs=True)}
+    compare_training(bench, variants, bench.size.batch)
+
+
+def compare_training(bench, variants, batch):
+    """Rows for ``variants`` ({name: Variant}), of which the first is what the others are compared with."""
+    size, few = bench.size, bench.batches_of(batch)
+    subjects, peaks, starts = {}, {}, {}
+    for name, variant in variants.items():
+        def begin(name=name, variant=variant):
+            subject = Subject(size, bench.device, variant, batch)
+            began = bench.clock()
+            peaks[name] = bench.clock.peak(lambda: subject.run(cycled(few, 6)))  # a graph has been recorded by then
+            starts[name], subjects[name] = bench.clock() - began, subject
+        bench.attempt(f"training, {name}", begin)
+    timed = bench.medians({name: lambda subject=subject: subject.run(cycled(few, size.steps))
+                           for name, subject in subjects.items()})
+    first = next(iter(subjects))
+    for name in subjects:
+        seconds, values = timed[name]
+        crops = batch * size.steps / seconds
+        peak = f", {peaks[name] / 1e9:.2f} GB beside the network" if peaks[name] else ""
+        bench.row(f"training, batch {batch}: {name}", "crops/s", crops, plain=batch * size.steps / timed[first][0],
+                  gain=measure.ratio(timed[first][1], values), floor=bench.rate / (3 * bench.crop_flop),
+                  floor_is="the matrix rate", note=f"{bench.share(3 * crops * bench.crop_flop):.1f} % of the matrix rate"
+                  f"{peak}; the first steps took {starts[name]:.1f} s")
+        bench.crops[variants[name], batch] = crops
+
+
+def parts(bench):
+    """Where a step's time goes, how often it makes the host wait, and how long the GPU waits for the host."""
+    for name, variant in bench.with_graphs("", " with CUDA graphs").items():
+        subject, few = Subject(bench.size, bench.device, variant), bench.batches
+        subject.run(cycled(few, 6))
+        step, many = (lambda: subject.run(few[:1])), cycled(few, bench.size.steps)
+        waits = synchronizations(lambda: subject.run(many), bench.device)
+        bench.row(f"host synchronizations a step{name}", "", None if waits is None else waits / len(many),
+                  target=("<=", 0))
+        share = waiting_share(lambda: subject.run(many), bench.device)
+        bench.row(f"share of the time in which the GPU waits{name}", "%", None if share is None else 100 * share)
+        bench.clock()
+        began = time.perf_counter()
+        subject.run(many)
+        host = (time.perf_counter() - began) / len(many)
+        bench.row(f"time of the host to start a step{name}", "ms", 1000 * host)
+        if not variant.graphs:
+            seconds = Parts(subject.trainer, bench.device).measure(step, bench.size.steps)
+            for part, values in seconds.items():
+                bench.row(f"part of a step: {part}", "ms", 1000 * statistics.median(values))
+
+
+def larger_batches(bench):
+    """Batch 16 and 32, one by one and as CUDA graphs."""
+    for batch in bench.size.other_batches:
+        compare_training(bench, bench.with_graphs(f"as a launcher trains ({bench.default.kind})", "CUDA graphs"), batch)
+
+
+def compiled(bench):
+    """torch.compile, alone and within CUDA graphs; correct only if its loss curve agrees, too."""
+    if not bench.on_gpu:
+        return  # on a CPU it would take minutes
+    variants = {"torch.compile": replace(bench.default, compiled=True),
+                "torch.compile, CUDA graphs": replace(bench.default, compiled=True, graphs=True)}
+    compare_training(bench, {f"as a launcher trains ({bench.default.kind})": bench.default, **variants},
+                     bench.size.batch)
+    add_curve(bench, "torch.compile", variants["torch.compile"], bench.start)
+
+
+# --- labelling and validation -----------------------------------------------------------------------------------------
+
+
+def inference(bench):
+    """Images a second of the network alone, of labelling and of validation, from batches in memory."""
+    size, images = bench.size, bench.images
+    for name, variant in bench.with_graphs("", ", CUDA graphs").items():
+        machine, model = images.machine(bench.device, variant), copy_of(bench.trained).eval()
+        few = list(itertools.islice(images.whole(machine, labels=True), 8))
+        count = sum(len(indices) for _, _, indices, _ in few)
+        forward, stores = machine.forward(model, FORMAT), [images.fresh("speed"), images.fresh("speed-previous")]
+        resident = [batch[0].to(bench.device) for batch in few]
+
+        @torch.inference_mode()
+        def network_alone():
+            for batch in resident:
+                forward(batch)
+
+        functions = {"the network alone": network_alone,
+                     "labelling, first pass": lambda: labeling.predict(model, few, images.names, stores[0], forward,
+                                                                       bench.device),
+                     "validation": lambda: evaluate(model, few, forward, bench.device).matrix}
+        network_alone()
+        peaks = {what: bench.clock.peak(function) for what, function in functions.items()}
+        for what, (seconds, _) in bench.medians(functions).items():
+            add_inference(bench, what + name, count / seconds, peaks[what],
+                          LABELLING_SHARE if what == "labelling, first pass" else None)
+        if not variant.graphs:
+            waits = synchronizations(functions["labelling, first pass"], bench.device)
+            bench.row("host synchronizations a batch of labelling", "", None if waits is None else waits / len(few))
+    seconds = bench.medians({"second": lambda: decide_again(bench, stores)})["second"][0]
+    bench.row("labelling, second pass with PLE", "images/s", len(images.names) / seconds)
+
+
+def decide_again(bench, stores):
+    """The second pass with PLE, from the logits that stand for both models'."""
+    source = bench.images.work / f"labels-{bench.kinds[0]}"
+    both = [type(stores[0])(source), type(stores[0])(bench.images.work / "labels-fp32")]
+    second_pass(bench, *both)
+
+
+def add_inference(bench, what, rate, peak, aim=None):
+    """A row of images a second, and its share of the matrix rate where there is an aim for it."""
+    gigabytes = f", {peak / 1e9:.2f} GB at most" if peak else ""
+    bench.row(what, "images/s", rate, floor=bench.rate / bench.image_flop, floor_is="the matrix rate",
+              note=f"{bench.share(rate * bench.image_flop):.1f} % of the matrix rate{gigabytes}")
+    if aim:
+        bench.labelling = max(bench.labelling, bench.share(rate * bench.image_flop))
+
+
+# --- loader, memory, verdict ------------------------------------------------------------------------------------------
+
+
+def loader(bench):
+    """Training, labelling and validation from files: the loader alone, and all together."""
+    size, images = bench.size, bench.images
+    fast = replace(bench.default, graphs=bench.on_gpu)
+    machine, subject = images.machine(bench.device, fast), Subject(size, bench.device, fast)
+    many = 4 * size.steps * size.rounds
+    for what, run in {"the loader alone": lambda some: consume(some), "training": subject.run}.items():
+        batches = iter(images.training(machine, size.batch))
+        run(list(itertools.islice(batches, 8)))  # the workers have started by then
+        seconds = bench.clock.seconds(lambda: run(itertools.islice(batches, many)))
+        bench.rates[what] = rate = size.batch * many / seconds
+        bench.row(f"training crops from files, {what}", "crops/s", rate, note=f"{machine.workers} workers")
+        del batches
+    model = copy_of(bench.trained).eval()
+    forward, store = machine.forward(model, FORMAT), images.fresh("speed")
+    repeats = 1 if bench.options.quick else 6
+    for kind, with_labels in (("labelling", False), ("validation", True)):
+        source = images.whole(machine, with_labels, repeats)
+        consume(source)
+        bench.row(f"whole images from files for {kind}, the loader alone", "images/s",
+                  repeats * size.images / bench.clock.seconds(lambda: consume(source)))
+        whole = {"labelling": lambda: labeling.predict(model, source, images.names, store, forward, bench.device),
+                 "validation": lambda: evaluate(model, source, forward, bench.device).matrix}[kind]
+        whole()
+        add_inference(bench, f"{kind} from files" + (", first pass" if kind == "labelling" else ""),
+                      repeats * size.images / bench.clock.seconds(whole), None)
+    needed = max(crops for (_, batch), crops in bench.crops.items() if batch == size.batch)
+    bench.row("the loader's crops for each that the GPU can train on", "", bench.rates["the loader alone"] / needed,
+              target=(">=", 1))
+
+
+def consume(batches):
+    """Go through ``batches``."""
+    for _ in batches:
+        pass
+
+
+def memory(bench):
+    """What dmt/check.py estimates against what torch's tensors take, with nothing else on the GPU."""
+    if not bench.on_gpu:
+        return
+    size = bench.size
+    plan = Plan(".", str(bench.device), size.backbone, 2, True, size.batch, size.batch)
+    estimates = memory_bytes(replace(load_spec("voc"), crop=size.crop, test_size=size.test_size), plan)
+    for graphs in (False, True):
+        variant = replace(bench.default, graphs=graphs)
+        subjects = []
+
+        def train():
+            subjects.append(Subject(size, bench.device, variant))
+            subjects[0].run(cycled(bench.batches, 6))
+
+        machine = bench.images.machine(bench.device, variant)
+        few = list(itertools.islice(bench.images.whole(machine, labels=True), 6))
+        before = torch.cuda.memory_reserved(bench.device)
+        train_peak = bench.clock.peak(train)
+        name = " with CUDA graphs" if graphs else ""
+        bench.row(f"GPU memory of training{name}, tensors", "GB", train_peak / 1e9, floor=estimates[0] / 1e9,
+                  floor_is="estimate of --check")
+        model = subjects[0].model
+        both = train_peak + bench.clock.peak(lambda: evaluate(model, few, machine.forward(model, FORMAT), bench.device))
+        bench.row(f"GPU memory of training and validation{name}, taken from the driver", "GB",
+                  max(both, torch.cuda.memory_reserved(bench.device) - before) / 1e9, target=("<=", MEMORY))
+        del model, subjects
+        torch.cuda.empty_cache()
+
+
