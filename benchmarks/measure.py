@@ -30,7 +30,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 
 def parser(description, camvid=False, trained=False):
     """The options that all benchmarks share; ``camvid`` and ``trained`` add those for real images and networks."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sets; not for the tables")
     parser.add_argument("--work", default="/tmp/dmt-benchmarks", help="generated data (default: %(default)s)")
     parser.add_argument("--results", default=str(RESULTS), help="folder of the JSON files (default: %(default)s)")

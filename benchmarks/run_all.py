@@ -12,6 +12,7 @@ BEGIN, END = "<!-- tables: begin (python -m benchmarks.run_all writes them) -->"
 TOPICS = {  # script -> title; in the order of the document
     "loading": "Training images", "labeling": "Labelling", "disk": "Disk", "thresholds": "Thresholds",
     "loss": "Mutual loss", "validation": "Validation", "start": "Start", "growth": "Growth with the number of images"}
+GPU_TOPICS = {"gpu": "One GPU", "voc_chain": "A whole chain on one GPU"}  # benchmarks/gpu_session.sh runs these
 NEEDS_TRAINED = ("labeling", "disk")
 
 
@@ -45,7 +46,7 @@ def _arguments(topic, options):
 def write_tables(folder, document):
     """Replace the part of ``document`` between the markers by the tables of the JSON files in ``folder``."""
     sections = []
-    for topic, title in TOPICS.items():
+    for topic, title in {**TOPICS, **GPU_TOPICS}.items():
         path = folder / f"{topic}.json"
         if path.exists():
             sections.append(section(title, topic, json.loads(path.read_text())))
