@@ -2,13 +2,15 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 import torch
 
-from benchmarks import measure
+from benchmarks import gpu, measure, voc_chain
 from benchmarks.gpu_clock import Clock, share_outside, synchronizations, waiting_share
 from benchmarks.gpu_subjects import TINY, Variant
+from benchmarks.voc_chain import Price, Stage, training_price
 
 
 def test_every_topic_runs_and_its_results_are_kept(script, tmp_path):
@@ -30,13 +32,6 @@ def test_every_topic_runs_and_its_results_are_kept(script, tmp_path):
     assert rows["loss curve: float32 again against float32, second half of 2 steps"]["ours"] == 0  # the same bits here
     assert len(result["figures"]["loss curves"]["bf16"]) == TINY.curve
     assert result["settings"]["device"] == "cpu"
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_without_a_gpu_it_says_so(script, tmp_path):
-    done = script("-m", "benchmarks.gpu", "--results", tmp_path)
-    assert done.returncode == 2 and "no GPU" in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_share_of_waiting_by_hand():
@@ -62,6 +57,68 @@ def test_aims_from_above_and_from_below():
     assert measure.row("x", "%", None, 45.1, target=(">=", 45))["met"] is True
     assert measure.row("x", "%", None, float("nan"), target=("<=", 1))["met"] is False
     assert "nan" in measure.table([measure.row("x", "%", None, float("nan"), target=("<=", 1))])
+
+
+def test_the_chain_is_computed_from_its_stages(script, tmp_path):
+    """Two rounds on 24 images, 8 of them labelled; every kind of stage is run by the real command line."""
+    done = script("-m", "benchmarks.voc_chain", "--quick", "--device", "cpu", "--work", tmp_path / "work",
+                  "--results", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "voc_chain.json").read_text())
+    stages = result["figures"]["stages"]
+    kinds = ["supervised training"] * 2 + ["labelling", "training on pseudo labels"] * 2
+    kinds += ["labelling with PLE", "training on pseudo labels"] * 2
+    assert [stage["kind"] for stage in stages] == kinds
+    sizes = {stage["kind"]: (stage["steps"], stage["validations"], stage["images"]) for stage in stages}
+    assert sizes == {"supervised training": (4, 2, 0),  # 4 epochs of ceil(6 / 8) steps, validated after 2 and 4
+                     "training on pseudo labels": (6, 2, 0),  # 2 epochs of ceil(16 / 7), after 3 and 6
+                     "labelling": (0, 0, 16), "labelling with PLE": (0, 0, 16)}
+    rows = {row["what"]: row["ours"] for row in result["rows"]}
+    assert rows["the complete chain of 10 stages"] * 60 == pytest.approx(
+        rows["check before the first stage"] + sum(stage["seconds"] for stage in stages))
+    prices = result["figures"]["prices"]
+    assert prices["training on pseudo labels"]["step"] > 0 and prices["labelling"]["image"] > 0
+    assert "the complete chain" in done.stdout
+
+
+def test_prices_of_a_training_by_hand():
+    """0.1 s a step after a slow begin; validations of 5 s (the first) and 2 s."""
+    lines = [{"kind": "start", "step": 0, "time": 100.0},
+             {"kind": "train", "step": 10, "time": 104.0, "seconds": 4.0},
+             {"kind": "train", "step": 20, "time": 106.0, "seconds": 2.0},
+             {"kind": "validation", "step": 20, "time": 110.5}, {"kind": "train", "step": 30, "time": 112.0, "seconds": 1.0},
+             {"kind": "train", "step": 40, "time": 113.0, "seconds": 1.0},
+             {"kind": "validation", "step": 40, "time": 114.9}, {"kind": "end", "step": 40, "time": 115.0}]
+    price = training_price(lines, wall=20.0)
+    assert (price.step, price.validation) == (pytest.approx(0.1), pytest.approx(2))
+    assert price.start == pytest.approx(20 - 40 * 0.1 - 2 * 2)
+    assert price.of(Stage((), "", steps=100, validations=3)) == pytest.approx(12 + 10 + 6)
+    assert Price(3, image=0.5).of(Stage((), "", images=4)) == 5
+
+
+def test_a_stage_with_other_values():
+    stage = Stage(("python", "main.py", "--epochs=4", "--labeling", "--lr=0.1"), "")
+    assert stage.but(epochs=1, val_num_steps=5) == ["python", "main.py", "--labeling", "--lr=0.1", "--epochs=1",
+                                                    "--val-num-steps=5"]
+    assert stage.but(lr=None) == ["python", "main.py", "--epochs=4", "--labeling"]
+    assert stage.option("epochs") == "4"
+
+
+@pytest.mark.parametrize("benchmark", [gpu, voc_chain])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_it_says_so(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark", f"--results={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main()
+    errors = capsys.readouterr().err
+    assert ended.value.code == 2 and "no GPU" in errors and len(errors.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_session_refuses_what_it_does_not_know():
+    done = subprocess.run(["benchmarks/gpu_session.sh", "everything"], cwd=measure.REPOSITORY, capture_output=True,
+                          text=True)
+    assert done.returncode == 2 and "unknown word 'everything'" in done.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
