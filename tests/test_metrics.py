@@ -143,3 +143,15 @@ def test_on_a_gpu_the_counts_are_the_same_and_errors_come_when_read():
     on_gpu.update(torch.tensor([7], device="cuda"), torch.tensor([0], device="cuda"))
     with pytest.raises(ValueError, match="1 pixels"):
         on_gpu.compute()
+
+
+def test_counts_that_were_left_on_a_device_are_fetched_once_and_stay_where_they_are():
+    """As on a GPU, where counts are fetched when they are read; made here by hand, in inference mode as in validation."""
+    matrix = ConfusionMatrix(2)
+    with torch.inference_mode():
+        counts = torch.tensor([3, 1, 0, 2, 5, 0])  # the matrix, ignored pixels, invalid ones
+    matrix._pending["somewhere"] = counts
+    assert matrix.matrix.tolist() == matrix.matrix.tolist() == [[3, 1], [0, 2]]
+    assert matrix._pending["somewhere"] is counts and counts.tolist() == [0] * 6
+    matrix.reset()
+    assert matrix.matrix.sum() == 0

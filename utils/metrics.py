@@ -25,7 +25,7 @@ class ConfusionMatrix:
         """Forget everything counted."""
         self._matrix = np.zeros((self.num_classes, self.num_classes), np.int64)
         for counts in self._pending.values():
-            counts.zero_()
+            _clear(counts)
 
     def update(self, target, prediction):
         """Count pixels.
@@ -75,8 +75,8 @@ class ConfusionMatrix:
     def matrix(self):
         """The counts so far, a (C, C) int64 array: rows are target classes, columns predicted classes."""
         for counts in self._pending.values():
-            found = counts.cpu().numpy()
-            counts.zero_()
+            found = counts.to("cpu", copy=True).numpy()
+            _clear(counts)
             self._take(found)
         return self._matrix.copy()
 
@@ -112,6 +112,12 @@ class ConfusionMatrix:
             "iou": iou,
             "miou": float(iou[occurs].mean()) if occurs.any() else float("nan"),
         }
+
+
+@torch.inference_mode()
+def _clear(counts):
+    """Set to 0 in place, also what was made in inference mode."""
+    counts.zero_()
 
 
 def count_apart(cells, size):
