@@ -90,6 +90,7 @@ supervised() {
     check_run c
     round0 c "$split"
     print_results
+    ratios='' report 0 c
 }
 
 # rounds_of ROW BETA: the launcher, after whatever another method of the cell has computed already.

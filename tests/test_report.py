@@ -230,6 +230,17 @@ def test_a_chain_that_has_just_begun(run):
     assert "No stage has finished yet" in html(run) and "0 of 10 stages finished" in html(run)
 
 
+def test_a_labelling_that_runs(run):
+    folder = run / "pseudo" / "tiny__p1--r"
+    (folder / "manifest.json").unlink()
+    (folder / ".lock").write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
+    for name in list(labels(run, "tiny__p1--r"))[:6]:
+        (folder / "labels" / f"{name}.png").unlink()
+    report.main([str(run), "--progress-only"])
+    assert "arm r: labels the unlabelled images (16 predicted, 10 labelled)" in html(run)
+    assert '<progress max="32" value="26">' in html(run)
+
+
 def test_watching_ends_with_the_launcher(run):
     unfinished(run)
     sleeper = subprocess.Popen(["sleep", "60"])

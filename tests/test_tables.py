@@ -205,6 +205,22 @@ def test_a_real_run_and_its_summary_give_the_same_table(tiny_run, tmp_path, caps
     assert len([line for line in rounds.splitlines() if re.match(r"\| [012] \| [blr] \|", line)]) == 7
 
 
+def test_the_ensemble_of_both_arms_where_it_was_tested(tiny_run, shapes_root, tmp_path, command, capsys):
+    run = tmp_path / "tiny"
+    run.mkdir()
+    for path in tiny_run.iterdir():
+        (run / path.name).symlink_to(path)
+    arms = [f"--continue-from={run}/tiny__p2--l.pt", f"--second-arm={run}/tiny__p2--r.pt"]
+    status, _, errors = command("--state=3", *arms, "--dataset=shapes", f"--data-root={shapes_root}", "--test-size", 65,
+                                65, f"--output-dir={run}", "--workers=0")
+    assert status == 0, errors
+    tested = json.loads(next(run.glob("*-test.json")).read_text())["results"]["A+B"]["miou"]
+    text = printed(capsys, run)
+    assert "| both together |" in text.splitlines()[0]
+    assert row_of(text, "DMT+PLE")[4] == f"{100 * tested:.2f}" and row_of(text, "supervised")[4] == "-"
+    assert "both together" not in printed(capsys, run, "--measures", "miou").splitlines()[0]
+
+
 def test_other_seeds_and_places_are_no_other_recipe(tiny_run, tmp_path, capsys):
     """Every stage recorded with another split id, seed, list and weights of its own; then with other epochs."""
     from utils.files import write_json

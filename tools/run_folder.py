@@ -130,8 +130,8 @@ class Labelling:
 
     def done(self):
         """How many images have been predicted and how many labelled so far."""
-        return tuple(sum(1 for _ in (self.folder / kind).rglob(f"*{suffix}")) if (self.folder / kind).is_dir() else 0
-                     for kind, suffix in (("logits", ".steps"), ("labels", ".png")))
+        return tuple(sum(1 for path in (self.folder / kind).rglob("*") if path.suffix and path.name[0] != ".")
+                     for kind in ("logits", "labels"))
 
 
 def find_stages(run, unfinished=False, needed=True):

@@ -40,7 +40,27 @@ def summarize(run, exp=None):
                                            for labelling in labellings],
             "agreement": {str(number + 1): round_agreement(figures_) for number, figures_ in sorted(rounds.items())
                           if figures_ and figures_["between"]},
-            **outcome(rows)}
+            "ensemble": ensemble(run, rows), **outcome(rows)}
+
+
+def ensemble(run, rows):
+    """mIoU of both arms of the last round together (a fraction), where ``main.py --state=3`` has tested them, or None.
+
+    It counts where the test was of just these checkpoints, under the papers' protocol: one scale, no flip.
+    """
+    last = max((row["round"] for row in rows if row["round"] is not None), default=0)
+    wanted = {row["checkpoint_sha256"] for row in rows if row["round"] == last}
+    for path in sorted(Path(run).glob("*-test.json")):
+        test = read_json(path)
+        try:
+            protocol, results = test["protocol"], test["results"]
+            tested = {network["sha256"] for network in test["networks"].values()}
+            if (tested == wanted and len(results) == 3
+                    and (protocol["kind"], protocol["scales"], protocol["flip"]) == ("papers", [1.0], False)):
+                return next(result["miou"] for name, result in results.items() if "+" in name)
+        except (KeyError, TypeError, AttributeError):  # some other file of that name
+            continue
+    return None
 
 
 def read_summary(path):

@@ -43,7 +43,7 @@ _BEGIN, _END = re.compile(r"<!-- tables: begin (.*) -->"), "<!-- tables: end -->
 _ORACLE, _SUPERVISED = "oracle", "supervised"
 _METHODS = (_SUPERVISED, "CBST", "DST", "online", "naive", "flip", "DMT", "DMT+PLE")  # the order of the rows
 MEASURES = {
-    "miou": "mIoU", "forgetting": "forgetting", "forgotten": "pixels forgotten", "accuracy": "labels right",
+    "miou": "mIoU", "ensemble": "both together", "forgetting": "forgetting", "forgotten": "pixels forgotten", "accuracy": "labels right",
     "coverage": "labelled", "agreement": "arms agree"}
 
 
@@ -146,7 +146,8 @@ def _further(summary, stages, labels):
     last = max((row["round"] for row in labels), default=None)
     used = [row for row in labels if row["round"] == last]
     agreement = summary.get("agreement", {}).get(str(last + 1)) if last is not None else None
-    return {"forgetting": _forgetting(stages),
+    both = summary.get("ensemble") if any(row["round"] for row in stages) else None
+    return {"ensemble": None if both is None else 100 * both, "forgetting": _forgetting(stages),
             "forgotten": _mean([row.get("forgotten") for row in labels if "forgotten" in row]),
             "accuracy": _mean([row["right_after"] for row in used]),
             "coverage": _mean([row["labeled_after"] for row in used]),
@@ -344,7 +345,9 @@ def _notes(rows, measures, arm, against):
                          for recipe in entry.recipe.values() if recipe.get("backbone", "resnet101") != "resnet101"})
         if others:
             notes.append(f"These runs have another network ({', '.join(others)}); the published numbers do not compare.")
-    further = {"forgetting": "forgetting: best earlier IoU minus final IoU, mean over classes and arms, in points.",
+    further = {"ensemble": "both together: mIoU of the ensemble of both arms, as main.py --state=3 --second-arm tested it "
+                           "under the papers' protocol.",
+               "forgetting": "forgetting: best earlier IoU minus final IoU, mean over classes and arms, in points.",
                "forgotten": "pixels forgotten: of the unlabelled pixels right after a round, those wrong after the next, "
                             "in percent; mean over rounds and arms.",
                "accuracy": "labels right: of the pseudo-labelled pixels of the last round, in percent.",
@@ -436,6 +439,8 @@ def table(args):
     entries = [entry for name, summary in runs for entry in entries_of(summary, name, args.arm)]
     if not entries:
         raise UserError(f"{args.run[0]} holds no result for a table: neither rounds nor supervised stages")
+    if args.measures is None:
+        args.measures = ["miou"] + ["ensemble"] * any(entry.values["ensemble"] is not None for entry in entries)
     grouped = group(entries, [key.replace("-", "_") for key in args.by])
     _note_twins(grouped)
     if args.methods:
@@ -525,9 +530,10 @@ def _parser():
     parser.add_argument("--out", metavar="FILE", help="write the table there instead of printing it")
     parser.add_argument("--arm", default="mean", metavar="{mean,best,NAME}",
                         help="what counts for a run: the mean over its arms (default), the better one, or that one")
-    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=["miou"],
-                        help="columns: miou (default), forgetting (points), forgotten, accuracy, coverage, agreement "
-                             "(the last four from what the report looked at)")
+    parser.add_argument("--measures", nargs="+", choices=MEASURES,
+                        help="columns: miou, ensemble (of both arms, where main.py --state=3 tested it; default: these), "
+                             "forgetting (points), forgotten, accuracy, coverage, agreement (the last four from what "
+                             "the report looked at)")
     parser.add_argument("--by", nargs="+", default=[], metavar="KEY",
                         help="keys of the recipe whose values make rows of their own, such as beta")
     parser.add_argument("--against", metavar="METHOD", help="a column of differences to this row, within pairs of runs")

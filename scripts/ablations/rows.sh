@@ -86,7 +86,10 @@ online_training() {
 run_row() {
     row "$1"
     case $1 in
-        baseline) for arm in $baseline_arms; do baseline_arm "$arm"; done ;;
+        baseline)
+            for arm in $baseline_arms; do baseline_arm "$arm"; done
+            ratios='' report 0 $baseline_arms
+            ;;
         cbst) gamma1=0 gamma2=0; self_training ;;
         dst) self_training ;;
         dmt) mutual_training ;;

@@ -224,7 +224,9 @@ def _cell(x, y, width, value, strongest, group, what):
 
 
 def _cell_text(value, digits):
-    return "-" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return "-"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no negative zero
 
 
 def _mix(stops, place):

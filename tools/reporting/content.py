@@ -75,7 +75,8 @@ class Content:
             return None
         due = [self.stage(arm, number) for arm in self.arms for number in range(self.planned + 1)] + self.others
         due += [self.baseline] if self.baseline else []
-        return bool(self.arms) and all(stage is not None and stage.result for stage in due)
+        return bool(self.arms) and all(stage is not None and stage.result for stage in due) and all(
+            labelling.manifest for labelling in self.labellings)
 
 
 def gather(run, folder, data=None, images=500, rounds=None, arms=None, exp=None, progress=lambda number: iter):
