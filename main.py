@@ -5,29 +5,32 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from utils.distributed import Processes
 from utils.errors import UserError, reports_user_errors
 from utils.options import parse_options
 
 
 @reports_user_errors
 def main(arguments=None):
-    """Parse the command line and run the stage it asks for."""
-    options = parse_options(arguments)
-    job = Job(options)
-    if options.check:
-        job.check()
-    elif options.labeling:
-        job.label()
-    elif options.state == 3:
-        job.test()
-    else:
-        job.train(mutual=options.state == 1)
+    """Parse the command line and run the stage it asks for, alone or as one of the processes of torchrun."""
+    with Processes() as processes:
+        options = parse_options(arguments)
+        job = Job(options, processes)
+        if options.check:
+            if processes.is_first:
+                job.check()
+        elif options.labeling:
+            job.label()
+        elif options.state == 3:
+            job.test()
+        else:
+            job.train(mutual=options.state == 1)
 
 
 class Job:
     """The stage that the options describe. Nothing below this class sees the options."""
 
-    def __init__(self, options):
+    def __init__(self, options, processes):
         from data import images
         from dmt.session import Data, Machine, Network, choose_device
         from utils.precision import choose_precision
@@ -39,13 +42,15 @@ class Job:
                          options.allow_links)
         self.spec = self.data.spec
         self.split = (options.train_set, options.sets_id)
-        device = choose_device(options.device)
+        device = choose_device(options.device, processes)
+        processes.connect(device)
         precision = choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, device)
         workers = options.workers
         if workers is None:
-            workers = 0 if device.type == "cpu" else min(8, usable())
+            workers = 0 if device.type == "cpu" else max(1, min(8, usable() // processes.local_size))
         graphs = options.cuda_graphs and precision.kind != "apex"  # Apex reads the GPU in every step
-        self.machine = Machine(device, precision, workers, options.batch_size_labeling, options.compile, graphs)
+        self.machine = Machine(device, precision, workers, options.batch_size_labeling, options.compile, graphs,
+                               processes)
         self.network = Network(options.backbone, options.aspp_branches, options.coco, self.spec)
 
     def train(self, mutual):
@@ -107,12 +112,13 @@ class Job:
             raise UserError(f"--json {result} is a folder; give the name of a file")
         arms = [load_arm(path, machine.device, machine.precision, spec, coco, options.aspp_branches)
                 for path, coco in files]
-        make_folder(result.parent)
+        machine.processes.first(make_folder, result.parent)
         names = self.data.validation(options.valtiny)
         print(testing.headline(arms, protocol), flush=True)
         matrices = testing.test(self.data, names, arms, protocol, machine)
         print(testing.table(spec.class_names, matrices))
-        testing.write_results(result, self.data, names, arms, protocol, matrices)
+        machine.processes.first(
+            lambda: testing.write_results(result, self.data, names, arms, protocol, matrices))
         print(f"written to {result}")
 
     def check(self):

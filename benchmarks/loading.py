@@ -107,7 +107,7 @@ class Worker:
     def __init__(self, dataset, kind, count):
         batches = [[(kind, 0, index) for index in range(start, min(start + BATCH, count))]
                    for start in range(0, count, BATCH)]
-        collate = datasets.collate_training if isinstance(dataset, datasets.TrainingImages) else None
+        collate = dataset.collate if isinstance(dataset, datasets.TrainingImages) else None
         self.loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=1,
                                  persistent_workers=True, worker_init_fn=datasets.start_worker)
         before = set(multiprocessing.active_children())

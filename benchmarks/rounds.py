@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import datasets
+from data.batches import whole_batches
 from data.store import PseudoLabelStore
 from dmt import labeling
 from dmt.prediction import network_maps
@@ -53,7 +54,8 @@ def decide(spec, names, store, previous, limits, ratio, beta=0.15, test_size=Non
 def label(model, spec, root, names, folder, previous=None, ratio=0.5, test_size=None, batch_size=1):
     """A whole labelling round: (store, thresholds). As in a stage, the previous predictions are first verified."""
     store = PseudoLabelStore(folder, spec.palette)
-    if previous is not None and labeling.missing_batches(names, previous, batch_size, previous.read_logits):
+    if previous is not None and labeling.missing_batches(
+            names, whole_batches(len(names), batch_size), previous, previous.read_logits):
         raise SystemExit("the previous predictions are not whole")
     limits = predict(model, spec, root, names, store, test_size, batch_size).thresholds(ratio)
     decide(spec, names, store, previous, limits, ratio, test_size=test_size)

@@ -14,6 +14,11 @@ def generator(seed, purpose, *position):
     return np.random.default_rng((seed, zlib.crc32(purpose.encode()), *position))
 
 
+def whole_batches(count, size):
+    """The positions 0 to ``count`` - 1 in batches of ``size``, as lists; the last one may be smaller."""
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
 class Stream:
     """Batches of one kind of image, without end: pass after pass over ``size`` images, reshuffled at each pass.
 
@@ -38,11 +43,14 @@ class Stream:
 class Steps:
     """The batches of a whole training, for a DataLoader's ``batch_sampler``: step t takes batch t of every stream.
 
-    An epoch is one pass over the first stream; the other streams cycle beside it.
+    An epoch is one pass over the first stream; the other streams cycle beside it. A batch is cut into ``accumulate``
+    parts, and each part among ``size`` processes, of which this one is ``rank``: by dealing out, so that shares differ
+    by one sample at most. Of its own samples each part's come together, and of them the first stream's first.
     """
 
-    def __init__(self, streams, epochs, start=0):
-        self.streams, self.start = streams, start
+    def __init__(self, streams, epochs, accumulate=1, rank=0, size=1):
+        self.streams, self.start = streams, 0
+        self.accumulate, self.rank, self.size = accumulate, rank, size
         self.per_epoch = streams[0].batches_per_pass
         self.total = epochs * self.per_epoch
 
@@ -51,8 +59,17 @@ class Steps:
 
     def __iter__(self):
         for step in range(self.start, self.total):
-            yield [key for stream in self.streams for key in stream.batch(step)]
+            yield [key for part in self._shares(step) for key in part]
 
-    def num_pseudo(self, step):
-        """How many samples of batch ``step`` are pseudo-labelled; they come first."""
-        return sum(len(stream.batch(step)) for stream in self.streams if stream.kind == "pseudo")
+    def parts(self, step):
+        """Of every part of batch ``step`` that has samples on any process, (samples, pseudo-labelled ones) here: a tuple."""
+        return tuple((len(part), sum(kind == "pseudo" for kind, *_ in part)) for part in self._shares(step))
+
+    def samples(self, step):
+        """The number of samples of batch ``step``, of all processes."""
+        return sum(len(stream.batch(step)) for stream in self.streams)
+
+    def _shares(self, step):
+        keys = [key for stream in self.streams for key in stream.batch(step)]
+        parts = (keys[number :: self.accumulate] for number in range(self.accumulate))
+        return [part[self.rank :: self.size] for part in parts if part]

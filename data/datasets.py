@@ -59,6 +59,13 @@ class TrainingImages(Dataset):
         return image, label, transforms.crop_nearest(confidence, window, self.crop, 0)
 
 
+    def collate(self, samples):
+        """Stack samples: (images (N, h, w, 3), labels (N, h, w), grey confidences (N, h, w)), all uint8; N may be 0."""
+        if samples:
+            return tuple(default_collate(samples))  # in a worker it stacks into the memory that the main process reads
+        return tuple(torch.empty((0, *self.crop, *channels), dtype=torch.uint8) for channels in ((3,), (), ()))
+
+
 class WholeImages(Dataset):
     """Images at test size, in list order; ``subset`` is train, val or unlabeled and ``labels`` says whether to read masks."""
 
@@ -115,11 +122,6 @@ class JudgedImages(Dataset):
 def as_is(sample):
     """For a loader that gives single samples: no tensors are made of them."""
     return sample
-
-
-def collate_training(samples):
-    """Stack training samples: (images (N, h, w, 3), labels (N, h, w), grey confidences (N, h, w)), all uint8."""
-    return tuple(default_collate(samples))  # in a worker it stacks into the memory that the main process reads
 
 
 def collate_whole(samples):

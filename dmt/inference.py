@@ -28,12 +28,13 @@ class TooLarge(UserError):
     """An image does not fit into the memory."""
 
 
-def predict_all(pictures, arms, protocol, *, choices=None, confidence=False, batch_size=8, failed=None):
+def predict_all(pictures, arms, protocol, *, choices=None, confidence=False, batch_size=8, failed=None, share=iter):
     """Predict ``pictures``, an iterable of anything with an ``image``; yields (picture, its ``Decision`` list).
 
     Arguments as for ``predict``, which gets the pictures in groups; they come back in nearly their order. The pictures
     of a group that does not fit into the memory, or that a network refuses, are predicted one by one.
     ``failed(picture, error)`` gets one that cannot be predicted even so; without it the ``UserError`` is raised.
+    ``share`` picks some of the groups, where several processes divide them.
     """
     def fitting(group):
         images = [picture.image for picture in group]
@@ -50,7 +51,7 @@ def predict_all(pictures, arms, protocol, *, choices=None, confidence=False, bat
         else:
             yield from zip(group, decided)
 
-    for group in grouped(pictures, protocol, batch_size, lambda picture: picture.image.shape[:2]):
+    for group in share(grouped(pictures, protocol, batch_size, lambda picture: picture.image.shape[:2])):
         yield from fitting(group)
 
 

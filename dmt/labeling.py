@@ -21,8 +21,9 @@ from data.store import Prediction, PseudoLabelStore, find_predictions, grey_conf
 from dmt.enhancement import takes_previous
 from dmt.prediction import classify_with_confidence, covering, dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds, codes_of_thresholds, sample
+from utils.distributed import ALONE
 from utils.errors import UserError
-from utils.files import remove_left_overs, sha256, write_json
+from utils.files import remove_left_overs, sha256, sync, write_json
 from utils.processors import usable
 from utils.runs import difference, peak_memory
 from utils.transfer import Upload, download
@@ -127,15 +128,13 @@ def _pixels(prediction, test_size, device):
     return classify_with_confidence(steps, prediction.size, test_size, prediction.map_size)
 
 
-def missing_batches(names, store, batch_size, read, take=lambda parts: None):
-    """Which batches (lists of indices in ``names``) have to be predicted, since ``store`` does not hold them whole.
+def missing_batches(names, batches, store, read, take=lambda parts: None):
+    """Which ``batches`` (lists of indices in ``names``) have to be predicted, since ``store`` does not hold them whole.
 
     ``read(name)`` looks at what is there and raises when it is damaged; ``take`` gets what it returned, as a list, for
     every whole batch. A batch of which one image is missing or damaged is predicted anew, so that every image is
     computed in the same company as in a labelling that nothing interrupted.
     """
-    batches = [list(range(start, min(start + batch_size, len(names)))) for start in range(0, len(names), batch_size)]
-
     def parts_of(batch):
         try:
             if all(store.logits_path(names[index]).is_file() for index in batch):
@@ -173,11 +172,12 @@ def decide(current, previous, threshold_codes, rules):
     return where(mask, old, before), where(mask, old_codes, codes), before
 
 
-def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, device="cpu", progress=iter):
-    """Second pass: decide and write the pseudo label of every image.
+def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, device="cpu", progress=iter,
+                        processes=ALONE):
+    """Second pass: decide and write the pseudo label of every image; ``names`` are this one of the ``processes``'.
 
-    ``previous`` is the store that holds the previous model's logits, or None. Returns the shares of labelled pixels:
-    {"before": thresholds alone, "after": with PLE, "changed": pixels whose label the merge changed}.
+    ``previous`` is the store that holds the previous model's logits, or None. Returns the shares of labelled pixels, of
+    all processes: {"before": thresholds alone, "after": with PLE, "changed": pixels whose label the merge changed}.
     """
     on_gpu = torch.device(device).type != "cpu"
     stores, limits = [store] if previous is None else [store, previous], codes_of_thresholds(thresholds)
@@ -209,33 +209,43 @@ def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, de
                             name, download(labels), download(grey))
                 yield counts
 
-    sums = [0] * 4
+    sums = np.zeros(4, np.int64)
     with ThreadPoolExecutor(_THREADS) as pool:
         for counts in progress(one_after_another() if on_gpu else pool.map(one, names)):
-            sums = [total + count for total, count in zip(sums, counts)]
-    pixels, *others = (int(count) for count in sums)
+            sums += [int(count) for count in counts]
+    pixels, *others = processes.sum_array(sums).tolist()
     return dict(zip(("before", "after", "changed"), (count / pixels for count in others)))
 
 
-def label(predict_with, checkpoint, old, names, store, source, rules, batch_size, device="cpu", progress=iter,
+def label(predict_with, checkpoint, old, names, store, source, rules, machine, progress=iter,
           check=lambda histogram: None):
     """The whole of a labelling stage: both passes, and the manifest that makes the store valid.
 
     ``predict_with(file, store, batches)`` runs the first pass with a checkpoint file. ``old`` is the previous
     checkpoint of the same arm (PLE) or None; its predictions are taken from the neighbouring stores, or made where none
-    has them. ``source`` (dataset, split, network, test size) goes into the manifest. ``check`` sees the histogram
-    before anything is decided. What an earlier start has left is used: a finished labelling is only verified, an
-    interrupted one goes on. Returns (shares of labelled pixels, whether there was anything to do).
+    has them. ``source`` (dataset, split, network, test size) goes into the manifest. ``machine`` is the
+    ``dmt.session.Machine``, whose processes share the batches; the first one writes what is about all images. ``check`` sees the histogram before anything is decided, on the first process.
+    What an earlier start has left is used: a finished labelling is only verified, an interrupted one goes on. Returns
+    (shares of labelled pixels, whether there was anything to do).
     """
-    origin = {**source, "names_sha256": names_digest(names), "batch_size": batch_size}
+    device, processes = machine.device, machine.processes
+    origin = {**source, "names_sha256": names_digest(names), "batch_size": machine.batch_size}
     origins = {file: {**origin, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
     expected = {**origins[checkpoint], "rules": asdict(rules), "previous": None if old is None else old.name,
                 "previous_sha256": None if old is None else origins[old]["checkpoint_sha256"]}
-    shares, began = finished_shares(store, expected, names), time.monotonic()
+    began = time.monotonic()
+
+    def begin():
+        shares = finished_shares(store, expected, names)
+        if shares is None:
+            store.remove_manifest()
+            remove_left_overs(store.folder, "**/*")
+            store.begin_predictions(origins[checkpoint])
+        return shares
+
+    shares = processes.first(begin)
     if shares is not None:
         return shares, False
-    store.remove_manifest()
-    remove_left_overs(store.folder, "**/*")
 
     def read(name):
         classes, codes = stored_prediction(store, name, source["test_size"], device)
@@ -245,25 +255,36 @@ def label(predict_with, checkpoint, old, names, store, source, rules, batch_size
         for part in parts:
             histogram.update_codes(*part)
 
-    histogram = ConfidenceHistogram(source["network"]["num_classes"])
-    store.begin_predictions(origins[checkpoint])
-    missing = missing_batches(names, store, batch_size, read, count)
-    if missing:
-        histogram.merge(predict_with(checkpoint, store, missing))
-    check(histogram)
-    previous = None
-    if old is not None:
+    def begin_previous():
         previous = (find_predictions(store.folder.parent, origins[old]) or PseudoLabelStore(store.folder / "previous"))
         previous.begin_predictions(origins[old])
-        missing = missing_batches(names, previous, batch_size, lambda name: bool(previous.read_logits(name)))
+        return previous
+
+    histogram, batches = ConfidenceHistogram(source["network"]["num_classes"]), machine.whole_batches(len(names))
+    missing = missing_batches(names, batches, store, read, count)
+    if missing:
+        histogram.merge(predict_with(checkpoint, store, missing))
+    histogram.counts[...] = processes.sum_array(histogram.counts)
+    processes.first(check, histogram)
+    previous = None
+    if old is not None:
+        previous = processes.first(begin_previous)
+        missing = missing_batches(names, batches, previous, lambda name: bool(previous.read_logits(name)))
         if missing:
             predict_with(old, previous, missing)
     thresholds = histogram.thresholds(rules.ratio)
-    shares = write_pseudo_labels(names, source["test_size"], store, previous, thresholds, rules, device, progress)
-    write_json(store.folder / "timing.json",  # of this start; beside the manifest, which has to stay the same bytes
-               {"seconds": round(time.monotonic() - began, 2), "images": len(names), **peak_memory(device)})
-    store.write_manifest({**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
-                          "thresholds": [float(value) for value in thresholds]})
+    own = [names[index] for batch in batches for index in batch]  # a machine reads what it has written itself
+    shares = write_pseudo_labels(own, source["test_size"], store, previous, thresholds, rules, device, progress,
+                                 processes)
+
+    def finish():
+        write_json(store.folder / "timing.json",  # of this start; beside the manifest, which has to stay the same bytes
+                   {"seconds": round(time.monotonic() - began, 2), "images": len(names), **peak_memory(device)})
+        store.write_manifest({**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
+                              "thresholds": [float(value) for value in thresholds]})
+
+    processes.each_machine(sync)  # all is on the disks when the manifest says so
+    processes.first(finish)
     return shares, True
 
 

@@ -41,6 +41,11 @@ class LiveView:
                 for part in (label, prediction)]
         self._rows[index] = np.concatenate([picture, *maps], axis=1)
 
+    def gather(self, processes):
+        """Take over the images that the other ``processes`` have seen."""
+        for rows in processes.gather(self._rows):
+            self._rows.update(rows)
+
     def validated(self, matrix, iou, step):
         """Show the result of a validation: its confusion matrix (C, C), IoU (C,), and the images seen on the way."""
         self._board.add({f"iou/{name}": value for name, value in zip(self._names, iou)}, step)

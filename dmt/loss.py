@@ -45,7 +45,8 @@ def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2, on_student
 class DynamicMutualLoss(nn.Module):
     """Cross-entropy over pseudo-labelled and labelled pixels, the former weighted by ``pixel_weights`` (DMT paper).
 
-    Called as ``loss(logits, labels, confidence, num_pseudo)``, or ``loss(logits, labels)`` when all is labelled:
+    Called as ``loss(logits, labels, confidence, num_pseudo)``, or ``loss(logits, labels)`` when all is labelled; for a
+    part of a batch with ``valid_pixels``, the number of pixels that have a label in all of it (0-d, integer):
 
     - ``logits``: (N, C, H, W) floating point; half precisions are computed in float32, float64 stays;
     - ``labels``: (N, H, W) integers in 0..C - 1, or ``ignore_index`` for pixels without a label;
@@ -56,7 +57,8 @@ class DynamicMutualLoss(nn.Module):
     "flip". With "flip" they count as labelled with the student's decision a, also where weighting is turned off.
 
     Returns ``(loss, statistics)``. The loss is sum(w · cross-entropy) / number of pixels that have a label, 0-d, and 0
-    when none has; no gradient goes through w. The statistics are tensors on the device, to be read when convenient:
+    when none has; no gradient goes through w. The losses and means of a batch's parts add up to those of the batch.
+    The statistics are tensors on the device, to be read when convenient:
 
     - ``disagreements``: int64, pseudo-labelled pixels where the student decides otherwise (a ≠ y);
     - ``student_wins``: int64, those among them where it is surer than the teacher (max q > p);
@@ -77,7 +79,7 @@ class DynamicMutualLoss(nn.Module):
             raise ValueError(f"on_student_win must be one of {', '.join(ON_STUDENT_WIN)}, not {on_student_win!r}")
         self.ignore_index, self.on_student_win = int(ignore_index), on_student_win
 
-    def forward(self, logits, labels, confidence=None, num_pseudo=None):
+    def forward(self, logits, labels, confidence=None, num_pseudo=None, valid_pixels=None):
         num_pseudo = _checked(logits, labels, confidence, num_pseudo)
         # (N, H·W) from here on.
         y = labels.flatten(1).long()
@@ -103,15 +105,15 @@ class DynamicMutualLoss(nn.Module):
                 y[:num_pseudo] = torch.where(won, student.prediction[:num_pseudo], y[:num_pseudo])
                 cross_entropy[:num_pseudo] = torch.where(won, -q_max.log(), cross_entropy[:num_pseudo])
 
-        valid_pixels = valid.count_nonzero()
-        n = valid_pixels.clamp(min=1)
+        own_pixels = valid.count_nonzero()
+        n = (own_pixels if valid_pixels is None else valid_pixels).clamp(min=1)
         loss = _WeightedMean.apply(logits, y, weight, cross_entropy, n, student.softmax)
         statistics = {
             "disagreements": disagreements,
             "student_wins": student_wins,
             "mean_weight": weight.sum() / n,
             "unweighted_loss": cross_entropy.sum() / n,
-            "valid_pixels": valid_pixels,
+            "valid_pixels": own_pixels,
             "prediction": student.prediction.view(labels.shape),
         }
         return loss, statistics

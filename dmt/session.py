@@ -17,6 +17,7 @@ import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from data import datasets, images, lists  # noqa: E402
+from data.batches import whole_batches  # noqa: E402
 from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
@@ -26,15 +27,21 @@ from models.description import Description, said  # noqa: E402
 from models.input_format import input_format  # noqa: E402
 from models.weights import load_imagenet_weights  # noqa: E402
 from utils.checkpoints import load_model  # noqa: E402
+from utils.distributed import ALONE  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.replay import Replay  # noqa: E402
 from utils.runs import software  # noqa: E402
 
 
-def choose_device(name=None):
-    """The ``torch.device`` of that name, or the GPU if there is one, prepared. Raises ``UserError`` if it is unusable."""
+def choose_device(name=None, processes=ALONE):
+    """The ``torch.device`` of that name, or the GPU if there is one, prepared. Raises ``UserError`` if it is unusable.
+
+    Of several processes on a machine each gets a GPU of its own.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if processes.size > 1 and device.type == "cuda":
+            device = _own_gpu(device, processes)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); "
@@ -43,6 +50,16 @@ def choose_device(name=None):
     torch.set_flush_denormal(True)  # a CPU computes many times slower on the tiny numbers of a confident softmax
     torch.backends.cudnn.benchmark = True  # crops and test images have one size each
     return device
+
+
+def _own_gpu(device, processes):
+    count = torch.cuda.device_count()
+    if device.index is not None or processes.local_size > count:
+        raise UserError(f"{processes.local_size} processes on this machine need a GPU each, but "
+                        + (f"--device {device} is one" if device.index is not None else f"it has {count}")
+                        + "; start no more processes than there are GPUs, give --device cuda, or --device cpu")
+    torch.cuda.set_device(processes.local_rank)
+    return torch.device("cuda", processes.local_rank)
 
 
 class Data:
@@ -105,6 +122,7 @@ class Machine:
     """Where and how the network runs: device, ``utils.precision.Precision``, loader processes, images a forward pass.
 
     ``compiled`` and ``graphs`` (GPU only) make it faster: torch.compile of its blocks, and CUDA graphs of full batches.
+    ``processes`` are the ``utils.distributed.Processes`` that share the work.
     """
 
     device: torch.device
@@ -113,6 +131,7 @@ class Machine:
     batch_size: int
     compiled: bool = False
     graphs: bool = False
+    processes: object = ALONE
 
     def ready(self, model):
         """``model``, compiled where this machine is to do so."""
@@ -122,24 +141,33 @@ class Machine:
         """A function that runs ``model`` on a batch: (N, H, W, 3) uint8 BGR on the device -> logits (N, C, h, w)."""
         return Replay(network_maps(model, input_form, self.precision), self.device, self.graphs)
 
+    def whole_batches(self, count):
+        """This process's of the batches of ``count`` whole images, as lists of positions.
+
+        Batches are never cut, so that every image is computed in the same company whatever the number of processes.
+        """
+        return list(self.processes.share(whole_batches(count, self.batch_size)))
+
     def loader(self, dataset, collate, **batches):
-        """A DataLoader over ``dataset`` with this machine's processes; ``batches`` says how it forms them."""
+        """A DataLoader over ``dataset`` with this machine's loader processes; ``batches`` says how it forms them."""
         return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=datasets.start_worker,
                           pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
 
     def validator(self, data, names, input_form, progress=iter, see=None):
         """A function model -> ConfusionMatrix over the validation images ``names``; its loader is kept between calls.
 
-        ``see`` is shown every image (see ``dmt.evaluation.evaluate``).
+        ``see`` is shown every image that this process evaluates (see ``dmt.evaluation.evaluate``).
         """
         loader = self.loader(data.whole_images(names, "val", labels=True), datasets.collate_whole,
-                             batch_size=self.batch_size)
+                             batch_sampler=self.whole_batches(len(names)))
         forwards = {}  # kept like the loader, for what has been recorded
 
         def validate(model):
             if model not in forwards:
                 forwards[model] = self.forward(model, input_form)
-            return evaluate(model, loader, forwards[model], self.device, progress, see)
+            matrix = evaluate(model, loader, forwards[model], self.device, progress, see)
+            matrix.restore(self.processes.sum_array(matrix.state()))
+            return matrix
         return validate
 
 

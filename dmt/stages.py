@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from dmt import collapse, labeling
 from dmt.live_view import LiveView, spread
 from dmt.loss import STOP
 from dmt.training import Interrupted, Recipe, Trainer, stop
+from models import batch_norm
+from utils.checkpoints import load_checkpoint
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import locked, make_folder, sha256
 from utils.runs import Stage
 
 _SHOWN = 4  # validation images in TensorBoard
+_ECHO = 5  # seconds in which a signal comes to each of several processes more than once: torchrun passes on its own
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Setting:
 @dataclass(frozen=True)
 class Training:
     """A training stage. ``batch_pseudo`` is None for a supervised one; else labels are read from ``pseudo_dir``, unless
-    ``recipe.online`` says that they are made on the fly.
+    ``recipe.online`` says that they are made on the fly. Each batch is computed in ``accumulate`` parts.
 
     ``start`` is the checkpoint to start from, or None; then ``weights`` are those of the backbone
     (``models.weights.load_imagenet_weights``). ``config`` (plain values) is written beside the result for the reader.
@@ -65,6 +69,7 @@ class Training:
     pseudo_dir: Path | None = None
     augment_pseudo: bool = True
     tiny_validation: bool = False
+    accumulate: int = 1
     start: Path | None = None
     weights: str | None = None
     save: bool = True
@@ -86,75 +91,105 @@ def train(setting, plan):
         else:
             lists["unlabeled"] = pseudo_names
     fingerprint = _fingerprint(setting, plan, manifest, lists)
-    with Stage(plan.output_dir, plan.name) as stage:
-        result = stage.result(fingerprint) if plan.save and not plan.redo else None
+    processes = setting.machine.processes
+
+    def check():
+        if store is not None:
+            store.check_files(pseudo_names)
+        images.check_present(data.images(pseudo_names, UNLABELED))
+        images.check_pairs(data.spec, [*data.pairs(names), *data.pairs(val_names, "val")])
+
+    with processes.held_by_first(lambda: Stage(plan.output_dir, plan.name)) as stage:
+        result = processes.first(lambda: stage.result(fingerprint)) if plan.save and not plan.redo else None
         if result is None:
-            if store is not None:
-                store.check_files(pseudo_names)
-            images.check_present(data.images(pseudo_names, UNLABELED))
-            images.check_pairs(data.spec, [*data.pairs(names), *data.pairs(val_names, "val")])
+            processes.first(check)
             dataset = datasets.TrainingImages(data.spec, data.root, data.spec.crop, plan.seed, names, pseudo_names,
                                               store, augment_pseudo=plan.augment_pseudo)
             result = _run(setting, plan, stage, dataset, val_names, fingerprint)
-            print(f"{stage.name}: best validation mIoU {100 * result['miou']:.2f} % at step {result['step']}")
+            print(f"{plan.name}: best validation mIoU {100 * result['miou']:.2f} % at step {result['step']}")
         else:
-            print(f"{stage.name}: already finished, mIoU {100 * result['miou']:.2f} %")
-        fallen = collapse.fall(stage.name, result["start_miou"], result["miou"])
+            print(f"{plan.name}: already finished, mIoU {100 * result['miou']:.2f} %")
+        fallen = collapse.fall(plan.name, result["start_miou"], result["miou"])
         if fallen:
             setting.on_collapse(fallen)
 
 
-def _steps(plan, dataset):
+def _steps(plan, dataset, processes):
     """Which images form each step: pseudo-labelled ones first, which then set the length of an epoch."""
     kinds = [(datasets.PSEUDO, plan.batch_pseudo)] if plan.batch_pseudo is not None else []
     if plan.batch_labeled:
         kinds.append((datasets.LABELED, plan.batch_labeled))
     streams = [batches.Stream(kind, len(dataset.names[kind]), size, plan.seed) for kind, size in kinds]
-    return batches.Steps(streams, plan.epochs)
+    return batches.Steps(streams, plan.epochs, plan.accumulate, processes.rank, processes.size)
 
 
 def _run(setting, plan, stage, dataset, val_names, fingerprint):
     """Train from the beginning, or from where an interrupted training of the stage stopped; returns its result."""
-    machine, network, steps = setting.machine, setting.network, _steps(plan, dataset)
-    model, carried = network.build(machine.device, plan.start, plan.weights, plan.seed)
-    machine.ready(model)
-    state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None
+    machine, network, processes = setting.machine, setting.network, setting.machine.processes
+    steps = _steps(plan, dataset, processes)
+    model, carried = processes.after_first(
+        lambda: network.build(machine.device, plan.start, plan.weights, plan.seed))
+    batch_norm.average_parts(model, plan.accumulate)
+    if processes.size == 1:
+        machine.ready(model)
+    else:
+        batch_norm.synchronize(model)
+
+    def begin():
+        state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None
+        stage.write_config({**plan.config, "fingerprint": fingerprint})
+        stage.start_metrics(state["step"] if state else 0)
+        return state
+
+    state = processes.first(begin)
     step = state["step"] if state else 0
-    stage.write_config({**plan.config, "fingerprint": fingerprint})
-    stage.start_metrics(step)
-    asked = []
-    view = LiveView(stage.tensorboard(step), setting.data.spec, spread(len(val_names), _SHOWN))
+    board = stage.tensorboard(step) if processes.is_first else None
+    view = LiveView(board, setting.data.spec, spread(len(val_names), _SHOWN))
     validate = machine.validator(setting.data, val_names, network.input_format, progress_bar("validate", "batch"),
                                  view.see)
     trainer = Trainer(model, plan.recipe, steps, network.input_format, machine.precision, machine.device, stage,
                       validate, network.describe(fingerprint), fingerprint, save=plan.save, view=view,
-                      stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse, graphs=machine.graphs)
+                      stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse, graphs=machine.graphs,
+                      processes=processes)
     if state:
         trainer.load_state_dict(state)
-    loader = machine.loader(dataset, datasets.collate_training, batch_sampler=steps)
+    loader = machine.loader(dataset, dataset.collate, batch_sampler=steps)
+    asked = _listen(processes)
+    print(f"{plan.name}: {len(dataset.names['labeled'])} labelled and {len(dataset.names['pseudo'])} pseudo-labelled "
+          f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
+          + (f", {processes.size} processes" if processes.size > 1 else "")
+          + (f", batches in {plan.accumulate} parts" if plan.accumulate > 1 else "")
+          + (f", going on from step {step}" if step else ""), flush=True)
+    try:
+        miou, best_step = trainer.run(loader, progress_bar(f"train {plan.name}", "step"))
+    except Interrupted as interrupted:
+        print(f"{plan.name}: stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
+        interrupted.signal = max(processes.gather(asked[0] if asked else 0))
+        raise
+    result = {"miou": miou, "step": best_step, "start_miou": carried.get("miou"),
+              "skipped_steps": int(machine.precision.skipped.item())}
+    processes.first(lambda: stage.finish(result, fingerprint, plan.save))
+    if result["skipped_steps"]:
+        print(f"{plan.name}: {result['skipped_steps']} of {steps.total} steps skipped by the loss scaler")
+    return result
+
+
+def _listen(processes):
+    """The signals that ask to stop, as a list that grows; asked again, it is at once, without saving."""
+    asked, first = [], time.monotonic()
 
     def ask_to_stop(number, _):
-        if asked:  # asked twice: at once, without saving
+        nonlocal first
+        now = time.monotonic()
+        if not asked:
+            first = now
+        elif processes.size == 1 or now > first + _ECHO:
             raise KeyboardInterrupt
         asked.append(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
-    print(f"{stage.name}: {len(dataset.names['labeled'])} labelled and {len(dataset.names['pseudo'])} pseudo-labelled "
-          f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
-          + (f", going on from step {step}" if step else ""), flush=True)
-    try:
-        miou, best_step = trainer.run(loader, progress_bar(f"train {stage.name}", "step"))
-    except Interrupted as interrupted:
-        print(f"{stage.name}: stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
-        interrupted.signal = asked[0]
-        raise
-    result = {"miou": miou, "step": best_step, "start_miou": carried.get("miou"),
-              "skipped_steps": int(machine.precision.skipped.item())}
-    stage.finish(result, fingerprint, plan.save)
-    if result["skipped_steps"]:
-        print(f"{stage.name}: {result['skipped_steps']} of {steps.total} steps skipped by the loss scaler")
-    return result
+    return asked
 
 
 def _fingerprint(setting, plan, manifest, lists):
@@ -171,7 +206,7 @@ def _fingerprint(setting, plan, manifest, lists):
             "epochs": plan.epochs, "batch_size_labeled": plan.batch_labeled, "batch_size_pseudo": plan.batch_pseudo,
             "lr": recipe.lr, "weight_decay": recipe.weight_decay, "gamma1": recipe.gamma1, "gamma2": recipe.gamma2,
             "on_student_win": None if recipe.on_student_win == STOP else recipe.on_student_win, "online": recipe.online,
-            "seed": plan.seed, "val_num_steps": recipe.val_num_steps, "batch_size_labeling": machine.batch_size,
+            "accumulate": None if plan.accumulate == 1 else plan.accumulate, "seed": plan.seed, "val_num_steps": recipe.val_num_steps, "batch_size_labeling": machine.batch_size,
             "no_aug": not plan.augment_pseudo},
         "network": setting.network.identity(), "precision": machine.precision.kind, "device": machine.device.type,
         "dataset": {**dataclasses.asdict(setting.data.spec), "root": None, "lists_root": None},
@@ -185,15 +220,13 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
     ``rules`` are the ``dmt.labeling.LabelingRules``.
     """
     data, machine = setting.data, setting.machine
-    names = data.unlabeled(*setting.split)
-    images.check_present(data.images(names, UNLABELED))
-    folder = make_folder(folder)
+    processes, names = machine.processes, data.unlabeled(*setting.split)
+    processes.first(lambda: images.check_present(data.images(names, UNLABELED)))
+    processes.first(make_folder, folder)
     store = PseudoLabelStore(folder, data.spec.palette)
-    known = {}  # checkpoint -> its validation IoU per class, where the file has it
 
     def predict(file, target, batch_indices):
-        model, carried = setting.network.build(machine.device, file)
-        known[file] = carried.get("iou")
+        model, _ = setting.network.build(machine.device, file)
         loader = machine.loader(data.whole_images(names, UNLABELED), datasets.collate_whole, batch_sampler=batch_indices)
         forward = machine.forward(machine.ready(model), setting.network.input_format)
         return labeling.predict(model, loader, names, target, forward, machine.device,
@@ -201,17 +234,22 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
 
     def check(histogram):
         labeling.warn_of_empty_classes(histogram, data.spec.class_names)
-        collapsed = collapse.one_class(histogram.pixels(), data.spec.class_names, known.get(checkpoint))
-        if collapsed:
-            setting.on_collapse(collapsed)
+        if collapse.one_class(histogram.pixels(), data.spec.class_names):
+            known = load_checkpoint(checkpoint).get("iou")  # of the validation, where the file has it
+            collapsed = collapse.one_class(histogram.pixels(), data.spec.class_names, known)
+            if collapsed:
+                setting.on_collapse(collapsed)
 
-    with locked(folder / ".lock", f"the folder of pseudo labels {folder}"):
+    def forget():
+        shutil.rmtree(folder / "logits", ignore_errors=True)
+        store.remove_manifest()
+
+    own = sum(map(len, machine.whole_batches(len(names))))
+    with processes.held_by_first(lambda: locked(folder / ".lock", f"the folder of pseudo labels {folder}")):
         if redo:
-            shutil.rmtree(folder / "logits", ignore_errors=True)
-            store.remove_manifest()
-        shares, new = labeling.label(predict, checkpoint, old, names, store, setting.source(), rules,
-                                     machine.batch_size, machine.device,
-                                     progress_bar("thresholds and PLE", "image", len(names)), check)
+            processes.first(forget)
+        shares, new = labeling.label(predict, checkpoint, old, names, store, setting.source(), rules, machine,
+                                     progress_bar("thresholds and PLE", "image", own), check)
     ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
     print(f"{'labelled' if new else 'already labelled:'} {len(names)} images in {folder}: "
           f"{100 * shares['before']:.2f} % of the pixels{ple}")

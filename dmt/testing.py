@@ -31,7 +31,8 @@ def test(data, names, arms, protocol, machine):
 
     ``data`` and ``machine`` are those of ``dmt.session``. Returns a dict with the keys A, B and A+B, or A alone. Under
     the papers' protocol labels have the geometry of the test size, else their own size. A single arm under the papers'
-    protocol is evaluated as in training; two give the same numbers each. Raises ``UserError``.
+    protocol is evaluated as in training; two give the same numbers each. The machine's processes share the images.
+    Raises ``UserError``.
     """
     images.check_pairs(data.spec, data.pairs(names, "val"))
     papers = protocol.kind == PAPERS
@@ -45,12 +46,15 @@ def test(data, names, arms, protocol, machine):
     if len(arms) > 1:
         choices[ENSEMBLE] = tuple(range(len(arms)))
     matrices = {name: ConfusionMatrix(data.spec.num_classes) for name in choices}
+    # Every process looks at every image, so that groups are formed as by one, and predicts some of the groups.
     predicted = predict_all(_cases(loader, protocol), arms, protocol, choices=list(choices.values()),
-                            batch_size=machine.batch_size, failed=_too_large)
-    for case, decisions in progress_bar("test", "image", len(names))(predicted):
+                            batch_size=machine.batch_size, failed=_too_large, share=machine.processes.share)
+    for case, decisions in progress_bar("test", "image", len(names) // machine.processes.size)(predicted):
         label = torch.from_numpy(case.label).to(decisions[0].classes.device, non_blocking=True)
         for matrix, decision in zip(matrices.values(), decisions):
             matrix.update(label, decision.classes)
+    for matrix in matrices.values():
+        matrix.restore(machine.processes.sum_array(matrix.state()))
     return matrices
 
 

@@ -4,6 +4,7 @@ The caller says which images form the batches; everything else is the same: SGD,
 loss, validation at intervals, and the snapshot with the best validation mIoU as the result.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -17,6 +18,7 @@ from dmt.loss import STOP, DynamicMutualLoss
 from dmt.online import label_online
 from models.deeplab import upsample
 from utils import checkpoints
+from utils.distributed import ALONE
 from utils.files import sha256
 from utils.metrics import ConfusionMatrix
 from utils.replay import Replay
@@ -69,19 +71,25 @@ class Trainer:
     everything that the result depends on: a saved state is good for no other. ``view`` is the
     ``dmt.live_view.LiveView`` of what is shown while it runs, or None. With ``graphs``, the steps of full batches are
     CUDA graphs on a GPU.
+
+    ``processes`` are the ``utils.distributed.Processes`` that train together, with ``steps`` for this one. Only the
+    first one's ``stage`` and ``view`` are used; where several save a state, any number can go on with it.
     """
 
     def __init__(self, model, recipe, steps, input_format, precision, device, stage, validate, describe, fingerprint,
-                 *, save=True, view=None, stop_requested=lambda: False, on_collapse=stop, graphs=False):
+                 *, save=True, view=None, stop_requested=lambda: False, on_collapse=stop, graphs=False,
+                 processes=ALONE):
         self.recipe, self.steps, self.input_format, self.device = recipe, steps, input_format, torch.device(device)
         self.stage, self.validate, self.describe, self.fingerprint, self.save = (
             stage, validate, describe, fingerprint, save)
         self.view, self.stop_requested, self.on_collapse = view, stop_requested, on_collapse
+        self.processes = processes
         self.loss = DynamicMutualLoss(recipe.gamma1, recipe.gamma2, on_student_win=recipe.on_student_win)
         optimizer = torch.optim.SGD(model.active_parameters(), lr=recipe.lr, momentum=recipe.momentum,
                                     weight_decay=recipe.weight_decay, fused=self.device.type == "cuda" or None)
         self.precision = precision
         self.model, self.optimizer = precision.prepare(model, optimizer)
+        self._replica = processes.replicate(self.model)
         self.levels = torch.from_numpy(GREY_LEVELS).to(self.device)
         self.step = 0
         self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
@@ -92,7 +100,7 @@ class Trainer:
         self._start_clock()
         self._epoch = ConfusionMatrix(model.num_classes)
         self._upload = Upload(self.device)
-        self._learn_at = Replay(self._learn, self.device, graphs)
+        self._learn_at = Replay(self._learn, self.device, graphs and processes.size == 1)
         # A graph reads the learning rate from the GPU's memory.
         self._lr = torch.zeros((), device=self.device) if graphs and self.device.type == "cuda" else None
 
@@ -102,7 +110,7 @@ class Trainer:
         Raises ``Collapse`` when the loss is not finite, ``Interrupted`` when asked to stop.
         """
         began = time.monotonic()
-        self.stage.log_metrics(kind="start", step=self.step, total_steps=self.steps.total)
+        self._note("start", total_steps=self.steps.total)
         self.model.train()
         self._start_clock()
         for batch in progress(loader):
@@ -110,7 +118,7 @@ class Trainer:
             last = self.step == self.steps.total
             due = self.step % self.recipe.val_num_steps == 0 or last
             end_of_epoch = self.step % self.steps.per_epoch == 0
-            stopping = self.stop_requested()
+            stopping = self.processes.any(self.stop_requested())
             saving = self.save and (due or stopping or self.step % self.recipe.save_num_steps == 0)
             logging = due or end_of_epoch or saving or self.step % self.recipe.log_num_steps == 0
             if logging:
@@ -118,41 +126,66 @@ class Trainer:
             if due:
                 self._validate()
             if saving:
-                self.stage.save_state(self.state_dict(), self.best_step)
+                state = self.state_dict()
+                self.processes.first(lambda: self.stage.save_state(state, self.best_step))
             if logging:
                 self._start_clock()  # validating and saving are not training
             if stopping and not last:
                 raise Interrupted
-        self.stage.log_metrics(kind="end", step=self.step, seconds=round(time.monotonic() - began, 3),
-                               **peak_memory(self.device))
+        self._note("end", seconds=round(time.monotonic() - began, 3), **peak_memory(self.device))
         return self.best_miou, self.best_step
 
     def _train_step(self, images, labels, grey):
-        """One step on a batch whose pseudo-labelled samples come first. No host synchronization.
+        """One step on this process's samples of a batch, as ``steps`` gives them. No host synchronization.
 
         images (N, h, w, 3) uint8 BGR; labels (N, h, w) uint8, 255 = ignored; grey (N, h, w) uint8, the confidences.
         """
         lr = self.recipe.lr_at(self.step, self.steps.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self._lr is None else self._lr.fill_(lr)
-        self._learn_at(*self._upload(images, labels, grey), self.steps.num_pseudo(self.step))
+        self._learn_at(*self._upload(images, labels, grey), self.steps.parts(self.step))
+        self._images += self.steps.samples(self.step)
         self.step += 1
-        self._images += len(images)
         self._counted += 1
 
-    def _learn(self, images, labels, grey, num_pseudo):
-        """What the device does in a step. It may be recorded once and replayed, so it changes everything in place."""
+    def _learn(self, images, labels, grey, parts):
+        """What the device does in a step: gradients part by part of the batch, each over the pixels of all the batch,
+        and the optimizer's step. It may be recorded once and replayed, so it changes everything in place.
+        """
+        whole = self.processes.size == len(parts) == 1
+        pixels = None if whole else self.processes.sum((labels != self.loss.ignore_index).count_nonzero())
+        self.optimizer.zero_grad(set_to_none=True)
+        sums, begin = torch.zeros_like(self._sums), 0
+        for number, (samples, num_pseudo) in enumerate(parts, start=1):
+            part, last = slice(begin, begin + samples), number == len(parts)
+            begin += samples
+            with contextlib.nullcontext() if last or self.processes.size == 1 else self._replica.no_sync():
+                loss, statistics = self._losses(images[part], labels[part], grey[part], num_pseudo, pixels)
+                self.precision.backward(loss, self.optimizer, last)
+            sums += self._values(loss.detach(), statistics)
+        if self.recipe.online is not None and not whole:
+            self._divide_by_labelled(sums, pixels)
+        self.precision.step(self.optimizer)
+        self._add(sums)
+
+    def _losses(self, images, labels, grey, num_pseudo, pixels):
+        """The loss and its statistics of samples whose pseudo-labelled ones come first; ``pixels`` divides them."""
         confidence = self.levels[grey.int()]
         with self.precision.autocast():
-            logits = self.model(self.input_format.normalize(images))
+            logits = self._replica(self.input_format.normalize(images))
         logits = upsample(logits, labels.shape[1:])
         if self.recipe.online is not None:  # from here on all is labelled, and counts fully
             labels, num_pseudo = label_online(logits, labels, num_pseudo, self.recipe.online), 0
-        loss, statistics = self.loss(logits, labels, confidence, num_pseudo)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.precision.step(loss, self.optimizer)
+        loss, statistics = self.loss(logits, labels, confidence, num_pseudo, pixels)
         self._epoch.update(labels, statistics["prediction"])
-        self._add(loss.detach(), statistics)
+        return loss, statistics
+
+    def _divide_by_labelled(self, sums, pixels):
+        """Labels made on the fly: how many pixels have one is known only now, when ``pixels`` has divided everything."""
+        factor = pixels / self.processes.sum(sums[-1].clone()).clamp(min=1)
+        sums[:3] *= factor
+        for parameter in self.model.active_parameters():
+            parameter.grad.mul_(factor.float())
 
     def _start_sums(self):
         self._sums.zero_()
@@ -162,21 +195,25 @@ class Trainer:
     def _start_clock(self):
         self._images, self._since = 0, time.monotonic()
 
-    def _add(self, loss, statistics):
+    @staticmethod
+    def _values(loss, statistics):
         values = [loss] + [statistics[name] for name in ("unweighted_loss", "mean_weight", "disagreements",
                                                          "student_wins", "valid_pixels")]
-        self._sums += torch.stack([value.double() for value in values])
+        return torch.stack([value.double() for value in values])
+
+    def _add(self, sums):
+        self._sums += sums
         self._done += 1
         first = torch.minimum(self._bad_step, self._done)
-        self._bad_step.copy_(torch.where(torch.isfinite(loss), self._bad_step, first))
+        self._bad_step.copy_(torch.where(torch.isfinite(sums[0]), self._bad_step, first))
 
     def _log(self, end_of_epoch):
         """Read the sums of the steps since the last time, in one synchronization; stop when a loss was not finite."""
+        sums, bad_step = self.processes.sum(self._sums), self.processes.min(self._bad_step)
         loss, unweighted, weight, disagreements, wins, valid, bad_step = (
-            torch.cat([self._sums, self._bad_step.double()[None]]).tolist())
+            torch.cat([sums, bad_step.double()[None]]).tolist())
         if math.isfinite(bad_step):
-            kept = f"; the best snapshot so far is {self.stage.best(self.best_step)}" if self.save and self.best_step else ""
-            self.on_collapse(not_finite(self.stage.name, int(bad_step), self.steps.total, kept))
+            self.processes.first(self._collapsed, int(bad_step))
         count = max(self._counted, 1)
         values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
                   "disagreeing_share": disagreements / max(valid, 1), "student_wins_share": wins / max(disagreements, 1),
@@ -187,10 +224,15 @@ class Trainer:
         self._write("train", values)
         self._start_sums()
         if end_of_epoch:
+            self._epoch.restore(self.processes.sum_array(self._epoch.state()))
             result = self._epoch.compute()
             self._write("epoch", {"epoch": self.step // self.steps.per_epoch, "miou": result["miou"],
                                   "pixel_accuracy": result["pixel_accuracy"]})
             self._epoch.reset()
+
+    def _collapsed(self, step):
+        kept = f"; the best snapshot so far is {self.stage.best(self.best_step)}" if self.save and self.best_step else ""
+        self.on_collapse(not_finite(self.stage.name, step, self.steps.total, kept))
 
     def _validate(self):
         matrix = self.validate(self.model)
@@ -199,27 +241,36 @@ class Trainer:
         miou = 0.0 if math.isnan(result["miou"]) else float(result["miou"])
         self._write("validation", {"miou": miou, "pixel_accuracy": float(result["pixel_accuracy"]), "iou": iou})
         if self.view is not None:
-            self.view.validated(matrix.matrix, iou, self.step)
+            self.view.gather(self.processes)
+            self.processes.first(lambda: self.view.validated(matrix.matrix, iou, self.step))
         if miou > self.best_miou:  # the first of equals stays
             self.best_miou, self.best_step = miou, self.step
             if self.save:
-                path = self.stage.best(self.step)
-                checkpoints.save_checkpoint(path, self.model, **self.describe, miou=miou, iou=iou, step=self.step)
-                self.best_sha256 = sha256(path)
+                self.best_sha256 = self.processes.first(lambda: self._save_best(miou=miou, iou=iou, step=self.step))
+
+    def _save_best(self, **facts):
+        path = self.stage.best(self.step)
+        checkpoints.save_checkpoint(path, self.model, **self.describe, **facts)
+        return sha256(path)
 
     def _write(self, kind, values):
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                   for name, value in values.items()}
-        self.stage.log_metrics(kind=kind, step=self.step, **finite)
-        if self.view is not None:
+        self._note(kind, **finite)
+        if self.view is not None and self.processes.is_first:
             self.view.numbers(kind, finite, self.step)
+
+    def _note(self, kind, **values):
+        self.processes.first(lambda: self.stage.log_metrics(kind=kind, step=self.step, **values))
 
     def state_dict(self):
         """Everything that the rest of the training depends on."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "precision": self.precision.state_dict(), "step": self.step, "best_miou": self.best_miou,
-                "best_step": self.best_step, "best_sha256": self.best_sha256, "sums": self._sums, "bad_step": self._bad_step, "counted": self._counted,
-                "epoch_matrix": torch.from_numpy(self._epoch.state()), "fingerprint": json.dumps(self.fingerprint)}
+                "best_step": self.best_step, "best_sha256": self.best_sha256, "sums": self._sums,
+                "bad_step": self._bad_step, "counted": self._counted,
+                "epoch_matrix": torch.from_numpy(self.processes.sum_array(self._epoch.state())),
+                "fingerprint": json.dumps(self.fingerprint)}
 
     def load_state_dict(self, state):
         """Go on where ``state_dict`` was taken."""
@@ -233,4 +284,5 @@ class Trainer:
         self._bad_step.copy_(state["bad_step"])
         self._done.fill_(self.step)
         self._counted = state["counted"]
-        self._epoch.restore(state["epoch_matrix"])
+        if self.processes.is_first:  # the others' counts are in it
+            self._epoch.restore(state["epoch_matrix"])

@@ -23,6 +23,30 @@ class OneLineParser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+def report(error):
+    """Print what a user can mend as one line on standard error and return the exit status; None for any other error."""
+    if isinstance(error, UserError):
+        # A loader worker's error comes with its traceback; the line itself stands at the end.
+        text = str(error).rsplit("UserError: ", 1)[-1]
+        print("error: " + " ".join(text.split()), file=sys.stderr)
+        return error.status
+    if isinstance(error, BrokenPipeError):  # `main.py --help | head`: the reader has gone, there is no one to tell
+        sys.stderr.close()
+        return 141
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        print(f"error: {error.filename or 'a file'} cannot be written: {error.strerror}; make room and start the "
+              "same command again", file=sys.stderr)
+        return 2
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; it is not imported for this
+        print("error: the GPU's memory is full; lower --batch-size-pseudo or --batch-size-labeling, or add "
+              "--mixed-precision (main.py --check estimates the need)", file=sys.stderr)
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    return None
+
+
 def reports_user_errors(main):
     """Wrap a command's ``main``: a ``UserError`` becomes one line on standard error and exit status 2."""
 
@@ -30,28 +54,10 @@ def reports_user_errors(main):
     def run(*args, **kwargs):
         try:
             return main(*args, **kwargs)
-        except UserError as error:
-            # A loader worker's error comes with its traceback; the line itself stands at the end.
-            text = str(error).rsplit("UserError: ", 1)[-1]
-            print("error: " + " ".join(text.split()), file=sys.stderr)
-            sys.exit(error.status)
-        except BrokenPipeError:  # `main.py --help | head`: the reader has gone, there is no one to tell
-            sys.stderr.close()
-            sys.exit(141)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
+        except (Exception, KeyboardInterrupt) as error:
+            status = report(error)
+            if status is None:
                 raise
-            print(f"error: {error.filename or 'a file'} cannot be written: {error.strerror}; make room and start the "
-                  "same command again", file=sys.stderr)
-            sys.exit(2)
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's; it is not imported for this
-                raise
-            print("error: the GPU's memory is full; lower --batch-size-pseudo or --batch-size-labeling, or add "
-                  "--mixed-precision (main.py --check estimates the need)", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(status)
 
     return run

@@ -208,10 +208,10 @@ def _machine(parser):
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda where there is one)")
     group.add_argument("--cuda-graphs", action="store_true",
                        help="on a GPU: record the work of a full batch once and replay it (the same results; for GPUs "
-                            "that wait for the processor)")
+                            "that wait for the processor; not for a training by several processes)")
     group.add_argument("--compile", action="store_true",
                        help="torch.compile of the residual blocks: faster steps after a slow start; results differ by "
-                            "rounding")
+                            "rounding (not for a training by several processes)")
     group.add_argument("--workers", metavar="N", type=_count_or_zero,
                        help="loader processes (default: 0 on a CPU, else one for each processor, up to 8); results do not "
                             "depend on it")

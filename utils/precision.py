@@ -13,7 +13,8 @@ class Precision:
     """Float32, torch's automatic mixed precision (fp16 with dynamic loss scaling, or bf16), or Apex AMP O1.
 
     ``kind`` is "fp32", "fp16", "bf16" or "apex". Use: ``model, optimizer = precision.prepare(model, optimizer)``, then
-    per step ``with precision.autocast():`` around the network and ``precision.step(loss, optimizer)``.
+    per step ``with precision.autocast():`` around the network, ``precision.backward(loss, optimizer)`` and
+    ``precision.step(optimizer)``.
     """
 
     def __init__(self, kind, device):
@@ -41,14 +42,19 @@ class Precision:
             return torch.autocast(self.device.type, torch.float16 if self.kind == "fp16" else torch.bfloat16)
         return contextlib.nullcontext()
 
-    def step(self, loss, optimizer):
-        """Backward and optimizer step. A step whose scaled gradients overflow is skipped and counted."""
+    def backward(self, loss, optimizer, last=True):
+        """Add the gradients of ``loss``; ``last`` is whether no more follow before the optimizer's step."""
         if self._apex is not None:
-            with self._apex.scale_loss(loss, optimizer) as scaled:
+            with self._apex.scale_loss(loss, optimizer, delay_unscale=not last) as scaled:
                 scaled.backward()
+        else:
+            self.scaler.scale(loss).backward()
+
+    def step(self, optimizer):
+        """The optimizer's step. One whose scaled gradients overflow is skipped and counted."""
+        if self._apex is not None:
             optimizer.step()
             return
-        self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
         if self.kind == "fp16":
             for found in self.scaler._found_inf_per_device(optimizer).values():
