@@ -62,7 +62,7 @@ class Steps:
             yield [key for part in self._shares(step) for key in part]
 
     def parts(self, step):
-        """Of every part of batch ``step`` that has samples on any process, (samples, pseudo-labelled ones) here: a tuple."""
+        """Of every part of batch ``step`` that is not empty everywhere, (samples, pseudo-labelled ones) here: a tuple."""
         return tuple((len(part), sum(kind == "pseudo" for kind, *_ in part)) for part in self._shares(step))
 
     def samples(self, step):

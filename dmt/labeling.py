@@ -224,9 +224,10 @@ def label(predict_with, checkpoint, old, names, store, source, rules, machine, p
     ``predict_with(file, store, batches)`` runs the first pass with a checkpoint file. ``old`` is the previous
     checkpoint of the same arm (PLE) or None; its predictions are taken from the neighbouring stores, or made where none
     has them. ``source`` (dataset, split, network, test size) goes into the manifest. ``machine`` is the
-    ``dmt.session.Machine``, whose processes share the batches; the first one writes what is about all images. ``check`` sees the histogram before anything is decided, on the first process.
-    What an earlier start has left is used: a finished labelling is only verified, an interrupted one goes on. Returns
-    (shares of labelled pixels, whether there was anything to do).
+    ``dmt.session.Machine``, whose processes share the batches; the first one writes what is about all images. ``check``
+    sees the histogram before anything is decided, on the first process. What an earlier start has left is used: a
+    finished labelling is only verified, an interrupted one goes on. Returns (shares of labelled pixels, whether there
+    was anything to do).
     """
     device, processes = machine.device, machine.processes
     origin = {**source, "names_sha256": names_digest(names), "batch_size": machine.batch_size}

@@ -127,7 +127,7 @@ class Processes:
 
     @contextlib.contextmanager
     def held_by_first(self, make):
-        """Enter the context that ``make()`` gives on the first process only, which gets its value; the others get None."""
+        """Enter the context that ``make()`` gives on the first process, which gets its value; the others get None."""
         with contextlib.ExitStack() as stack:
             entered = []
             self.first(lambda: entered.append(stack.enter_context(make())))
@@ -314,6 +314,7 @@ def _is_contact_lost(error):
 def _is_dead(pid):
     """Whether no process of this machine has that number, or only what is left until its parent looks (a zombie)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] in "ZX"
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return state.rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
