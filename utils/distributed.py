@@ -48,6 +48,8 @@ class Processes:
                 raise UserError(f"the environment variable {variable} is {environment[variable]!r}, not a number; "
                                 "start several processes with torchrun") from None
         self.is_first = self.rank == 0
+        if self.size > 1:
+            _undo_thread_limit()
         self._connected, self._leaving, self._store_kept, self._fellows = False, False, None, []
         self._number = next(_STAGES)
         self._silence = contextlib.ExitStack()
@@ -296,6 +298,18 @@ class Processes:
 
 
 ALONE = Processes({})
+
+
+def _undo_thread_limit():
+    """torchrun gives each process one thread unless the user says otherwise: then a CPU adds up in another order than in
+    one process, and some logits differ by rounding. Has to come before torch is loaded.
+    """
+    try:
+        of_torchrun = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return
+    if not any(entry.startswith(b"OMP_NUM_THREADS=") for entry in of_torchrun):
+        os.environ.pop("OMP_NUM_THREADS", None)
 
 
 def _say(text):
