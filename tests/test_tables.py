@@ -134,11 +134,7 @@ def test_published_numbers_are_those_of_the_readme():
         values = [float(cell) for cell in next(line for line in lines if line.startswith(f"| {label} |")).split("|")[2:-1]]
         columns = [("voc", "106"), ("voc", "50"), ("voc", "20"), ("voc", "8"), ("voc", "1"), ("city", "30"),
                    ("city", "8"), ("city", "1")]
-        for (dataset, split), value in zip(columns, values, strict=True):
-            if method in published[dataset][split]:
-                assert published[dataset][split][method] == value
-            else:
-                assert split == "1"  # with all labels there is nothing for DMT to do
+        assert [published[dataset][split][method] for dataset, split in columns] == values
     assert published["voc"]["train"] == {"supervised": 72.10, "DMT": 74.85}
 
 
@@ -184,6 +180,54 @@ def test_the_same_training_counts_once(tmp_path, capsys, three):
     Path(shared[1]).write_text(json.dumps(summaries[1]))
     row = row_of(printed(capsys, *shared), "supervised")
     assert row[3:6] == ["62.00", "b 62.00", "1"]
+
+
+def test_a_shared_baseline_is_one_row(tmp_path, capsys):
+    """The whole-split arm of an ablation's baseline is also the round 0 of the rows with that arm: named once."""
+    zero = [stage("x", 0, arm, value, 0, split=split) for arm, value, split in
+            (("b", 0.6, "20"), ("c", 0.55, "20"), ("l", 0.5, "20-l"))]
+    labels = [labelling(zero[1], right_after=0.97)]
+    for name, stages in (("baseline", zero), ("cbst", [zero[1], stage("x", 1, "c", 0.58, 0, gamma1=0, gamma2=0)])):
+        path = Path(run_file(tmp_path, name, (0.5, 0.5), 0))
+        summary = {**json.loads(path.read_text()), "stages": stages, "labellings": labels, **outcome(stages)}
+        path.write_text(json.dumps(summary))
+    text = printed(capsys, tmp_path / "baseline.json", tmp_path / "cbst.json", "--measures", "miou", "accuracy")
+    assert [line.split(" | ")[2] for line in text.splitlines() if line.startswith("| voc")] == [
+        "supervised (b)", "supervised (c)", "CBST", "supervised (l)"]
+    assert row_of(text, "supervised (c)")[3:5] == ["55.00", "-"] and row_of(text, "CBST")[3:5] == ["58.00", "97.00"]
+
+
+def test_summaries_of_one_name_do_not_replace_each_other(tmp_path, capsys):
+    """One call a seed, as much as one call for all: seed-0/dmt and seed-1/dmt are two files."""
+    for seed in range(2):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        run = run_file(folder, "dmt", (0.7, 0.7), seed, parent=folder.name)
+        for _ in range(2):  # again: the same file
+            printed(capsys, run, "--summary", tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in files] == ["dmt.json", "seed-1-dmt.json"]
+    assert [json.loads(path.read_text())["parent"] for path in files] == ["seed-0", "seed-1"]
+
+
+def test_keys_of_recipes_are_all_known(tiny_run):
+    from tools.run_summary import RECIPE_KEYS
+    for row in summarize(tiny_run)["stages"]:
+        assert set(row["recipe"]) <= set(RECIPE_KEYS)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--by", "colour"], "--by colour: recipes have no such key; they have state, train_set"),
+    (["--methods", "DMT", "PLE"], "--methods PLE: there is no such row; the rows are DMT, supervised"),
+    (["--table", "rounds", "--format", "csv"], "in Markdown only")])
+def test_choices_that_choose_nothing_are_refused(words, message, three, capsys):
+    assert message in refused(capsys, *three, *words)
+
+
+def test_text_in_latex_is_escaped(tmp_path, capsys):
+    path = Path(run_file(tmp_path, "odd", (0.7, 0.7), 0))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "a_b$&%#{}"}))
+    assert r"a\_b\$\&\%\#\{\} & 20 & DMT & $70.00$ &" in printed(capsys, path, "--format", "latex")
 
 
 def test_twins_are_named(tmp_path, capsys):
@@ -259,9 +303,12 @@ def test_update_makes_what_is_between_the_marks(three, tmp_path, capsys):
 
 @pytest.mark.parametrize("words, message", [
     ([], "which runs?"), (["nowhere"], "the run folder nowhere is missing"), (["--update", "no.md"], "cannot be read"),
-    (["setup.json"], "no summary of a run"), (["--measures", "speed", "x"], "invalid choice")])
+    (["setup.json"], "no summary of a run"), (["words.txt"], "no summary of a run"), (["half.json"], "no summary"), (["--measures", "speed", "x"], "invalid choice")])
 def test_mistakes_end_in_one_line(words, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "setup.json").write_text("{}")
+    (tmp_path / "words.txt").write_text("not JSON, and nothing to be deleted")
+    (tmp_path / "half.json").write_text('{"format": 1, "run": "a", "parent": "b", "dataset": "voc", "labellings": [], '
+                                        '"stages": [{"name": "a", "recipe": {}}]}')
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *words)
 

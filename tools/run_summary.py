@@ -17,6 +17,12 @@ from utils.files import read_json, write_json
 FORMAT = 1
 _OPTIONS = ("state", "train_set", "epochs", "batch_size_labeled", "batch_size_pseudo", "lr", "weight_decay", "gamma1",
             "gamma2", "on_student_win", "online", "val_num_steps", "batch_size_labeling", "no_aug")
+RECIPE_KEYS = _OPTIONS + (
+    "backbone", "aspp_branches", "input_format", "crop", "test_size", "test_by", "background", "ignore", "dataset",
+    "precision", "classes", "validation_list", "first_weights", "label_ratio", "ple", "beta", "ple_background",
+    "no_conflict_reduction")  # everything that ``recipe`` may say
+_STAGE_KEYS = {"name", "round", "arm", "miou", "iou", "step", "steps", "checkpoint_sha256", "split", "split_id", "seed",
+               "recipe"}
 _VERSIONS = ("python", "torch", "torchvision", "numpy", "opencv", "gpu", "processors", "threads", "commit")
 
 
@@ -65,8 +71,16 @@ def ensemble(run, rows):
 
 def read_summary(path):
     """The summary in a file that ``write_summary`` wrote. Raises ``UserError`` for any other file."""
-    summary = read_json(path)
-    if not isinstance(summary, dict) or summary.get("format") != FORMAT or not isinstance(summary.get("stages"), list):
+    try:
+        summary = read_json(path)
+        whole = (summary["format"] == FORMAT and isinstance(summary["run"] + summary["parent"], str)
+                 and all(_STAGE_KEYS <= stage.keys() and isinstance(stage["recipe"], dict)
+                         and isinstance(stage["miou"], (int, float)) for stage in summary["stages"])
+                 and all({"name", "round", "labeled_after", "right_after"} <= row.keys() for row in summary["labellings"])
+                 and "dataset" in summary)
+    except (UserError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
         raise UserError(f"{path} is no summary of a run; give a run folder, or a file that --summary wrote")
     return summary
 

@@ -43,8 +43,8 @@ _BEGIN, _END = re.compile(r"<!-- tables: begin (.*) -->"), "<!-- tables: end -->
 _ORACLE, _SUPERVISED = "oracle", "supervised"
 _METHODS = (_SUPERVISED, "CBST", "DST", "online", "naive", "flip", "DMT", "DMT+PLE")  # the order of the rows
 MEASURES = {
-    "miou": "mIoU", "ensemble": "both together", "forgetting": "forgetting", "forgotten": "pixels forgotten", "accuracy": "labels right",
-    "coverage": "labelled", "agreement": "arms agree"}
+    "miou": "mIoU", "ensemble": "both together", "forgetting": "forgetting", "forgotten": "pixels forgotten",
+    "accuracy": "labels right", "coverage": "labelled", "agreement": "arms agree"}
 
 
 @dataclass
@@ -129,7 +129,8 @@ def _entry(summary, run, method, final, stages, arm):
         raise UserError(f"{run} has no arm {arm} in its last round; it has {', '.join(sorted(arms))}")
     miou = {"mean": statistics.mean(arms.values()), "best": max(arms.values())}.get(arm, arms.get(arm))
     recipe = {_place(row): row["recipe"] for row in stages}
-    labels = [row for row in summary["labellings"] if row["name"] in {stage["name"] for stage in stages}]
+    rounds = any(row["round"] for row in stages)  # what a baseline labels for others' rounds is no result of its own
+    labels = [row for row in summary["labellings"] if rounds and row["name"] in {stage["name"] for stage in stages}]
     return Entry(run, summary, str(summary["dataset"]), final[0]["split"] or "-", method, arms, recipe,
                  tuple(tuple(row[key] for key in ("name", "checkpoint_sha256", "miou", "split_id", "seed"))
                        for row in final),
@@ -183,10 +184,12 @@ def group(entries, by=()):
     their baseline) counts once, and a baseline that has a run of its own is not repeated together with other arms.
     Raises ``UserError`` for entries of one row whose recipes differ.
     """
-    alone = [set(entry.identity) for entry in entries if entry.method == _SUPERVISED]
+    alone = [set(entry.identity) for entry in entries if entry.method.startswith(_SUPERVISED)]
+    named = {entry.identity for entry in entries if entry.method.startswith(f"{_SUPERVISED} (")}
     rows = {}
     for entry in entries:
-        if entry.method == _SUPERVISED and any(identity < set(entry.identity) for identity in alone):
+        if entry.method == _SUPERVISED and (entry.identity in named or
+                                            any(identity < set(entry.identity) for identity in alone)):
             continue
         method = entry.method + "".join(_by(entry, key, entries) for key in by)
         row = rows.setdefault((entry.dataset, entry.split, method, tuple(sorted(entry.arms))), [])
@@ -287,8 +290,7 @@ def _pair(entry):
 
 
 def _published_beside(results, key):
-    dataset, split, method, _ = key
-    method = re.split(r" \(|, ", method)[0]
+    dataset, split, method = *key[:2], _method(key)
     of = {_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"}.get(method, method)
     value = results.get(dataset, {}).get(split, {}).get(of)
     return None if value is None else (value, of)
@@ -381,7 +383,7 @@ def _markdown(head, lines):
 def _latex(head, lines):
     def escaped(cell):
         text = _text(cell, r" \pm ")
-        text = re.sub(r"([&%#_{}])", r"\\\1", text)
+        text = re.sub(r"[&%#_{}$]", lambda found: "\\" + found[0], text)
         return re.sub(r"[+-]?\d+\.\d\d(?: \\pm \d+\.\d\d)?", lambda found: f"${found[0]}$", text)
 
     columns = "".join("l" if name in ("data", "method", "arms") else "r" for name in head)
@@ -430,6 +432,8 @@ def read_runs(paths, exp=None):
 
 def table(args):
     """The text that the parsed arguments ask for."""
+    if args.table == "rounds" and args.format != "md":
+        raise UserError(f"--table rounds is in Markdown only; leave out --format {args.format}")
     runs = read_runs(args.run, args.exp)
     if args.table == "rounds":
         from tools.summarize import formatted as aligned, outcome_text, table_of
@@ -441,11 +445,34 @@ def table(args):
         raise UserError(f"{args.run[0]} holds no result for a table: neither rounds nor supervised stages")
     if args.measures is None:
         args.measures = ["miou"] + ["ensemble"] * any(entry.values["ensemble"] is not None for entry in entries)
-    grouped = group(entries, [key.replace("-", "_") for key in args.by])
+    grouped = group(entries, _known_keys(args.by))
     _note_twins(grouped)
     if args.methods:
-        grouped = {key: row for key, row in grouped.items() if re.split(r" \(|, ", key[2])[0] in args.methods}
+        _check_methods(args.methods, grouped)
+        grouped = {key: row for key, row in grouped.items() if _method(key) in args.methods}
     return formatted(rows_of(grouped, args.measures, args.against), args.measures, args.arm, args.against, args.format)
+
+
+def _known_keys(keys):
+    """The keys of --by as recipes have them. Raises ``UserError`` for one that no recipe could have."""
+    from tools.run_summary import RECIPE_KEYS
+
+    for key in (keys := [key.replace("-", "_") for key in keys]):
+        if key not in RECIPE_KEYS:
+            raise UserError(f"--by {key}: recipes have no such key; they have {', '.join(RECIPE_KEYS)}")
+    return keys
+
+
+def _check_methods(methods, grouped):
+    known = sorted({_method(key) for key in grouped})
+    for name in methods:
+        if name not in known:
+            raise UserError(f"--methods {name}: there is no such row; the rows are {', '.join(known)}")
+
+
+def _method(key):
+    """The method of a row, without its arm and the values of --by."""
+    return re.split(r" \(|, ", key[2])[0]
 
 
 def _note_twins(grouped):
@@ -489,15 +516,18 @@ def update(path):
 
 
 def write_summaries(paths, folder, exp=None):
-    """Write the summary of every run into ``folder``; runs of one name get the folder above into theirs."""
-    from tools.run_summary import write_summary
+    """Write the summary of every run into ``folder``.
+
+    Runs of one name, here or in a summary that is there already, get the folder above into theirs.
+    """
+    from tools.run_summary import read_summary, write_summary
 
     runs = read_runs(paths, exp)
     names = [summary["run"] for _, summary in runs]
     for (_, summary), name in zip(runs, names):
-        if names.count(name) > 1:
-            name = f"{summary['parent']}-{name}"
         path = Path(folder) / f"{name}.json"
+        if names.count(name) > 1 or path.is_file() and read_summary(path)["parent"] != summary["parent"]:
+            path = Path(folder) / f"{summary['parent']}-{name}.json"
         write_summary(path, summary)
         print(path)
 
