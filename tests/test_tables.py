@@ -169,7 +169,7 @@ def test_forgetting_and_what_the_report_counted(tmp_path, capsys):
     path.write_text(json.dumps(summary))
     text = printed(capsys, path, "--measures", "miou", "forgetting", "forgotten", "accuracy", "coverage", "agreement")
     # arm c: (0.1 + 0) / 2, arm i: (-0.1 + 0.2) / 2; in points
-    assert row_of(text, "DMT")[3:9] == ["50.00", "5.00", "3.00", "85.00", "30.00", "75.00"]
+    assert row_of(text, "DMT")[3:] == ["50.00", "5.00", "3.00", "85.00", "30.00", "75.00", "1", "0", "69.92", "-19.92"]
 
 
 def test_the_same_training_counts_once(tmp_path, capsys, three):

@@ -304,9 +304,14 @@ def cells(row, measures, arm):
     _, split, method, arms = row.key
     ids = sorted({str(entry.split_id) for entry in row.entries})
     found = [row.key[0], split, method, *[row.measures[name] for name in measures]]
-    found += [[(name, row.arms[name]) for name in arms]] if arm == "mean" else []
+    found += [[(name, row.arms[name]) for name in arms]] if _shows_arms(measures, arm) else []
     found += [str(len(row.entries)), ", ".join(ids)]
     return found
+
+
+def _shows_arms(measures, arm):
+    """Whether each arm's mIoU is shown: where the table is not about something else."""
+    return arm == "mean" and set(measures) <= {"miou", "ensemble"}
 
 
 def formatted(rows, measures, arm, against, style):
@@ -314,7 +319,7 @@ def formatted(rows, measures, arm, against, style):
     if style == "csv":
         return _csv(rows, measures, against)
     head = ["data", "split", "method", *[MEASURES[name] for name in measures]]
-    head += ["arms"] if arm == "mean" else []
+    head += ["arms"] if _shows_arms(measures, arm) else []
     head += ["runs", "split ids"] + ([f"over {against}"] if against else [])
     with_published = "miou" in measures and any(row.published for row in rows)
     head += ["published", "difference"] if with_published else []
@@ -349,7 +354,8 @@ def _notes(rows, measures, arm, against):
             notes.append(f"These runs have another network ({', '.join(others)}); the published numbers do not compare.")
     further = {"ensemble": "both together: mIoU of the ensemble of both arms, as main.py --state=3 --second-arm tested it "
                            "under the papers' protocol.",
-               "forgetting": "forgetting: best earlier IoU minus final IoU, mean over classes and arms, in points.",
+               "forgetting": "forgetting: best earlier IoU minus final IoU, mean over classes and arms, in points; below zero: "
+                             "better than ever.",
                "forgotten": "pixels forgotten: of the unlabelled pixels right after a round, those wrong after the next, "
                             "in percent; mean over rounds and arms.",
                "accuracy": "labels right: of the pseudo-labelled pixels of the last round, in percent.",
@@ -505,7 +511,7 @@ def update(path):
         if end < 0:
             raise UserError(f"{path}: the mark '{begin[0]}' has no '{_END}' after it")
         args = _parser().parse_args(shlex.split(begin[1]))
-        args.run = [name for pattern in args.run for name in sorted(glob.glob(str(root / pattern)))]
+        args.run = [name for pattern in args.run for name in sorted(glob.glob(str(root / pattern)), key=_natural)]
         if not args.run:
             raise UserError(f"{path}: no run matches the mark '{begin[0]}'")
         out += [rest[: begin.end()], "\n\n", table(args), "\n"]
@@ -513,6 +519,11 @@ def update(path):
     if not out:
         raise UserError(f"{path} has no mark '<!-- tables: begin RUN... -->' with '{_END}' after it")
     return "".join([*out, rest])
+
+
+def _natural(path):
+    """demo.json before demo-1.json, and run-2 before run-10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.removesuffix(".json"))]
 
 
 def write_summaries(paths, folder, exp=None):
