@@ -57,45 +57,16 @@ val=${val:-100}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 MIXED_PRECISION=0
+ARMS_PARALLEL=${ARMS_PARALLEL:-1}  # both arms at the same time, and b beside them; 0: one stage after the other
 source scripts/rounds.sh
 EXTRA="--backbone=$backbone --weights=none --crop-size $crop --test-size $test_size --workers=0 $EXTRA"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two stages run side by side instead
-logs=$OUTPUT_DIR/logs
-declare -A running=()  # name -> process group
-trap 'for group in "${running[@]}"; do kill -- "-$group" 2>/dev/null || true; done' EXIT
-
-# begin NAME WORD ...: run the words in the background; what they print goes to $logs/NAME.txt.
-begin() {
-    if [ -n "$DRY_RUN" ]; then "${@:2}"; return; fi
-    set -m  # a process group of its own, to stop it as a whole
-    "${@:2}" > "$logs/$1.txt" 2>&1 &
-    set +m
-    running[$1]=$!
-}
-
-# finish NAME ...: wait for what has begun and print how it ended; give up when it failed.
-finish() {
-    local name status
-    if [ -n "$DRY_RUN" ]; then return; fi
-    for name in "$@"; do
-        status=0
-        wait "${running[$name]}" || status=$?
-        unset "running[$name]"
-        if [ $status != 0 ]; then
-            tail -n 3 "$logs/$name.txt" >&2
-            echo "error: the stage '$name' failed (status $status); $logs/$name.txt holds everything it printed" >&2
-            exit $status
-        fi
-        printf '%4d s  %s\n' $SECONDS "$(tail -n 1 "$logs/$name.txt")"
-    done
-}
-
 # A folder holds one demo: stages of another one in it would end up in the same table.
 check_numbers() {
     local numbers file=$OUTPUT_DIR/numbers.txt
     numbers="$SEED $images $val_images $size $split $id $EXTRA $weight_decay | $ep0 $batch0 $lr0 $val0 $ep_b |"
     numbers+=" $ratios | $beta | $ep $batch_labeled $batch_pseudo $lr $gamma1 $gamma2 $val"
-    mkdir -p "$logs" || fail "the folder $OUTPUT_DIR cannot be made; set OUTPUT_DIR to another one"
+    mkdir -p "$OUTPUT_DIR/logs" || fail "the folder $OUTPUT_DIR cannot be made; set OUTPUT_DIR to another one"
     if [ -f "$file" ] && [ "$(cat "$file")" != "$numbers" ]; then
         fail "$OUTPUT_DIR holds a demo with other numbers; remove it, or set OUTPUT_DIR to another folder"
     fi
@@ -138,6 +109,6 @@ report $round l r
 if [ -z "$DRY_RUN" ]; then echo; fi
 call "$PYTHON" -m tools.summarize "$OUTPUT_DIR"
 if [ -z "$DRY_RUN" ]; then
-    times > "$logs/times.txt"  # in a pipe it would be another shell's
-    echo "The demo took $SECONDS s; its processes computed for $(tail -n 1 "$logs/times.txt") (user, system)."
+    times > "$OUTPUT_DIR/logs/times.txt"  # in a pipe it would be another shell's
+    echo "The demo took $SECONDS s; its processes computed for $(tail -n 1 "$OUTPUT_DIR/logs/times.txt") (user, system)."
 fi

@@ -36,16 +36,12 @@ lock_run
 check_run c i
 watch_report c i
 
-round0 c "$split"
-round0 i "$split"
+round0_of_both c "$split" i "$split"
 
 round=0
 for ratio in $ratios; do
     round=$((round + 1))
-    label $round i "$ratio"
-    train $round c i
-    label $round c "$ratio"  # with its checkpoint of the round before, as i did
-    train $round i c
+    teach_each_other $round i c "$ratio"  # i labels and c learns from that, then the other way round
     report $round c i
     tidy $round c i
 done

@@ -37,16 +37,12 @@ lock_run
 check_run l r
 watch_report l r
 
-round0 l "$split-l"
-round0 r "$split-r"
+round0_of_both l "$split-l" r "$split-r"
 
 round=0
 for ratio in $ratios; do
     round=$((round + 1))
-    label $round l "$ratio"
-    train $round r l
-    label $round r "$ratio"  # with its checkpoint of the round before, as l did
-    train $round l r
+    teach_each_other $round l r "$ratio"  # l labels and r learns from that, then the other way round
     report $round l r
     tidy $round l r
 done

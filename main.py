@@ -17,8 +17,8 @@ def main(arguments=None):
         options = parse_options(arguments)
         job = Job(options, processes)
         if options.check:
-            if processes.is_first:
-                job.check()
+            if not processes.first(job.check):
+                sys.exit(2)
         elif options.labeling:
             job.label()
         elif options.state == 3:
@@ -122,7 +122,7 @@ class Job:
         print(f"written to {result}")
 
     def check(self):
-        """Check everything that the run needs, and exit with status 2 when something is missing or wrong."""
+        """Check everything that the run needs, and return whether nothing is missing or wrong."""
         from dmt.check import Plan, Subset, check, print_report
         from utils.console import progress_bar
 
@@ -142,8 +142,7 @@ class Job:
                     options.batch_size_labeling, rounds=5 if options.state == 1 else 0)
         report = check(self.data, subsets, plan, functions=weights, progress=progress_bar("check", "image"))
         print_report(report)
-        if report.errors:
-            sys.exit(2)
+        return not report.errors
 
     def _setting(self):
         from dmt.stages import Setting

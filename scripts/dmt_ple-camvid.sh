@@ -53,23 +53,19 @@ if [ -z "$LISTS_DIR" ]; then
     LISTS_DIR=$OUTPUT_DIR/lists
     data=(--dataset="$dataset")
     if [ -n "$DATA_ROOT" ]; then data+=(--data-root="$DATA_ROOT"); fi
-    call "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
-    call "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
+    once "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
+    once "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
 fi
 
 check_run l r
 watch_report l r
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
-round0 l "$split-l"
-round0 r "$split-r"
+round0_of_both l "$split-l" r "$split-r"
 
 round=0
 for ratio in $ratios; do
     round=$((round + 1))
-    label $round l "$ratio"
-    train $round r l
-    label $round r "$ratio"  # with its checkpoint of the round before, as l did
-    train $round l r
+    teach_each_other $round l r "$ratio"  # l labels and r learns from that, then the other way round
     report $round l r
     tidy $round l r
 done
@@ -79,4 +75,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+once env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

@@ -64,7 +64,7 @@ if [ "$halves" != 0 ]; then
     options=(--dataset="$dataset" --splits "$split" --ids $((id + 1)))
     if [ -n "$DATA_ROOT" ]; then options+=(--data-root="$DATA_ROOT"); fi
     if [ -n "$LISTS_DIR" ]; then options+=(--lists="$LISTS_DIR"); fi
-    call "$PYTHON" "${root}dms_sample.py" "${options[@]}"
+    once "$PYTHON" "${root}dms_sample.py" "${options[@]}"
 fi
 
 check_run l r
@@ -72,16 +72,12 @@ watch_report l r
 if [ -n "$BASELINE" ] && [ "$BASELINE" != 0 ]; then
     train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 fi
-round0 l "$first"
-round0 r "$second"
+round0_of_both l "$first" r "$second"
 
 round=0
 for ratio in $ratios; do
     round=$((round + 1))
-    label $round l "$ratio"
-    train $round r l
-    label $round r "$ratio"  # with its checkpoint of the round before, as l did
-    train $round l r
+    teach_each_other $round l r "$ratio"  # l labels and r learns from that, then the other way round
     report $round l r
     tidy $round l r
 done
@@ -90,4 +86,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+once env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

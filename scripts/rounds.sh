@@ -17,6 +17,12 @@ DATA_ROOT=${DATA_ROOT:-}  # folder of the dataset; empty: VOC_ROOT, CITYSCAPES_R
 LISTS_DIR=${LISTS_DIR:-}  # folder of the split lists; empty: inside the dataset
 MIXED_PRECISION=${MIXED_PRECISION:-1}  # 0: float32 throughout
 PYTHON=${PYTHON:-}  # interpreter; empty: the repository's .venv/bin/python if it is there, else python3
+NPROC=${NPROC:-1}  # processes that share every stage on this machine, one for each GPU (torchrun)
+NNODES=${NNODES:-1}  # machines that share every stage: start the launcher on each of them, with one common OUTPUT_DIR
+RDZV=${RDZV:-}  # HOST:PORT where NNODES machines meet: the name of one of them, and the first of 16 free ports
+RDZV_TIMEOUT=${RDZV_TIMEOUT:-1800}  # seconds that one waits for the others
+NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-}}  # 0 on the machine that checks and tidies; empty: the first to start does
+ARMS_PARALLEL=${ARMS_PARALLEL:-}  # 1, or the option --arms-parallel: both arms at the same time, each on its own GPUs
 EXTRA=${EXTRA:-}  # more options for every main.py, as in EXTRA="--workers=4 --aspp-branches=4"
 KEEP=${KEEP:-}  # 1: keep the pseudo labels and predictions of every round instead of removing what has served
 REPORT=${REPORT:-1}  # OUTPUT_DIR/report/index.html: 1 after every round and while it runs, end at the end only, 0 none
@@ -29,12 +35,13 @@ if [ -z "$PYTHON" ]; then
 fi
 if [ "$DRY_RUN" = 0 ]; then DRY_RUN=; fi
 if [ "$KEEP" = 0 ]; then KEEP=; fi
+if [ "$ARMS_PARALLEL" = 0 ]; then ARMS_PARALLEL=; fi
 check_options=()  # more options for the check, every labelling, and every training of a round
 label_options=()
 train_options=()
 
 fail() {
-    echo "error: $1" >&2
+    echo "error: $*" >&2
     exit 2
 }
 
@@ -54,8 +61,12 @@ print_help() {
 case ${1:-} in
     "") ;;
     -h | --help) print_help "${BASH_SOURCE[-1]}"; exit 0 ;;
+    --arms-parallel) export ARMS_PARALLEL=1 ;;
     *) fail "unknown argument '$1': numbers are set in the environment, as in ep=1 $0 (see $0 --help)" ;;
 esac
+
+source "$(dirname "${BASH_SOURCE[0]}")/processes.sh"
+check_processes
 
 name() { echo "${exp}__p$1--$2"; }               # name ROUND ARM
 checkpoint() { echo "$OUTPUT_DIR/$(name "$@").pt"; }     # checkpoint ROUND ARM
@@ -84,23 +95,40 @@ call() {
 }
 
 # One launcher at a time in an output folder. The stages inherit the lock, so it lasts as long as any of them runs, and
-# the system frees it when the last one ends, however it ends.
+# the system frees it when the last one ends, however it ends. Of several machines the one that holds it leads: it does
+# what is done once.
+leads=1
 lock_run() {
+    if [ "$NNODES" != 1 ] && [ "${NODE_RANK:-0}" != 0 ]; then leads=; return; fi
     if [ -n "$DRY_RUN" ] || ! command -v flock > /dev/null; then return; fi
     mkdir -p "$OUTPUT_DIR" 2> /dev/null || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
     exec 9>> "$OUTPUT_DIR/.lock" || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
-    flock -n 9 || fail "another launcher works in $OUTPUT_DIR; wait for it to end, or set another OUTPUT_DIR"
+    if ! flock -n 9; then
+        if [ "$NNODES" != 1 ] && [ -z "$NODE_RANK" ]; then leads=; exec 9>&-; return; fi
+        fail "another launcher works in $OUTPUT_DIR; wait for it to end, or set another OUTPUT_DIR"
+    fi
     echo "process $$ on $(uname -n)" > "$OUTPUT_DIR/.lock"
+}
+
+# once WORD ...: call them, on one machine.
+once() {
+    if [ -n "$leads" ]; then call "$@"; fi
 }
 
 # stage OPTION ...: main.py with these options and those of every stage.
 stage() {
-    local words=("$PYTHON" "${root}main.py" "$@" --dataset="$dataset" --output-dir="$OUTPUT_DIR") extra
+    local words=("${root}main.py" "$@" --dataset="$dataset" --output-dir="$OUTPUT_DIR") extra
     if [ -n "$DATA_ROOT" ]; then words+=(--data-root="$DATA_ROOT"); fi
     if [ -n "$LISTS_DIR" ]; then words+=(--lists-dir="$LISTS_DIR"); fi
     if [ "$MIXED_PRECISION" != 0 ]; then words+=(--mixed-precision); fi
     read -ra extra <<< "$EXTRA"
-    call "${words[@]}" "${extra[@]}"
+    words+=("${extra[@]}")
+    if [ "$NPROC" = 1 ] && [ "$NNODES" = 1 ]; then
+        call "$PYTHON" "${words[@]}"
+    else
+        on_processes "${words[@]}"
+        call_processes "${words[@]}"
+    fi
 }
 
 # coco_file: the COCO weights, beside the launcher when they are not where it was started.
@@ -153,6 +181,13 @@ round0() {
     train_labeled "$(name 0 "$1")" "$1" "$2" "$ep0" "$(seed_of "$1")" "$val0"
 }
 
+# round0_of_both ARM SPLIT ARM SPLIT: round 0 of both arms, each on its labelled images.
+round0_of_both() {
+    begin "$(name 0 "$1")" round0 "$1" "$2"
+    begin "$(name 0 "$3")" round0 "$3" "$4"
+    finish "$(name 0 "$1")" "$(name 0 "$3")"
+}
+
 # label ROUND ARM RATIO: the arm labels the unlabelled images with its checkpoint of the round before; from round 2 on
 # with PLE, for which the checkpoint of yet a round earlier labels too. An empty beta leaves PLE out: plain DMT.
 label() {
@@ -186,11 +221,25 @@ train() {
     if [ $status != 0 ]; then exit $status; fi
 }
 
+# half ROUND TEACHER STUDENT RATIO: the student learns from the teacher's labels.
+half() {
+    label "$1" "$2" "$4"
+    train "$1" "$3" "$2"
+}
+
+# teach_each_other ROUND ARM ARM RATIO: the first arm labels, the second learns from that; then the other way round. Both
+# label with their checkpoints of the round before, so the order does not matter, and both halves may run at once.
+teach_each_other() {
+    begin "$(name "$1" "$3")" half "$1" "$2" "$3" "$4"
+    begin "$(name "$1" "$2")" half "$1" "$3" "$2" "$4"
+    finish "$(name "$1" "$3")" "$(name "$1" "$2")"
+}
+
 # tidy ROUND ARM ...: after both halves of a round, remove what no later stage needs: the labels it was trained on, and
 # the predictions of the round before. The predictions of this round are PLE's "previous" in the next. The last round's
 # labels stay, to be looked at.
 tidy() {
-    if [ -n "$DRY_RUN" ] || [ -n "$KEEP" ] || [ "$1" = "$(wc -w <<< "$ratios")" ]; then return; fi
+    if [ -z "$leads" ] || [ -n "$DRY_RUN" ] || [ -n "$KEEP" ] || [ "$1" = "$(wc -w <<< "$ratios")" ]; then return; fi
     local last=$(($1 - 1)) arm folder
     for arm in "${@:2}"; do
         folder=$(pseudo_dir $last "$arm")
@@ -203,14 +252,14 @@ tidy() {
 # report ROUND ARM ...: the report of the run so far, before tidy removes what it looks at. A night's work does not stop
 # for it.
 report() {
-    if [ "$REPORT" = 0 ] || [ "$REPORT" = end -a "$1" != "$(wc -w <<< "$ratios")" ]; then return; fi
+    if [ -z "$leads" ] || [ "$REPORT" = 0 ] || [ "$REPORT" = end -a "$1" != "$(wc -w <<< "$ratios")" ]; then return; fi
     call "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(wc -w <<< "$ratios")" \
         --arms "${@:2}" || echo "warning: the report was not written; the chain goes on" >&2
 }
 
 # watch_report ARM ...: while the launcher lives, its report shows every minute how far the stage that runs is.
 watch_report() {
-    if [ -n "$DRY_RUN" ] || [ "$REPORT" != 1 ]; then return; fi
+    if [ -z "$leads" ] || [ -n "$DRY_RUN" ] || [ "$REPORT" != 1 ]; then return; fi
     nice "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(wc -w <<< "$ratios")" \
         --progress-only --watch=60 --arms "$@" > /dev/null 2>&1 < /dev/null 9>&- &
 }
@@ -224,7 +273,7 @@ test_arm() {
 
 # The mIoU of every stage so far, as log.txt has them.
 print_results() {
-    if [ -n "$DRY_RUN" ]; then return; fi
+    if [ -z "$leads" ] || [ -n "$DRY_RUN" ]; then return; fi
     printf '\n%-44s %s\n' "stage" "best validation mIoU (%)"
     awk -F': ' '{ printf "%-44s %.2f\n", $1, $2 }' "$OUTPUT_DIR/log.txt"
 }

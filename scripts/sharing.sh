@@ -3,6 +3,10 @@
 #
 # RUNS/ROW is the run folder of a row (a variant, a method) and whole in itself; OUTPUT_DIR is that of the current row.
 RUNS=$OUTPUT_DIR
+if [ "$NNODES" != 1 ]; then
+    fail "NNODES is $NNODES: several machines share the stages of one run, but these are many; give each machine some of" \
+        "them, with an OUTPUT_DIR of its own"
+fi
 
 planned=  # rows that a dry run has printed, and ROW:ARM for single arms
 

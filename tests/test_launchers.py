@@ -208,15 +208,38 @@ def test_missing_coco_weights_are_one_line(tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "prepare_coco.sh" in done.stderr
 
 
-def test_a_chain_runs_frees_its_disk_and_keeps_others_out(shapes_root, tmp_path):
-    """Two rounds on tiny data, started from elsewhere; then the lock, and a second start that only skips."""
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def chain(shapes_root, tmp_path_factory):
+    """(the numbers of a chain of two rounds on tiny data, what came of it), started from elsewhere."""
+    folder = tmp_path_factory.mktemp("chain")
     numbers = {
         "dataset": "shapes", "split": "8", "id": "0", "exp": "e", "coco_weights": "", "DATA_ROOT": str(shapes_root),
-        "OUTPUT_DIR": str(out), "ep0": "1", "ep": "1", "ratios": "0.5 1.0", "MIXED_PRECISION": "0",
+        "OUTPUT_DIR": str(folder / "out"), "ep0": "1", "ep": "1", "ratios": "0.5 1.0", "MIXED_PRECISION": "0",
         "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
         "EXTRA": "--backbone=small --weights=none --workers=0 --crop-size 33 33 --test-size 65 65 --on-collapse=warn"}
-    done = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, **numbers)
+    return numbers, start("dmt_ple-voc-106-1lr.sh", cwd=folder, **numbers)
+
+
+def test_both_arms_at_the_same_time_give_the_same_bytes(chain, tmp_path):
+    numbers, done = chain
+    assert done.returncode == 0, done.stderr
+    out, one_by_one = tmp_path / "out", Path(numbers["OUTPUT_DIR"])
+    together = start("dmt_ple-voc-106-1lr.sh", "--arms-parallel",
+                     **{**numbers, "OUTPUT_DIR": str(out), "ratios": "0.5", "CHECK": "0", "REPORT": "0"})
+    assert together.returncode == 0, together.stderr
+    assert sorted(line.split()[2] for line in together.stdout.splitlines()[:4]) == [
+        f"e__p{n}--{arm}:" for n in range(2) for arm in "lr"]
+    assert sorted(path.name for path in (out / "logs").iterdir()) == [f"e__p{n}--{arm}.txt" for n in range(2) for arm in "lr"]
+    for name in [f"e__p{n}--{arm}.pt" for n in range(2) for arm in "lr"]:
+        assert (out / name).read_bytes() == (one_by_one / name).read_bytes()
+    logits = sorted(out.rglob("*.steps"))
+    assert logits and all(path.read_bytes() == (one_by_one / path.relative_to(out)).read_bytes() for path in logits)
+
+
+def test_a_chain_runs_frees_its_disk_and_keeps_others_out(chain, tmp_path):
+    """Then the lock, and a second start that only skips."""
+    numbers, done = chain
+    out = Path(numbers["OUTPUT_DIR"])
     assert done.returncode == 0, done.stderr
     assert sorted(path.stem for path in out.glob("*.pt")) == [f"e__p{n}--{arm}" for n in range(3) for arm in "lr"]
     assert (out / "report" / "index.html").is_file() and len(list((out / "report").glob("round-*.json"))) == 2

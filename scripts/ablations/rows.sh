@@ -63,10 +63,7 @@ mutual_training() {
                 continue
             fi
         fi
-        label $round l "$ratio"
-        train $round r l
-        label $round r "$ratio"  # with its checkpoint of the round before, as l did
-        train $round l r
+        teach_each_other $round l r "$ratio"
         report $round l r
         tidy $round l r
     done

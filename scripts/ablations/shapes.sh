@@ -63,10 +63,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
 estimate "processor hours"
 
-declare -A running=()  # seed -> process group
-trap 'for group in "${running[@]}"; do kill -- "-$group" 2> /dev/null || true; done' EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+guard_running
 
 # one_seed N: all rows, in a process group of its own; what they print goes to OUTPUT_DIR/seed-N.txt.
 one_seed() {
