@@ -71,12 +71,14 @@ class Job:
         recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2, options.on_student_win,
                         options.online, val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
                         save_num_steps=options.save_num_steps)
+        parts = self._parts(self._batch_size())
         plan = stages.Training(
             options.exp_name or "-".join((self.spec.name, *self.split)), Path(options.output_dir), recipe,
             options.epochs, options.batch_size_labeled, options.batch_size_pseudo if mutual else None, options.seed,
             pseudo_dir=self._pseudo_dir(), augment_pseudo=not options.no_aug, tiny_validation=options.valtiny,
-            start=self._checkpoint("continue_from") if options.continue_from else None, weights=options.weights,
-            save=not options.do_not_save, redo=options.redo, config=vars(options))
+            accumulate=parts, start=self._checkpoint("continue_from") if options.continue_from else None,
+            weights=options.weights, save=not options.do_not_save, redo=options.redo,
+            config={**vars(options), "accumulate": parts})
         try:
             stages.train(self._setting(), plan)
         except Interrupted as interrupted:
@@ -90,6 +92,7 @@ class Job:
         options = self.options
         rules = LabelingRules(options.label_ratio, options.increment, self._background(),
                               not options.no_conflict_reduction)
+        self._parts(batch_size=0)
         stages.label(self._setting(), self._pseudo_dir(), self._checkpoint("continue_from"),
                      self._checkpoint("oldfilename") if options.oldfilename else None, rules, options.redo)
 
@@ -106,6 +109,8 @@ class Job:
             files.append((self._checkpoint("second_arm"), options.second_coco))
         protocol = choose_protocol(options.protocol, spec.test_size, spec.test_by, options.window or spec.crop,
                                    options.stride, options.scales, options.flip)
+        if protocol.kind == "papers":  # the other protocols' batches have sizes of their own
+            self._parts(batch_size=0)
         name = "+".join(path.stem for path, _ in files)
         result = Path(options.json or Path(options.output_dir) / f"{name}-test.json").expanduser()
         if result.is_dir():
@@ -123,10 +128,10 @@ class Job:
 
     def check(self):
         """Check everything that the run needs, and return whether nothing is missing or wrong."""
-        from dmt.check import Plan, Subset, check, print_report
+        from dmt.check import Subset, check, print_report
         from utils.console import progress_bar
 
-        options, device, split = self.options, self.machine.device, self.split
+        options, split = self.options, self.split
         subsets = {"labelled": Subset(lambda: self.data.labeled(*split)),
                    "validation": Subset(lambda: self.data.validation(options.valtiny), "val")}
         if options.state == 1:
@@ -137,12 +142,29 @@ class Job:
         if options.check_weights or not options.continue_from:
             imagenet = dataclasses.replace(self.network, coco=self.network.coco and not options.check_weights)
             weights.append(lambda: imagenet.build("cpu", weights=options.weights))
-        plan = Plan(Path(options.output_dir), str(device), options.backbone, options.aspp_branches,
-                    self.machine.precision.kind != "fp32", options.batch_size_labeled + options.batch_size_pseudo * (options.state == 1),
-                    options.batch_size_labeling, rounds=5 if options.state == 1 else 0)
+        plan = self._plan(self._batch_size())
         report = check(self.data, subsets, plan, functions=weights, progress=progress_bar("check", "image"))
         print_report(report)
         return not report.errors
+
+    def _batch_size(self):
+        """Images a training step."""
+        return self.options.batch_size_labeled + (self.options.batch_size_pseudo if self.options.state == 1 else 0)
+
+    def _plan(self, batch_size):
+        from dmt.check import Plan
+        options, machine = self.options, self.machine
+        return Plan(Path(options.output_dir), str(machine.device), options.backbone, options.aspp_branches,
+                    machine.precision.kind != "fp32", batch_size, options.batch_size_labeling, options.accumulate or 1,
+                    machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0)
+
+    def _parts(self, batch_size):
+        """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed."""
+        from dmt import memory
+        plan = memory.fit(self.spec, self._plan(batch_size))
+        if plan.max_memory is not None:
+            print(f"memory: {memory.estimate(self.spec, plan)}", flush=True)
+        return plan.accumulate
 
     def _setting(self):
         from dmt.stages import Setting

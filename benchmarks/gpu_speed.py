@@ -16,7 +16,7 @@ from benchmarks.gpu_correct import add_curve, second_pass
 from benchmarks.gpu_subjects import FORMAT, Subject, copy_of, cycled
 from data.specs import load_spec
 from dmt import labeling
-from dmt.check import Plan, memory_bytes
+from dmt.check import Plan
 from dmt.evaluation import evaluate
 
 LABELLING_SHARE, MEMORY = 55, 6.0  # the aims: % of the matrix rate, and GB at batch 8
@@ -194,7 +194,7 @@ def consume(batches):
 
 
 def memory(bench):
-    """What dmt/check.py estimates against what torch's tensors take, with nothing else on the GPU."""
+    """What dmt/memory.py estimates against what torch's tensors take, with nothing else on the GPU."""
     if not bench.on_gpu:
         return
     size = bench.size

@@ -4,6 +4,7 @@ All findings come at once. Nothing is written.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import shutil
@@ -18,7 +19,9 @@ import numpy as np
 import torch
 
 from data import images
-from models.deeplab import OUTPUT_STRIDE, deeplab_v2
+from dmt import memory
+from dmt.memory import gb, in_pixels
+from models.deeplab import OUTPUT_STRIDE
 from utils.errors import UserError
 
 # Bytes of a labelling on the disk (see data/store.py), from above: generated images took up to 0.68 a pixel with what
@@ -28,10 +31,6 @@ _IMAGE_BYTES = 8192  # an image: three files with headers and palette, in whole 
 # Beside the checkpoints a training keeps its state (model, momentum) and its best snapshot; while either is replaced,
 # the old one and the new one are there.
 _TRAINING_FILES = 2 * (2 + 1)  # in checkpoints
-# GPU memory that no tensor of ours takes: convolution workspaces, and 10 % for gaps between tensors.
-_WORKSPACE, _GAPS = 2**29, 1.1
-_LOGIT_MAPS = 3  # of image size, float32: logits, softmax (its gradient takes its place), what upsampling adds
-_PASSING_MAPS = 4  # network maps alive at once in a forward pass without backward: a block's input, its parts, its sum
 _NAMES_SHOWN = 3
 
 
@@ -49,8 +48,10 @@ class Subset:
 class Plan:
     """What is to be run, as far as memory and disk depend on it.
 
-    ``batch_size`` is the number of images a training step, 0 where nothing is trained. A chain of ``rounds`` rounds of
-    ``arms`` arms comes after a supervised round 0; ``keep`` says that no old round is removed.
+    ``batch_size`` is the number of images a training step, 0 where nothing is trained. They are computed in
+    ``accumulate`` parts, each by ``processes`` processes; or else in the fewest parts that fit into ``max_memory`` GB.
+    A chain of ``rounds`` rounds of ``arms`` arms comes after a supervised round 0; ``keep`` says that no old round is
+    removed.
     """
 
     output_dir: Path
@@ -60,6 +61,9 @@ class Plan:
     mixed_precision: bool = False
     batch_size: int = 8
     batch_size_labeling: int = 8
+    accumulate: int = 1
+    processes: int = 1
+    max_memory: float | None = None
     arms: int = 2
     rounds: int = 5
     keep: bool = False
@@ -276,7 +280,8 @@ def disk_bytes(spec, plan, sizes):
     logits = points * spec.num_classes * 2  # 16 bits each
     rounds = plan.rounds if plan.keep else min(plan.rounds, 2)
     labelings = plan.arms * ((rounds if plan.keep else min(plan.rounds, 1)) * labels + rounds * logits)
-    checkpoint = 4 * sum(tensor.numel() for tensor in _meta_network(spec, plan).state_dict().values())
+    network = memory.meta_network(spec.num_classes, plan.backbone, plan.aspp_branches)
+    checkpoint = 4 * sum(tensor.numel() for tensor in network.state_dict().values())
     stages = plan.arms * (plan.rounds + 1) + _TRAINING_FILES if plan.batch_size else 0
     return int(labelings), checkpoint * stages
 
@@ -296,11 +301,11 @@ def _check_disk(spec, plan, subsets, lists, found, report):
                              "--output-dir")
     free = shutil.disk_usage(place).free
     needed = max(labelings + checkpoints - written, 0)
-    there = f", of which {_gb(written)} are there" if written else ""
-    report.estimates.append(f"disk: at most {_gb(labelings)} for pseudo labels and {_gb(checkpoints)} for checkpoints"
-                            f"{there}; {_gb(free)} free in {place}")
+    there = f", of which {gb(written)} are there" if written else ""
+    report.estimates.append(f"disk: at most {gb(labelings)} for pseudo labels and {gb(checkpoints)} for checkpoints"
+                            f"{there}; {gb(free)} free in {place}")
     if needed > free:
-        report.errors.append(f"the disk of {place} has {_gb(free)} free, but the run may need {_gb(needed)}"
+        report.errors.append(f"the disk of {place} has {gb(free)} free, but the run may need {gb(needed)}"
                              f"{' more' if written else ''}; make room or give an --output-dir on another disk"
                              + (", or do not keep old rounds" if plan.keep else ""))
 
@@ -317,72 +322,23 @@ def _written(folder):
 # --- GPU memory -----------------------------------------------------------------------------------------------------
 
 
-def memory_bytes(spec, plan):
-    """(bytes of training or None, bytes of labelling and validation): estimates of the GPU memory at its fullest.
-
-    Training keeps parameters, gradients, momentum and everything that backward will need, and adds the maps of the
-    loss. The network runs without data (on torch's meta device) to tell the sizes.
-    """
-    pixels = plan.batch_size * spec.crop[0] * spec.crop[1]
-    parameters, kept, _ = _network_memory(spec, plan, plan.batch_size, spec.crop) if pixels else (0, 0, 0)
-    training = parameters * 4 * 3 + kept + _LOGIT_MAPS * 4 * pixels * spec.num_classes
-    parameters, _, largest = _network_memory(spec, plan, plan.batch_size_labeling, spec.test_size)
-    labeling = (parameters * 4 * (3 if pixels else 1) + _PASSING_MAPS * largest
-                + _LOGIT_MAPS * 4 * spec.test_size[0] * spec.test_size[1] * spec.num_classes)
-    if plan.mixed_precision:  # a copy of every weight in 16 bits
-        training, labeling = training + 2 * parameters, labeling + 2 * parameters
-    return int(_GAPS * training) + _WORKSPACE if pixels else None, int(_GAPS * labeling) + _WORKSPACE
-
-
-def _network_memory(spec, plan, count, size):
-    """(number of parameters, bytes that a forward pass of ``count`` images keeps for backward, the largest of them)."""
-    dtype = torch.float16 if plan.mixed_precision else torch.float32
-    network = _meta_network(spec, plan).to(dtype)
-    own = {tensor.untyped_storage()._cdata for tensor in network.state_dict(keep_vars=True).values()}
-    kept = {}  # by address, for several operations may keep one tensor; held here, so that no address comes again
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None):
-        network(torch.empty(count, 3, *size, dtype=dtype, device="meta"))
-    sizes = [storage.nbytes() for storage in kept.values()]
-    return sum(parameter.numel() for parameter in network.parameters()), sum(sizes), max(sizes)
-
-
-def _meta_network(spec, plan):
-    """The network without values: shapes only."""
-    with torch.device("meta"):
-        return deeplab_v2(spec.num_classes, plan.backbone, plan.aspp_branches)
-
-
 def _check_memory(spec, plan, report):
-    """Compare ``memory_bytes`` with what is free on a GPU; on a CPU only report it."""
-    training, labeling = memory_bytes(spec, plan)
+    """Compare the estimate with ``plan.max_memory``, and with what is free on a GPU; on a CPU only report it."""
+    fitted = _attempt(report.errors, memory.fit, spec, plan)
+    plan = fitted or dataclasses.replace(plan, max_memory=None)
+    training, labeling = memory.memory_bytes(spec, plan)
     device = torch.device(plan.device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    parts = [] if training is None else [f"about {_gb(training)} for training {_batch(plan.batch_size, spec.crop)}"]
-    parts.append(f"about {_gb(labeling)} for labelling {_batch(plan.batch_size_labeling, spec.test_size)}")
-    report.estimates.append(f"{'GPU ' if free is not None else ''}memory: {', '.join(parts)}; "
-                            + (f"{_gb(free)} free on {device}" if free is not None else f"not judged on {device}"))
+    report.estimates.append(f"{'GPU ' if free is not None else ''}memory: {memory.estimate(spec, plan)}; "
+                            + (f"{gb(free)} free on {device}" if free is not None else f"not judged on {device}"))
     if free is None:
         return
     mixed = "" if plan.mixed_precision else " or --mixed-precision"
     if training is not None and training > free:
-        report.errors.append(f"training {_batch(plan.batch_size, spec.crop)} needs about {_gb(training)} of GPU "
-                             f"memory, but {device} has {_gb(free)} free; give smaller --batch-size-labeled and "
-                             f"--batch-size-pseudo, a smaller --crop-size{mixed}, or end what else runs there")
+        report.errors.append(f"training {in_pixels(memory.images_at_once(plan), spec.crop)} needs about {gb(training)} of "
+                             f"GPU memory, but {device} has {gb(free)} free; give --max-memory, which computes batches "
+                             f"in parts (docs/small_gpus.md), a smaller --crop-size{mixed}, or end what else runs there")
     if labeling > free:
-        report.errors.append(f"labelling {_batch(plan.batch_size_labeling, spec.test_size)} needs about "
-                             f"{_gb(labeling)} of GPU memory, but {device} has {_gb(free)} free; give a smaller "
+        report.errors.append(f"labelling {in_pixels(plan.batch_size_labeling, spec.test_size)} needs about "
+                             f"{gb(labeling)} of GPU memory, but {device} has {gb(free)} free; give a smaller "
                              f"--batch-size-labeling{mixed}, or end what else runs there")
-
-
-def _batch(count, size):
-    return f"{count} x {size[0]} x {size[1]} pixels"
-
-
-def _gb(count):
-    return f"{count / 1e9:.2f} GB"

@@ -12,7 +12,8 @@ from PIL import Image
 from data import images
 from data.lists import read_list
 from data.specs import load_spec
-from dmt.check import Plan, Report, Subset, check, disk_bytes, memory_bytes, print_report
+from dmt.check import Plan, Report, Subset, check, disk_bytes, print_report
+from dmt.memory import memory_bytes
 from dmt.session import Data
 from utils.errors import UserError
 

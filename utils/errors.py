@@ -38,8 +38,9 @@ def report(error):
               "same command again", file=sys.stderr)
         return 2
     if type(error).__name__ == "OutOfMemoryError":  # torch's; it is not imported for this
-        print("error: the GPU's memory is full; lower --batch-size-pseudo or --batch-size-labeling, or add "
-              "--mixed-precision (main.py --check estimates the need)", file=sys.stderr)
+        print("error: the GPU's memory is full; compute batches in parts (--accumulate N, or --max-memory GB, which picks "
+              "N), add --mixed-precision, or lower --batch-size-labeling (main.py --check estimates the need)",
+              file=sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

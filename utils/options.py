@@ -58,7 +58,10 @@ def parse_options(arguments=None):
                                  "Label Enhancement (PLE): one stage of it, or a test.", allow_abbrev=False)
     for add in (_stage, _data, _network, _training, _labeling, _test, _machine):
         add(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.accumulate is not None and options.max_memory is not None:
+        parser.error("--accumulate and --max-memory exclude each other: give N yourself, or have it picked")
+    return options
 
 
 def _stage(parser):
@@ -149,6 +152,13 @@ def _training(parser):
                        help="labelled images a step (1)")
     group.add_argument("--batch-size-pseudo", metavar="N", type=_count_or_zero, default=7,
                        help="pseudo-labelled images a step (7)")
+    group.add_argument("--accumulate", metavar="N", type=_count,
+                       help="compute each batch in N parts and add their gradients up, for a GPU too small for the whole "
+                            "(1): the recipe stays, but batch normalization sees one part at a time; 8 with a batch of 8 "
+                            "is one image at a time (docs/small_gpus.md)")
+    group.add_argument("--max-memory", metavar="GB", type=_positive,
+                       help="estimate the GPU memory and pick the smallest N of --accumulate that stays within GB "
+                            "(10^9 bytes); labelling and validation are only judged, see --batch-size-labeling")
     group.add_argument("--lr", metavar="X", type=_positive, default=0.002, help="initial learning rate (0.002)")
     group.add_argument("--weight-decay", metavar="X", type=_not_negative, default=0.0005, help="(0.0005)")
     group.add_argument("--gamma1", metavar="X", type=_not_negative, default=0.0,

@@ -1,0 +1,157 @@
+"""How much GPU memory training and labelling take at their fullest, estimated without a GPU, and what fits into less.
+
+The estimate depends on the work alone, never on what is free at the moment: a stage that goes on picks what it picked.
+"""
+
+import bisect
+import dataclasses
+import functools
+
+import torch
+
+from models.deeplab import deeplab_v2
+from utils.errors import UserError
+
+# GPU memory that no tensor of ours takes: convolution workspaces, and 10 % for gaps between tensors.
+_WORKSPACE, _GAPS = 2**29, 1.1
+_LOGIT_MAPS = 3  # of image size, float32: logits, softmax (its gradient takes its place), what upsampling adds
+_PASSING_MAPS = 4  # network maps alive at once in a forward pass without backward: a block's input, its parts, its sum
+_FEW, _MORE = 2, 3  # images that tell what one more takes; batch normalization of a tiny crop needs more than one
+
+
+def memory_bytes(spec, plan):
+    """(bytes of training or None, bytes of labelling and validation): estimates for each process at its fullest.
+
+    Training keeps parameters, gradients, momentum and everything that backward will need of the images that are computed
+    at once, and adds the maps of the loss. ``plan`` is the ``dmt.check.Plan``.
+    """
+    images = images_at_once(plan)
+    pixels = images * spec.crop[0] * spec.crop[1]
+    parameters, kept, _ = _network_memory(spec, plan, images, spec.crop) if pixels else (0, 0, 0)
+    training = parameters * 4 * 3 + kept + _LOGIT_MAPS * 4 * pixels * spec.num_classes
+    parameters, _, largest = _network_memory(spec, plan, plan.batch_size_labeling, spec.test_size)
+    labeling = (parameters * 4 * (3 if pixels else 1) + _PASSING_MAPS * largest
+                + _LOGIT_MAPS * 4 * spec.test_size[0] * spec.test_size[1] * spec.num_classes)
+    if plan.mixed_precision:  # a copy of every weight in 16 bits
+        training, labeling = training + 2 * parameters, labeling + 2 * parameters
+    return int(_GAPS * training) + _WORKSPACE if pixels else None, int(_GAPS * labeling) + _WORKSPACE
+
+
+def images_at_once(plan):
+    """The largest share that a process has of a part of a training batch."""
+    return _divided(_divided(plan.batch_size, plan.accumulate), plan.processes)
+
+
+def _divided(count, shares):
+    return -(-count // shares)
+
+
+def _network_memory(spec, plan, count, size):
+    """(number of parameters, bytes that a forward pass of ``count`` images keeps for backward, the largest of them)."""
+    parameters, few, more = _passes(spec.num_classes, plan.backbone, plan.aspp_branches, plan.mixed_precision, size)
+    return parameters, *(one + (count - _FEW) * (other - one) for one, other in zip(few, more))
+
+
+@functools.cache
+def _passes(num_classes, backbone, aspp_branches, mixed_precision, size):
+    """The number of parameters; for ``_FEW`` and for ``_MORE`` images (bytes kept for backward, the largest of them).
+
+    The network runs without data, on torch's meta device. Every tensor that it keeps grows by the same for each image.
+    """
+    dtype = torch.float16 if mixed_precision else torch.float32
+    network = meta_network(num_classes, backbone, aspp_branches).to(dtype)
+    own = {tensor.untyped_storage()._cdata for tensor in network.state_dict(keep_vars=True).values()}
+    found = []
+    for count in (_FEW, _MORE):
+        kept = {}  # by address, for several operations may keep one tensor; held here, so that no address comes again
+
+        def keep(tensor, kept=kept):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None):
+            network(torch.empty(count, 3, *size, dtype=dtype, device="meta"))
+        sizes = [storage.nbytes() for storage in kept.values()]
+        found.append((sum(sizes), max(sizes)))
+    return sum(parameter.numel() for parameter in network.parameters()), *found
+
+
+def meta_network(num_classes, backbone, aspp_branches):
+    """The network without values: shapes only."""
+    with torch.device("meta"):
+        return deeplab_v2(num_classes, backbone, aspp_branches)
+
+
+# --- what fits --------------------------------------------------------------------------------------------------------
+
+
+def fit(spec, plan):
+    """``plan`` with the fewest parts of a batch whose estimate is at most ``plan.max_memory`` GB; without it, ``plan``.
+
+    Raises ``UserError`` where that needs more parts than a batch has images, where labelling or validation do not fit,
+    and where ``plan.accumulate`` is more than there are images.
+    """
+    if plan.max_memory is None:
+        if 0 < plan.batch_size < plan.accumulate:
+            raise UserError(f"--accumulate {plan.accumulate}: a batch of {plan.batch_size} images (--batch-size-labeled "
+                            f"and, if there are pseudo labels, --batch-size-pseudo) has no more than {plan.batch_size} "
+                            f"parts; give at most --accumulate {plan.batch_size}")
+        return plan
+    limit = plan.max_memory * 1e9
+
+    def labeling(count):
+        return memory_bytes(spec, dataclasses.replace(plan, batch_size_labeling=count))[1]
+
+    def training(parts):
+        return memory_bytes(spec, dataclasses.replace(plan, accumulate=parts))[0]
+
+    # Both are searched in ascending order of whether they fit.
+    if labeling(plan.batch_size_labeling) > limit:
+        most = bisect.bisect_left(range(1, plan.batch_size_labeling), True, key=lambda count: labeling(count) > limit)
+        raise UserError(_labeling_too_large(spec, plan, most, labeling))
+    if not plan.batch_size:
+        return plan
+    parts = 1 + bisect.bisect_left(range(1, plan.batch_size), True, key=lambda parts: training(parts) <= limit)
+    if training(parts) > limit:
+        fewest = _divided(plan.batch_size, plan.processes)
+        raise UserError(f"--max-memory {plan.max_memory:g}: training needs about {gb(training(parts))} even with "
+                        f"{in_pixels(1, spec.crop)} at once (--accumulate {fewest}); give more --max-memory, or a smaller "
+                        f"--crop-size{_mixed(plan)}")
+    return dataclasses.replace(plan, accumulate=parts)
+
+
+def _labeling_too_large(spec, plan, most, labeling):
+    what = (f"--max-memory {plan.max_memory:g}: labelling and validation of "
+            f"{in_pixels(plan.batch_size_labeling, spec.test_size)} need about {gb(labeling(plan.batch_size_labeling))}")
+    if most:
+        return f"{what}; the largest batch that fits is --batch-size-labeling {most}"
+    single = f" and even --batch-size-labeling 1 needs about {gb(labeling(1))}" if plan.batch_size_labeling > 1 else ""
+    return f"{what}{single}; give more --max-memory, or a smaller --test-size{_mixed(plan)}"
+
+
+def _mixed(plan):
+    return "" if plan.mixed_precision else ", or add --mixed-precision"
+
+
+def estimate(spec, plan):
+    """What ``memory_bytes`` says, in words, with what training would take in one part where there are several."""
+    training, labeling = memory_bytes(spec, plan)
+    said = []
+    if training is not None:
+        said.append(f"about {gb(training)} for training {in_pixels(images_at_once(plan), spec.crop)}")
+        if plan.accumulate > 1:
+            whole = memory_bytes(spec, dataclasses.replace(plan, accumulate=1))[0]
+            said[0] += f" at once (batches of {plan.batch_size} in {plan.accumulate} parts; whole: about {gb(whole)})"
+    said.append(f"about {gb(labeling)} for labelling {in_pixels(plan.batch_size_labeling, spec.test_size)}")
+    return ", ".join(said) + ("" if plan.max_memory is None else f", within --max-memory {plan.max_memory:g} GB")
+
+
+def in_pixels(count, size):
+    """``count`` images of ``size`` in words."""
+    return f"{count} x {size[0]} x {size[1]} pixels"
+
+
+def gb(count):
+    """``count`` bytes in words."""
+    return f"{count / 1e9:.2f} GB"
