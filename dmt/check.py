@@ -335,9 +335,10 @@ def _check_memory(spec, plan, report):
         return
     mixed = "" if plan.mixed_precision else " or --mixed-precision"
     if training is not None and training > free:
-        report.errors.append(f"training {in_pixels(memory.images_at_once(plan), spec.crop)} needs about {gb(training)} of "
-                             f"GPU memory, but {device} has {gb(free)} free; give --max-memory, which computes batches "
-                             f"in parts (docs/small_gpus.md), a smaller --crop-size{mixed}, or end what else runs there")
+        report.errors.append(f"training {in_pixels(memory.images_at_once(plan), spec.crop)} needs about {gb(training)} "
+                             f"of GPU memory, but {device} has {gb(free)} free; give --max-memory or a larger "
+                             f"--accumulate (batches in parts), a smaller --crop-size{mixed}, or end what else runs "
+                             "there")
     if labeling > free:
         report.errors.append(f"labelling {in_pixels(plan.batch_size_labeling, spec.test_size)} needs about "
                              f"{gb(labeling)} of GPU memory, but {device} has {gb(free)} free; give a smaller "

@@ -22,8 +22,8 @@ _FEW, _MORE = 2, 3  # images that tell what one more takes; batch normalization 
 def memory_bytes(spec, plan):
     """(bytes of training or None, bytes of labelling and validation): estimates for each process at its fullest.
 
-    Training keeps parameters, gradients, momentum and everything that backward will need of the images that are computed
-    at once, and adds the maps of the loss. ``plan`` is the ``dmt.check.Plan``.
+    Training keeps parameters, gradients, momentum and everything that backward will need of the images that are
+    computed at once, and adds the maps of the loss. ``plan`` is the ``dmt.check.Plan``.
     """
     images = images_at_once(plan)
     pixels = images * spec.crop[0] * spec.crop[1]
@@ -94,9 +94,9 @@ def fit(spec, plan):
     """
     if plan.max_memory is None:
         if 0 < plan.batch_size < plan.accumulate:
-            raise UserError(f"--accumulate {plan.accumulate}: a batch of {plan.batch_size} images (--batch-size-labeled "
-                            f"and, if there are pseudo labels, --batch-size-pseudo) has no more than {plan.batch_size} "
-                            f"parts; give at most --accumulate {plan.batch_size}")
+            raise UserError(f"--accumulate {plan.accumulate}: a batch of {plan.batch_size} images "
+                            "(--batch-size-labeled, with pseudo labels and --batch-size-pseudo) cannot be cut into "
+                            f"more than {plan.batch_size} parts; give at most --accumulate {plan.batch_size}")
         return plan
     limit = plan.max_memory * 1e9
 
@@ -116,18 +116,19 @@ def fit(spec, plan):
     if training(parts) > limit:
         fewest = _divided(plan.batch_size, plan.processes)
         raise UserError(f"--max-memory {plan.max_memory:g}: training needs about {gb(training(parts))} even with "
-                        f"{in_pixels(1, spec.crop)} at once (--accumulate {fewest}); give more --max-memory, or a smaller "
-                        f"--crop-size{_mixed(plan)}")
+                        f"{in_pixels(1, spec.crop)} at once (--accumulate {fewest}); give more --max-memory or a "
+                        f"smaller --crop-size{_mixed(plan)}")
     return dataclasses.replace(plan, accumulate=parts)
 
 
 def _labeling_too_large(spec, plan, most, labeling):
     what = (f"--max-memory {plan.max_memory:g}: labelling and validation of "
-            f"{in_pixels(plan.batch_size_labeling, spec.test_size)} need about {gb(labeling(plan.batch_size_labeling))}")
+            f"{in_pixels(plan.batch_size_labeling, spec.test_size)} need about "
+            f"{gb(labeling(plan.batch_size_labeling))}")
     if most:
         return f"{what}; the largest batch that fits is --batch-size-labeling {most}"
     single = f" and even --batch-size-labeling 1 needs about {gb(labeling(1))}" if plan.batch_size_labeling > 1 else ""
-    return f"{what}{single}; give more --max-memory, or a smaller --test-size{_mixed(plan)}"
+    return f"{what}{single}; give more --max-memory or a smaller --test-size{_mixed(plan)}"
 
 
 def _mixed(plan):

@@ -153,12 +153,13 @@ def _training(parser):
     group.add_argument("--batch-size-pseudo", metavar="N", type=_count_or_zero, default=7,
                        help="pseudo-labelled images a step (7)")
     group.add_argument("--accumulate", metavar="N", type=_count,
-                       help="compute each batch in N parts and add their gradients up, for a GPU too small for the whole "
-                            "(1): the recipe stays, but batch normalization sees one part at a time; 8 with a batch of 8 "
-                            "is one image at a time (docs/small_gpus.md)")
+                       help="compute each batch in N parts and add up their gradients, for a GPU too small for the "
+                            "whole (1): the same recipe, but batch normalization sees the N-th part of a batch at a time, "
+                            "with --accumulate 8 and a batch of 8 single images (docs/small_gpus.md)")
     group.add_argument("--max-memory", metavar="GB", type=_positive,
-                       help="estimate the GPU memory and pick the smallest N of --accumulate that stays within GB "
-                            "(10^9 bytes); labelling and validation are only judged, see --batch-size-labeling")
+                       help="print an estimate of the GPU memory and pick the smallest N of --accumulate that stays "
+                            "within GB (10^9 bytes), as in --max-memory 6; labelling and validation, whose batches "
+                            "--batch-size-labeling sets, have to fit as well")
     group.add_argument("--lr", metavar="X", type=_positive, default=0.002, help="initial learning rate (0.002)")
     group.add_argument("--weight-decay", metavar="X", type=_not_negative, default=0.0005, help="(0.0005)")
     group.add_argument("--gamma1", metavar="X", type=_not_negative, default=0.0,
