@@ -18,6 +18,7 @@ from data.specs import load_spec
 from dmt import labeling
 from dmt.check import Plan
 from dmt.evaluation import evaluate
+from dmt.memory import memory_bytes
 
 LABELLING_SHARE, MEMORY = 55, 6.0  # the aims: % of the matrix rate, and GB at batch 8
 
