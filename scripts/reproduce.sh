@@ -110,7 +110,7 @@ rounds_of() {
         done
     fi
     local words=(dataset="$dataset" split="$split" id="$id" exp="$exp" ep0="$ep0" val0="$val0" beta="$2"
-        OUTPUT_DIR="$OUTPUT_DIR")
+        OUTPUT_DIR="$OUTPUT_DIR" BASELINE="$RUNS/supervised")
     echo "# ${words[*]} ${root:-./}$launcher"
     if [ -z "$DRY_RUN" ]; then env "${words[@]}" bash "$root$launcher"; return; fi
     env "${words[@]}" bash "$root$launcher" | sed "${filter[@]}"

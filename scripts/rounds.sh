@@ -25,6 +25,7 @@ NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-}}  # 0 on the machine that checks and ti
 ARMS_PARALLEL=${ARMS_PARALLEL:-}  # 1, or the option --arms-parallel: both arms at the same time, each on its own GPUs
 EXTRA=${EXTRA:-}  # more options for every main.py, as in EXTRA="--workers=4 --aspp-branches=4"
 KEEP=${KEEP:-}  # 1: keep the pseudo labels and predictions of every round instead of removing what has served
+BASELINE=${BASELINE:-}  # run folder whose supervised result the report shows, where OUTPUT_DIR has no such arm
 REPORT=${REPORT:-1}  # OUTPUT_DIR/report/index.html: 1 after every round and while it runs, end at the end only, 0 none
 CHECK=${CHECK:-1}  # 0: do not check images, lists, weights, disk and memory before the first stage
 DRY_RUN=${DRY_RUN:-}  # 1: print every command instead of running it
@@ -252,8 +253,10 @@ tidy() {
 # report ROUND ARM ...: the report of the run so far, before tidy removes what it looks at. A night's work does not stop
 # for it.
 report() {
+    local beside=()
     if [ -z "$leads" ] || [ "$REPORT" = 0 ] || [ "$REPORT" = end -a "$1" != "$(wc -w <<< "$ratios")" ]; then return; fi
-    call "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(wc -w <<< "$ratios")" \
+    if compgen -G "${BASELINE:-none}/*/result.json" > /dev/null; then beside=(--baseline="$BASELINE"); fi
+    call "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(wc -w <<< "$ratios")" "${beside[@]}" \
         --arms "${@:2}" || echo "warning: the report was not written; the chain goes on" >&2
 }
 

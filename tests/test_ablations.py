@@ -167,6 +167,7 @@ def test_a_tiny_run_shares_goes_on_and_keeps_its_numbers(tmp_path):
     exp = "ablations-shapes"
     assert f"--exp-name={exp}__p0--c" in first.stdout and f"--exp-name={exp}__p0--c" not in again.stdout
     assert f"--exp-name={exp}__p1--c" in again.stdout
+    assert (out / "online" / "report" / "index.html").is_file() and f" --baseline={out}/baseline --arms c" in again.stdout
     results = {str(path.parent.relative_to(out)) for path in out.glob("*/*/result.json")}
     assert results == {f"baseline/{exp}__p0--c", f"online/{exp}__p0--c", f"online/{exp}__p1--c", f"cbst/{exp}__p0--c"}
     same = [out / row / f"{exp}__p0--c.pt" for row in ("baseline", "online", "cbst")]

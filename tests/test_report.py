@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,8 @@ def test_pictures_show_where_it_was_worst_and_best(reported, shapes_root):
     for kind in ("disagree", "mended", "spoilt"):
         shares = [panel["share"] for panel in panels if panel["kind"] == kind]
         assert shares == sorted(shares, reverse=True) and all(share > 0 for share in shares)
+    changes = {arm: np.array(figures(reported, 2)["arms"][arm]["changes"]).sum(axis=0) for arm in ARMS}
+    assert any(panel["kind"] == "mended" for panel in panels) == any(part[1:, 0].sum() for part in changes.values())
     panel = panels[0]
     assert [title for title, _ in panel["files"]] == [
         "image", "truth", "arm l", "arm r", "label of l before PLE", "label of l after PLE", "confidence"]
@@ -313,6 +316,7 @@ def test_a_dataset_that_is_gone(run, shapes_root, tmp_path):
 
 def test_one_arm_and_names_that_are_html(run):
     """Self-training has one arm; what others wrote is shown, never run."""
+    (run / "report" / "plan.json").unlink()
     for path in [*run.glob("*--r*"), *run.glob("pseudo/*--r")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (*run.glob("*/config.json"), *run.glob("*/result.json")):
@@ -320,7 +324,8 @@ def test_one_arm_and_names_that_are_html(run):
     report.main([str(run)])
     page = html(run)
     assert "<script>" not in page and "&lt;script&gt;" in page
-    assert '<h2 id="arms">' not in page or 'id="figure-agreement"' not in page
+    assert "Self-training" in page and "Dynamic mutual" not in page
+    assert "Student and teacher" in page and 'id="figure-student-wins"' in page and 'id="figure-agreement"' not in page
 
 
 def test_a_training_outside_a_chain(shapes_root, tmp_path, command):
@@ -331,6 +336,56 @@ def test_a_training_outside_a_chain(shapes_root, tmp_path, command):
     assert status == 0, errors
     report.main([str(tmp_path)])
     assert "mIoU of arm mine" in html(tmp_path) and 'id="figure-loss"' in html(tmp_path)
+
+
+def test_a_baseline_beside_the_run(run, tmp_path):
+    """Ablations and reproduce.sh have the supervised arm in a folder of its own."""
+    own = html(run)
+    beside = tmp_path / "baseline"
+    beside.mkdir()
+    for path in run.glob("tiny__p0--b*"):
+        path.rename(beside / path.name)
+    for arm in ARMS:  # on its half of the labels
+        path = run / f"tiny__p0--{arm}" / "result.json"
+        result = json.loads(path.read_text())
+        result["fingerprint"]["options"]["train_set"] += f"-{arm}"
+        path.write_text(json.dumps(result))
+    report.main([str(run), "--progress-only"])
+    assert "--baseline RUN draws such a run beside" in html(run) and "Dashed" not in html(run)
+    report.main([str(run), "--progress-only", "--baseline", str(beside)])
+    lead = re.search(r"Trained on the labels alone, the same network reaches [\d.]+: .*?[\d.]+ points (above|below) it", own)
+    assert lead and lead[0] in html(run) and "training on the labels alone (arm b)" in html(run)
+    assert html(run).count(", sup. b: ") == own.count(", sup. b: ") > 0  # its classes stand in the heat maps
+    report.main([str(run), "--progress-only"])  # remembered
+    assert lead[0] in html(run)
+    shutil.rmtree(beside)
+    report.main([str(run), "--progress-only"])
+    assert "--baseline RUN" in html(run)
+
+
+def test_a_baseline_that_is_no_run(run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(run), "--baseline", str(tmp_path / "nowhere")])
+    assert stop.value.code == 2 and "the run folder" in capsys.readouterr().err
+
+
+def test_round_0_is_the_baseline_where_it_saw_all_labels(run):
+    """The arms of voc-20 and city-8 differ by their first weights: round 0 is the supervised result."""
+    for path in run.glob("tiny__p0--b*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    report.main([str(run), "--progress-only"])
+    zero = [100 * json.loads((run / f"tiny__p0--{arm}" / "result.json").read_text())["miou"] for arm in ARMS]
+    assert f"reach a mean of {sum(zero) / 2:.2f}" in html(run) and "the arms' round 0" in unescape(html(run))
+
+
+def test_a_run_without_ple_says_nothing_of_it(run):
+    for path in run.glob("pseudo/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps({**manifest, "previous": None}))
+    shutil.rmtree(run / "report")
+    report.main([str(run), "--progress-only"])
+    page = html(run)
+    assert "Dynamic mutual training on shapes" in page and "after PLE" not in page and 'id="ple"' not in page
 
 
 @pytest.mark.parametrize("words, message", [

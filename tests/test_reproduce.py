@@ -160,6 +160,7 @@ def test_a_tiny_cell_runs_and_goes_on(shapes_root, tmp_path):
     # Where the rounds come later, they start from it; no network is needed to see what is left:
     left = reproduce(**{**variables, "METHODS": "dmt", "DRY_RUN": "1", "ratios": "0.5"}).stdout
     assert f"cp -al {stage}.pt " in left and "--exp-name=voc-8-1__p0--c" not in left
+    assert f" --baseline={tmp_path}/voc-8-1/supervised --arms c i" in left
     other = reproduce(**{**variables, "ep": "7"})
     assert other.returncode == 2 and "other numbers" in other.stderr and other.stderr.count("\n") == 1
 

@@ -58,7 +58,7 @@ def write(args, folder, pixels):
 
     with locked(folder / ".lock", f"the report {folder}", wait=True):
         content = gather(args.run, folder, data if pixels else None, args.images, args.rounds, args.arms, args.exp,
-                         progress)
+                         progress, args.baseline)
         return write_page(content, folder)
 
 
@@ -84,6 +84,8 @@ def _parser():
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds that the chain will have, for its progress "
                         "(remembered; the launchers give it)")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="arms that will take part in the rounds (as --rounds)")
+    parser.add_argument("--baseline", metavar="RUN", help="run folder with the supervised baseline, where RUN has none of "
+                        "its own (remembered)")
     parser.add_argument("--exp", metavar="NAME", help="experiment, where the folder holds several")
     parser.add_argument("--progress-only", action="store_true",
                         help="look at no images: only curves, results and what was counted before")

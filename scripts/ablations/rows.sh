@@ -9,7 +9,8 @@ EXTRA="--on-collapse=warn $EXTRA"  # a variant that collapses is a result
 
 # row NAME: what follows belongs to this row, its run folder and its lock.
 row() {
-    OUTPUT_DIR=$RUNS/$1
+    OUTPUT_DIR=$RUNS/$1 BASELINE=
+    if [ "$1" != baseline ]; then BASELINE=$RUNS/baseline; fi
     label_options=() train_options=() beta= gamma1=$gamma gamma2=$gamma
     echo "# --- $1 ---"
     lock_run
@@ -78,6 +79,7 @@ online_training() {
         --epochs=$((ep * $(wc -w <<< "$ratios"))) --batch-size-labeled="$(of_round "$batch_labeled" 1)" \
         --batch-size-pseudo="$(of_round "$batch_pseudo" 1)" --lr="$lr" --weight-decay="$weight_decay" \
         --seed="$seed_c" --val-num-steps="$val"
+    ratios=none report 1 c
 }
 
 run_row() {

@@ -1,12 +1,26 @@
 """Everything that a report shows of a run, gathered: stages, labellings, and the figures of every round's pixels."""
 
+import os
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.reporting.rounds import Gone, figures
-from tools.run_folder import class_names, find_labellings, find_stages, locked_by
+from tools.run_folder import Stage, class_names, find_labellings, find_stages, locked_by
 from tools.run_summary import choose_experiment
 from utils.files import read_json, write_json
+
+
+@dataclass
+class Supervised:
+    """Training on the labels alone, to compare with: mIoU and IoU of the classes (fractions), and whose they are.
+
+    ``arm`` is None for the mean over the round 0 of the arms themselves, whose classes (``iou``) are shown with them.
+    """
+
+    miou: float
+    iou: list | None
+    arm: str | None
 
 
 @dataclass
@@ -15,7 +29,8 @@ class Content:
 
     ``looks``: round that learns from the labels -> figures of its pixels (``tools.reporting.rounds``); ``gone``: round
     -> why there are none. ``planned``: rounds of the whole chain, ``planned_arms`` the arms that take part in them, where
-    they are known. ``alive``: whether the launcher or a stage runs now.
+    they are known. ``alive``: whether the launcher or a stage runs now. ``beside``: the supervised baseline of another
+    run folder, or None.
     """
 
     run: Path
@@ -28,6 +43,7 @@ class Content:
     planned: int | None = None
     planned_arms: list = field(default_factory=list)
     alive: bool = False
+    beside: Stage | None = None
 
     @property
     def finished(self):
@@ -45,6 +61,24 @@ class Content:
     def baseline(self):
         """The stage of the supervised baseline: an arm with a round 0 alone beside arms with rounds, or None."""
         return next((stage for stage in self.stages if stage.arm and stage.arm not in self.arms), None)
+
+    @property
+    def split(self):
+        """What the rounds take as labelled images, or None before the first round."""
+        return next((stage.options.get("train_set") for stage in self.stages if stage.round), None)
+
+    @property
+    def supervised(self):
+        """What training on all labels of the split reaches: the baseline of this run or of the one beside it, else the
+        round 0 of the arms if they saw all labels. ``Supervised``, or None.
+        """
+        stage = self.baseline or self.beside
+        if stage:
+            return Supervised(stage.miou, stage.iou, stage.arm) if stage.result else None
+        zero = [stage for stage in self.finished if stage.round == 0]
+        if not zero or {stage.options.get("train_set") for stage in zero} != {self.split}:
+            return None
+        return Supervised(statistics.mean(stage.miou for stage in zero), None, None)
 
     @property
     def others(self):
@@ -79,12 +113,13 @@ class Content:
             labelling.manifest for labelling in self.labellings)
 
 
-def gather(run, folder, data=None, images=500, rounds=None, arms=None, exp=None, progress=lambda number: iter):
+def gather(run, folder, data=None, images=500, rounds=None, arms=None, exp=None, progress=lambda number: iter,
+           baseline=None):
     """The ``Content`` of the run folder ``run``; what is to be kept lies in ``folder``.
 
     ``data``: function stage -> ``tools.run_folder.RunData``; None: no pixels are looked at, only what was kept is used.
-    ``rounds`` and ``arms`` are what the chain plans; they are remembered. ``progress(round)`` wraps the images of a
-    round.
+    ``rounds`` and ``arms`` are what the chain plans, ``baseline`` is a run folder with its supervised baseline; they are
+    remembered. ``progress(round)`` wraps the images of a round.
     """
     stages = choose_experiment(find_stages(run, unfinished=True), run, exp)
     if all(stage.round is None for stage in stages):  # trainings outside a chain: each is an arm of its own
@@ -94,9 +129,14 @@ def gather(run, folder, data=None, images=500, rounds=None, arms=None, exp=None,
     labellings = [labelling for labelling in find_labellings(run) if labelling.exp in known]
     names, colors = class_names(stages)
     alive = locked_by(Path(run) / ".lock") is not None or any(part.running for part in (*stages, *labellings))
-    plan = _plan(Path(folder), {"rounds": rounds, "arms": arms})
+    if baseline is not None:
+        find_stages(baseline)  # an error for what is no run
+        baseline = os.path.relpath(baseline, run)  # both may be moved together
+    plan = _plan(Path(folder), {"rounds": rounds, "arms": arms, "baseline": baseline})
     content = Content(Path(run), stages, labellings, names, colors, planned=plan.get("rounds"),
                       planned_arms=plan.get("arms") or [], alive=alive)
+    if plan.get("baseline") and (Path(run) / plan["baseline"]).is_dir():
+        content.beside = _baseline_of(content, Path(run) / plan["baseline"])
     whole = [labelling for labelling in labellings if labelling.manifest]
     dataset = data(stages[0]) if data and whole else None
     for number in sorted({labelling.round for labelling in whole}):
@@ -107,6 +147,14 @@ def gather(run, folder, data=None, images=500, rounds=None, arms=None, exp=None,
         except Gone as gone:
             content.gone[number + 1] = str(gone)
     return content
+
+
+def _baseline_of(content, run):
+    """The finished supervised stage of another run folder that saw what the rounds take as labelled, or None."""
+    found = [stage for stage in find_stages(run, needed=False)
+             if not stage.round and stage.options.get("train_set") == content.split and stage.options.get("state") == 2
+             and (stage.fingerprint.get("dataset") or {}).get("class_names") == content.classes]
+    return min(found, key=lambda stage: (stage.arm in content.arms, stage.name), default=None)
 
 
 def _plan(folder, given):

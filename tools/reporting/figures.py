@@ -22,10 +22,10 @@ def result(content):
         points = [(stage.round, 100 * stage.miou) for stage in content.of_arm(arm) if stage.result]
         series.append(Series(f"arm {arm}", points, color_of(content, arm)))
     last = max((content.planned or 0, content.last_round, 1))
-    if content.baseline and content.baseline.result:
-        value = 100 * content.baseline.miou
+    if content.supervised:
+        value = 100 * content.supervised.miou
         series.append(Series("supervised", [(0, value), (last, value)], BASELINE, dashed=True, marks=False))
-    title = "Validation mIoU of each arm after each round, and of the supervised baseline"
+    title = "Validation mIoU of each arm after each round" + ", and of the supervised baseline" * bool(content.supervised)
     return line_chart(title, series, "round (0: supervised)", "mIoU in percent", range(last + 1), x_names="round",
                       x_range=(0, last), height=240)
 
@@ -35,8 +35,9 @@ def classes_of(content, arm):
     stages = [stage for stage in content.of_arm(arm) if stage.result and stage.iou]
     groups = [Columns(f"arm {arm}, after round", [str(stage.round) for stage in stages],
                       _columns([stage.iou for stage in stages], 100), top=100)]
-    if content.baseline and content.baseline.result and content.baseline.iou:
-        groups.append(Columns("sup.", [content.baseline.arm], _columns([content.baseline.iou], 100), top=100))
+    beside = content.supervised
+    if beside and beside.iou:
+        groups.append(Columns("sup.", [beside.arm or ""], _columns([beside.iou], 100), top=100))
     return heat_map(f"IoU in percent of every class after each round, arm {arm}", content.classes,
                     [group for group in groups if group.labels])
 
@@ -74,8 +75,8 @@ def student(content):
     for name, key, caption in (
             ("disagreement", "disagreeing_share", "Pixels with a label on which the student decides otherwise than its "
              "teacher, in percent."),
-            ("student-wins", "student_wins_share", "Of these, pixels that the student won: it is surer than the teacher, "
-             "and the pixel teaches nothing. In percent.")):
+            ("student-wins", "student_wins_share", "Of these, pixels that the student won: it is surer than its teacher. In "
+             "percent.")):
         series, rules = [], []
         for arm in content.arms:
             points, ends = _over_rounds(content.of_arm(arm), "train", key, 100, mutual=True)
@@ -119,8 +120,9 @@ def labels_of(content, arm):
                 columns.append([100 * value for value in values_of(figures, when)])
         if any(not np.isnan(value) for column in columns for value in column):
             groups.append(Columns(heading, labels, _columns(columns), top=100))
+    after = ", before and after PLE" if any(labelling.manifest["previous"] for labelling in made.values()) else ""
     return heat_map(f"Thresholds, labelled share and right share of the pseudo labels of arm {arm}, for each class and "
-                    "round, before and after PLE", content.classes, groups)
+                    f"round{after}", content.classes, groups)
 
 
 def _coverage(figures, when):
