@@ -138,7 +138,7 @@ class _Look:
                 counts[arm]["memory"] = analysis.changes(old, predicted, truth, classes)
                 counts[arm]["moved"] = np.array([np.count_nonzero(old != predicted), old.size])
             made = analysis.outcomes(changes)
-            scores["mended", arm] = made["mended"] / truth.size
+            scores["mended", arm] = (made["mended"] + made["newly right"]) / truth.size
             scores["spoilt", arm] = (made["spoilt"] + made["dropped"]) / truth.size
             scores["changed", arm] = int(np.count_nonzero(before != after)) / truth.size
         if len(self.arms) == 2:

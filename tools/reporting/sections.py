@@ -6,11 +6,18 @@ from html import escape
 
 from tools.reporting import figures, page
 from tools.reporting.progress import chain_left, duration, state_of
+from tools.run_summary import recipe
+from tools.tables import method_of
 
 _SHOWN_ROUNDS = 2  # rounds whose pictures stand open; those before are folded
 _NOT_SHOWN = {"fingerprint", "output_dir", "data_root", "lists_dir", "pseudo_dir", "continue_from", "oldfilename",
               "exp_name", "redo", "check", "check_weights", "state",  # places, and what the stage's name says
-              "labeling", "label_ratio", "increment", "background", "no_conflict_reduction"}  # these are a labelling's
+              "labeling", "label_ratio", "increment", "background", "no_conflict_reduction",  # these are a labelling's
+              "protocol", "window", "stride", "scales", "flip", "second_arm", "second_coco", "json"}  # and these a test's
+_METHODS = {"CBST": "Self-training on class-balanced pseudo labels (CBST)",
+            "DST": "Self-training with the dynamic loss (DST)", "online": "Self-training on labels made on the fly",
+            "naive": "Mutual training, every pseudo label weighted (naive)",
+            "flip": "Mutual training that learns its own label where it wins (flip)", "DMT": "Dynamic mutual training"}
 
 
 def write_page(content, folder, refresh=60):
@@ -27,7 +34,8 @@ def write_page(content, folder, refresh=60):
 
 
 def _title(content):
-    return content.arms and content.stages[0].exp or content.run.resolve().name
+    exp, folder = content.arms and content.stages[0].exp, content.run.resolve().name
+    return f"{exp}: {folder}" if exp and folder not in exp else exp or folder
 
 
 def _head(content, out, title, running):
@@ -35,14 +43,24 @@ def _head(content, out, title, running):
     chart = ""
     if svg:
         place = page.Page(out.folder)
-        place.chart("miou", svg, "mIoU on the validation images, each stage at its best validation. Where the lines rise "
-                    "above the dashed one, the unlabelled images taught something that the labels alone did not.")
+        place.chart("miou", svg, "mIoU on the validation images, each stage at its best validation. " + _dashed(content))
         out._drawn.update(place._drawn)
         chart = "".join(place._body)
     lead = f'<h1>{escape(title)}</h1>{page.paragraph(_lead(content), "lead")}{page.paragraph(_what(content), "soft")}'
     entries = _numbers(content)
     hero = f'<div class="hero"><div>{page.numbers(entries) if entries else ""}</div><div>{chart}</div></div>'
     return lead + _progress(content, running) + hero
+
+
+def _dashed(content):
+    """What the dashed line of the first chart is, or why there is none."""
+    if content.supervised is None:
+        if content.baseline or not content.last_round:
+            return ""
+        return "Nothing in this run saw all labels and no other images: --baseline RUN draws such a run beside."
+    whose = f"arm {content.supervised.arm}" if content.supervised.arm else "the arms' round 0"
+    return (f"Dashed: training on the labels alone ({whose}). Where the lines rise above it, the unlabelled images taught "
+            "something that the labels alone did not.")
 
 
 def _lead(content):
@@ -55,35 +73,48 @@ def _lead(content):
     if not last:
         return f"After the supervised round 0: mIoU {named}."
     text = f"After round {last}{f' of {content.planned}' if content.planned else ''}: mIoU {named}."
-    if content.baseline and content.baseline.result:
-        gain = 100 * (statistics.mean(stage.miou for stage in finals) - content.baseline.miou)
-        text += (f" Trained on the labels alone, the same network reaches {_percent(content.baseline.miou)}: the mean of "
-                 f"the arms is {abs(gain):.2f} points {'above' if gain >= 0 else 'below'} it.")
+    if content.supervised:
+        gain, one = _gain(content, finals), len(finals) == 1
+        who = "the same network reaches" if content.supervised.arm or one else "the same networks reach a mean of"
+        text += (f" Trained on the labels alone, {who} {_percent(content.supervised.miou)}: "
+                 f"{f'arm {finals[0].arm}' if one else 'the mean of the arms'} is {abs(gain):.2f} points "
+                 f"{'above' if gain >= 0 else 'below'} it.")
     return text
+
+
+def _gain(content, finals):
+    return 100 * (statistics.mean(stage.miou for stage in finals) - content.supervised.miou)
 
 
 def _what(content):
     options = content.stages[0].options
     spec = content.stages[0].fingerprint.get("dataset") or {}
     first = content.stages[0]
-    enhanced = any(labelling.manifest and labelling.manifest["previous"] for labelling in content.labellings)
-    method = "Dynamic mutual training" + (" with pseudo label enhancement" if enhanced else "")
-    if not any(stage.round for stage in content.stages):
-        method = "Supervised training"
-    split = next((stage.options.get("train_set") for stage in content.stages if stage.round), options.get("train_set"))
-    return (f"{method} on {spec.get('name') or first.config.get('dataset', 'unknown data')}, split {split}, split id "
+    split = content.split or options.get("train_set")
+    return (f"{_method(content)} on {spec.get('name') or first.config.get('dataset', 'unknown data')}, split {split}, split id "
             f"{options.get('sets_id')}, network {(first.fingerprint.get('network') or {}).get('backbone', '-')}. mIoU in "
             "percent over all classes of the validation images.")
+
+
+def _method(content):
+    """What the run did, in words."""
+    stages = [{"arm": stage.arm, "round": stage.round, "recipe": recipe(stage)} for stage in content.stages if stage.round]
+    if not stages:
+        return "Supervised training"
+    name, _, further = method_of(stages).partition("+PLE")
+    enhanced = [labelling for labelling in content.labellings if labelling.manifest and labelling.manifest["previous"]]
+    return (_METHODS[name] + " with pseudo label enhancement" * bool(enhanced) + further * bool(enhanced))
 
 
 def _numbers(content):
     last = content.last_round
     finals = [stage for arm in content.arms if (stage := content.stage(arm, last)) and stage.result]
     entries = [(f"mIoU of arm {stage.arm}, round {last}", _percent(stage.miou), "%", "") for stage in finals]
-    if content.baseline and content.baseline.result and finals:
-        gain = 100 * (statistics.mean(stage.miou for stage in finals) - content.baseline.miou)
-        entries.append(("supervised on the labels alone", _percent(content.baseline.miou), "%", ""))
-        entries.append(("mean of the arms against it", f"{gain:+.2f}".replace("-", "−"), "points",
+    if content.supervised and last and finals:
+        gain = _gain(content, finals)
+        entries.append(("supervised on the labels alone", _percent(content.supervised.miou), "%", ""))
+        whose = "mean of the arms" if len(finals) > 1 else f"arm {finals[0].arm}"
+        entries.append((f"{whose} against it", f"{gain:+.2f}".replace("-", "−"), "points",
                         "good" if gain >= 0 else "bad"))
     entries += [(stage.name.rpartition("__")[2], _percent(stage.miou), "%", "")
                 for stage in content.others if stage.result]
@@ -119,8 +150,9 @@ def _classes(content, out):
     out.text("IoU of every class on the validation images after each round, in percent; brighter is better. A class that "
              "darkens to the right is being forgotten.")
     out.add('<div class="grid">')
-    drawn = [out.map(f"classes-{arm}", figures.classes_of(content, arm),
-                     f"Arm {arm}. Round 0 is supervised. “sup.” is the baseline.") for arm in content.arms]
+    beside = " “sup.” is the baseline." if content.supervised and content.supervised.iou else ""
+    drawn = [out.map(f"classes-{arm}", figures.classes_of(content, arm), f"Arm {arm}. Round 0 is supervised.{beside}")
+             for arm in content.arms]
     out.add("</div>")
     if not any(drawn):
         out.text("No stage has recorded the IoU of its classes yet.", "note")
@@ -148,15 +180,18 @@ def _labels(content, out):
     out.text("The labels that the networks give to the unlabelled images, by the round that learns from them: the labels "
              "of round 1 come from the networks of round 0. " + _looked_at(content))
     _say_what_is_gone(content, out)
-    out.add(page.table(("round", "arm", "ratio", "labelled", "after PLE", "changed", "right", "after PLE"),
-                       _label_rows(content), numbers=range(2, 8)))
+    enhanced = any(labelling.manifest and labelling.manifest["previous"] for labelling in content.labellings)
+    head = ("round", "arm", "ratio", "labelled, %", "after PLE", "changed", "right, %", "after PLE")
+    shown = range(8) if enhanced else (0, 1, 2, 3, 6)
+    rows = [[row[index] for index in shown] for row in (head, *_label_rows(content))]
+    out.add(page.table(rows[0], rows[1:], numbers=range(2, 8)))
+    near, mark = (("before PLE this is near the ratio; the previous network's labels can raise it above 100",
+                   " A number with ′ is after PLE.") if enhanced else ("near the ratio", ""))
     for arm in content.arms:
         out.map(f"labels-{arm}", figures.labels_of(content, arm),
                 f"Labels by arm {arm}, by class and round. Threshold: the confidence from which a pixel gets its label, a "
-                "dash where the class won next to no pixel. "
-                "Labelled: pixels with this label for every 100 that the network predicts as the class (before PLE this "
-                "is near the ratio; the previous network's labels can raise it above 100). Right: of the pixels with "
-                "this label. A number with ′ is after PLE.")
+                "dash where the class won next to no pixel. Labelled: pixels with this label for every 100 that the "
+                f"network predicts as the class ({near}). Right: of the pixels with this label.{mark}")
 
 
 def _looked_at(content):
@@ -198,11 +233,13 @@ def _ple(content, out):
              "pixel that was right stays (kept) or becomes wrong (spoilt) or unlabelled (dropped); one that was wrong "
              "becomes right (mended) or unlabelled (error removed); one without a label may get one (newly right, newly "
              "wrong).")
+    out.add('<div class="grid">')
     drawn = out.chart("ple", figures.ple(content), "In percent of all pixels of known truth. To the right what helps, to "
                       "the left what harms; PLE pays where the right side is longer.")
     if not drawn:
         drawn = out.chart("ple-changes", figures.ple_unjudged(content), "In percent of all pixels. The images have no "
                           "masks, so it is unknown which changes helped.")
+    out.add("</div>")
     if not drawn:
         out.text("The labels are no longer there, and nothing was kept of them.", "note")
     for arm in content.arms:
@@ -234,14 +271,16 @@ def _forgetting(content, out):
 
 
 def _arms(content, out):
-    if len(content.arms) < 2:
-        return
     agree, right, wins = figures.agreement(content), figures.who_is_right(content), figures.student(content)
     if not (agree or right or wins):
         return
-    out.section("arms", "The two arms")
-    out.text("Mutual training lives on disagreement: where the arms agree on everything, they have nothing left to teach "
-             "each other.")
+    if len(content.arms) > 1:
+        out.section("arms", "The two arms")
+        out.text("Mutual training lives on disagreement: where the arms agree on everything, they have nothing left to "
+                 "teach each other. In dynamic mutual training a pixel that the student wins teaches it nothing.")
+    else:
+        out.section("arms", "Student and teacher")
+        out.text("The student goes on from the network that made its labels, and grows away from it.")
     out.add('<div class="grid">')
     out.chart("agreement", agree, "Pixels of the unlabelled images that both arms predict alike, without thresholds.")
     out.chart("who-is-right", right, "On how many pixels both are right, only one, or none.")
@@ -259,7 +298,8 @@ def _arms(content, out):
 
 
 _PANELS = {"disagree": ("The arms disagree most", "the arms differ on {share:.1f} % of its pixels"),
-           "mended": ("PLE mended most", "PLE mended {share:.1f} % of the pixels, labels of arm {arm}"),
+           "mended": ("PLE mended most", "PLE mended or newly labelled rightly {share:.1f} % of the pixels, labels of "
+                      "arm {arm}"),
            "spoilt": ("PLE spoilt most", "PLE spoilt or dropped right labels on {share:.1f} % of the pixels, labels of "
                       "arm {arm}"),
            "changed": ("PLE changed most", "PLE changed {share:.1f} % of the pixels, labels of arm {arm}")}
@@ -270,8 +310,10 @@ def _pictures(content, out):
     if not looks:
         return
     out.section("pictures", "Pictures")
-    out.text("Unlabelled images: truth, what both arms predict, the pseudo label before and after PLE, and its "
-             "confidence (brighter is surer, black has no label). They are chosen for being extreme, not typical.")
+    after = " before and after PLE" if any("after PLE" in column for _, look in looks for panel in look["panels"]
+                                           for column, _ in panel["files"]) else ""
+    out.text(f"Unlabelled images: truth, what both arms predict, the pseudo label{after}, and its confidence (brighter is "
+             "surer, black has no label). They are chosen for being extreme, not typical.")
     out.add(page.legend([*content.classes, "no label"], [*content.colors, (224, 224, 192)]))
     for place, (number, look) in enumerate(looks):
         if place == _SHOWN_ROUNDS:
@@ -323,6 +365,8 @@ def _configuration(content, out):
     rows = [(key.replace("_", " "), *(_values(members, lambda stage, key=key: stage.config.get(key))
                                       for members in groups.values())) for key in keys]
     rows = [row for row in rows if any(cell not in ("-", "False") for cell in row[1:])]
+    if not any(stage.config.get("mixed_precision") for stage in stages):
+        rows = [row for row in rows if not row[0].startswith("amp ")]
     rows += [(name, *["-"] * ("round 0" in groups), value) for name, value in _rules(content)]
     out.add('<div class="pair"><div>', page.table(("option", *groups), rows), "</div><div>")
     out.add(page.table(("", "value"), _versions(content)))
