@@ -8,7 +8,6 @@ measured survives a kill; a topic that the time left is too short for is left ou
 """
 
 import itertools
-import os
 import statistics
 import time
 import traceback
@@ -22,7 +21,7 @@ from benchmarks.gpu_clock import Clock
 from benchmarks.gpu_subjects import TINY, Images, Size, Variant
 from dmt.session import choose_device
 from models import deeplab_v2
-from utils.errors import UserError, reports_user_errors
+from utils.errors import reports_user_errors
 
 TRAINING_SHARE = 45  # the aim at batch 8, % of the matrix rate
 TOPICS = {  # topic -> seconds on an H100 or H200, from above
@@ -135,13 +134,9 @@ def verdict(bench):
 
 def parse():
     """The options."""
-    parser = measure.parser(__doc__)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu with --quick (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=9, help="begin no topic that will not end by then (9)")
+    parser = measure.gpu_parser(__doc__)
     parser.add_argument("--only", nargs="*", default=[], metavar="TOPIC", choices=[topic.__name__ for topic in TOPICS],
                         help="only these topics, beside those they need")
-    if os.environ.get("OUT"):
-        parser.set_defaults(results=os.environ["OUT"])
     return measure.parsed(parser)
 
 
@@ -149,8 +144,7 @@ def parse():
 def main():
     """Every topic in turn; the table, and what was left out, at the end."""
     options = parse()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("there is no GPU here; --quick --device cpu tries the paths of this benchmark on a CPU")
+    measure.need_gpu(options)
     bench = Bench(options)
     for topic, seconds in TOPICS.items():
         name = topic.__name__

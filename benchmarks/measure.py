@@ -22,6 +22,7 @@ import PIL  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 
+from utils.errors import UserError  # noqa: E402
 from utils.files import write_text  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -41,6 +42,22 @@ def parser(description, camvid=False, trained=False):
         parser.add_argument("--checkpoints", nargs=2, metavar=("PREVIOUS", "CURRENT"),
                             help="two checkpoints of one arm on CamVid, of consecutive rounds (none: no real images)")
     return parser
+
+
+def gpu_parser(description):
+    """``parser`` for what is to be measured on a GPU, within the minutes that one is lent for."""
+    gpu = parser(description)
+    gpu.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu with --quick (default: %(default)s)")
+    gpu.add_argument("--minutes", type=float, default=9, help="begin nothing that will not end by then (9)")
+    if os.environ.get("OUT"):
+        gpu.set_defaults(results=os.environ["OUT"])
+    return gpu
+
+
+def need_gpu(options):
+    """Raise ``UserError`` where ``options.device`` is a GPU and there is none."""
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("there is no GPU here; --quick --device cpu tries the paths of this benchmark on a CPU")
 
 
 def arguments(description, camvid=False, trained=False):

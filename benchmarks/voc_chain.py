@@ -23,7 +23,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 
 import dms_sample
 import generate_splits
@@ -285,16 +284,12 @@ def rows_of(chain, seen):
 
 def parse():
     """The options."""
-    parser = measure.parser(__doc__)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu with --quick (default: %(default)s)")
+    parser = measure.gpu_parser(__doc__)
     parser.add_argument("--lists", metavar="DIR",
                         help=f"folder with VOC's names in {' and '.join(LISTS.values())} (default: made-up names)")
     parser.add_argument("--extra", default="", metavar="OPTIONS",
                         help="more options for every main.py, as in --extra='--cuda-graphs'")
     parser.add_argument("--full-round", action="store_true", help="also run one round at its full length")
-    parser.add_argument("--minutes", type=float, default=9, help="begin no stage of it that will not end by then (9)")
-    if os.environ.get("OUT"):
-        parser.set_defaults(results=os.environ["OUT"])
     return measure.parsed(parser)
 
 
@@ -303,8 +298,7 @@ def main():
     """Measure, add up, and print the table; voc_chain.json is there before the full round begins."""
     options = parse()
     options.deadline = time.monotonic() + 60 * options.minutes
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("there is no GPU here; --quick --device cpu tries the paths of this benchmark on a CPU")
+    measure.need_gpu(options)
     chain = Chain(options)
     chain.prepare()
     chain.measure()

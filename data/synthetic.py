@@ -6,7 +6,6 @@ Every image is a function of (seed, subset, index) and the size alone: more imag
 they are. The layout is that of PASCAL VOC with the classes of ``data/specs/shapes.yaml``, or that of Cityscapes.
 """
 
-import argparse
 import contextlib
 import fcntl
 import functools

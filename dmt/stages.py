@@ -22,7 +22,6 @@ from dmt.training import Interrupted, Recipe, Trainer, stop
 from models import batch_norm
 from utils.checkpoints import load_checkpoint
 from utils.console import progress_bar
-from utils.errors import UserError
 from utils.files import locked, make_folder, sha256
 from utils.runs import Stage
 

@@ -23,6 +23,20 @@ def subnormal_numbers():
         sys.modules["torch"].set_flush_denormal(False)
 
 
+@pytest.fixture
+def called(capsys):
+    """Calls a command's ``main`` in this process: (exit status, standard output, standard error)."""
+    def call(main, *arguments):
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+    return call
+
+
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
     """A generated dataset in VOC layout: 24 + 6 images of up to 64 x 64, with splits and DMS subsets. Do not change it."""

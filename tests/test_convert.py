@@ -14,17 +14,12 @@ from tools.convert_coco import _uncompressed
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(called, tmp_path, monkeypatch):
     """Run a tool's ``main`` in ``tmp_path``; returns (status, output, errors)."""
     monkeypatch.chdir(tmp_path)
 
     def call(tool, *arguments):
-        try:
-            tool.main([str(argument) for argument in arguments])
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
+        return called(tool.main, *arguments)
     return call
 
 

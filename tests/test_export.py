@@ -1,5 +1,6 @@
 """Networks that leave this software: ONNX, torch.export and safetensors, compared, described, and run elsewhere."""
 
+import functools
 import json
 import re
 import subprocess
@@ -44,18 +45,9 @@ def checkpoint(path, branches=2, **more):
 
 
 @pytest.fixture
-def run(capsys):
+def run(called):
     """Run tools/export.py; returns (exit status, standard output, standard error)."""
-    def call(*words):
-        capsys.readouterr()
-        try:
-            export.main(list(map(str, words)))
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-    return call
+    return functools.partial(called, export.main)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import images, masks
+from data import images
 from data.specs import load_spec
 from tests.test_specs import write
 from utils.errors import UserError

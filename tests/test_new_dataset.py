@@ -1,6 +1,7 @@
 """tools/new_dataset.py on folders as people have them: what it finds, what it writes, and that the result is usable."""
 
 import collections
+import functools
 import itertools
 
 import cv2
@@ -35,18 +36,10 @@ def mask(path, values=(0, 1), size=(24, 32), palette=None):
 
 
 @pytest.fixture
-def make(tmp_path, capsys, monkeypatch):
+def make(tmp_path, called, monkeypatch):
     """Run the tool in ``tmp_path``; returns (status, output, errors)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            new_dataset.main([str(argument) for argument in arguments])
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-    return run
+    return functools.partial(called, new_dataset.main)
 
 
 def lists_of(out, *names):

@@ -1,5 +1,6 @@
 """The check of a Cityscapes folder, its zip files, and the lists, on small trees with the real structure."""
 
+import functools
 import io
 import os
 import re
@@ -63,20 +64,10 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def prepare(capsys, monkeypatch):
+def prepare(called, monkeypatch):
     """The tool in this process: (status, standard output, standard error)."""
     monkeypatch.delenv("CITYSCAPES_ROOT", raising=False)
-
-    def call(*arguments):
-        try:
-            prepare_cityscapes.main([str(argument) for argument in arguments])
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return functools.partial(called, prepare_cityscapes.main)
 
 
 def errors(result):

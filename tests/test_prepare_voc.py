@@ -154,20 +154,10 @@ def run(*arguments, cwd="/", **variables):
 
 
 @pytest.fixture
-def prepare(capsys, monkeypatch):
+def prepare(called, monkeypatch):
     """The tool in this process: (status, standard output, standard error)."""
     monkeypatch.delenv("VOC_ROOT", raising=False)
-
-    def call(*arguments):
-        try:
-            prepare_voc.main([str(argument) for argument in arguments])
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return functools.partial(called, prepare_voc.main)
 
 
 def digests(root):
