@@ -214,6 +214,8 @@ def test_keys_of_recipes_are_all_known(tiny_run):
     from tools.run_summary import RECIPE_KEYS
     for row in summarize(tiny_run)["stages"]:
         assert set(row["recipe"]) <= set(RECIPE_KEYS)
+        recorded = json.loads((tiny_run / row["name"] / "result.json").read_text())["fingerprint"]["options"]
+        assert set(recorded) - {"sets_id", "seed"} <= set(RECIPE_KEYS)  # what a result depends on is compared
 
 
 @pytest.mark.parametrize("words, message", [

@@ -16,7 +16,7 @@ from utils.files import read_json, write_json
 
 FORMAT = 1
 _OPTIONS = ("state", "train_set", "epochs", "batch_size_labeled", "batch_size_pseudo", "lr", "weight_decay", "gamma1",
-            "gamma2", "on_student_win", "online", "val_num_steps", "batch_size_labeling", "no_aug")
+            "gamma2", "on_student_win", "online", "accumulate", "val_num_steps", "batch_size_labeling", "no_aug")
 RECIPE_KEYS = _OPTIONS + (
     "backbone", "aspp_branches", "input_format", "crop", "test_size", "test_by", "background", "ignore", "dataset",
     "precision", "classes", "validation_list", "first_weights", "label_ratio", "ple", "beta", "ple_background",
