@@ -204,7 +204,9 @@ def group(entries, by=()):
 def _by(entry, key, entries):
     def values(one):  # of the rounds, where there are any: round 0 has numbers of its own
         recipes = [recipe for place, recipe in one.recipe.items() if not place.startswith("round 0")]
-        return sorted({str(recipe[key]) for recipe in recipes or one.recipe.values() if key in recipe})
+        found = {recipe[key] if isinstance(recipe[key], float) else str(recipe[key])
+                 for recipe in recipes or one.recipe.values() if key in recipe}
+        return sorted(f"{value:g}" if isinstance(value, float) else value for value in found)
 
     if len({tuple(values(other)) for other in entries if other.method == entry.method}) < 2:
         return ""  # it does not vary
