@@ -179,6 +179,15 @@ def test_a_browser_draws_every_figure_and_nothing_overflows(reported, tmp_path, 
 
 
 @pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome is installed (Debian: apt-get install chromium)")
+def test_on_paper_no_table_lies_over_its_neighbour(reported, tmp_path):
+    page = tmp_path / "paper.html"  # what is for print, shown at the width of an A4 page
+    text = html(reported).replace("@media print", "@media all")
+    page.write_text(text.replace("tiny__", "a_name_as_long_as_dmt_ple-city-8-1__"), encoding="utf-8")
+    (found,) = look(page, tmp_path, (718,))
+    assert found["width"] == 718 and found["spilling"] == [] and found["overflowing"] == []
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome is installed (Debian: apt-get install chromium)")
 def test_the_browser_test_sees_what_is_wrong(tmp_path):
     page = tmp_path / "wrong.html"
     page.write_text('<!doctype html><html><body style="margin:0;background:#fff"><div style="width:500px">wide</div>'
