@@ -149,7 +149,7 @@ class Images:
     def training(self, machine, batch):
         """A loader of training batches, without end, as a training stage has it."""
         data = datasets.TrainingImages(self.spec, self.root, self.size.crop, 0, self.names, self.names, self.store)
-        return machine.loader(data, datasets.collate_training, batch_sampler=Endless(steps(batch), len(self.names)))
+        return machine.loader(data, data.collate, batch_sampler=Endless(steps(batch), len(self.names)))
 
     def whole(self, machine, labels, repeats=1):
         """A loader of the whole images, ``repeats`` times over; with masks for validation."""
