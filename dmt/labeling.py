@@ -248,31 +248,13 @@ def label(predict_with, checkpoint, old, names, store, source, rules, machine, p
     if shares is not None:
         return shares, False
 
-    def read(name):
-        classes, codes = stored_prediction(store, name, source["test_size"], device)
-        return sample(classes).copy(), sample(codes).copy()  # views would keep the whole maps
-
-    def count(parts):
-        for part in parts:
-            histogram.update_codes(*part)
-
-    def begin_previous():
-        previous = (find_predictions(store.folder.parent, origins[old]) or PseudoLabelStore(store.folder / "previous"))
-        previous.begin_predictions(origins[old])
-        return previous
-
-    histogram, batches = ConfidenceHistogram(source["network"]["num_classes"]), machine.whole_batches(len(names))
-    missing = missing_batches(names, batches, store, read, count)
-    if missing:
-        histogram.merge(predict_with(checkpoint, store, missing))
-    histogram.counts[...] = processes.sum_array(histogram.counts)
+    batches = machine.whole_batches(len(names))
+    histogram = _confidences(lambda missing: predict_with(checkpoint, store, missing), names, batches, store, source,
+                             machine)
     processes.first(check, histogram)
     previous = None
     if old is not None:
-        previous = processes.first(begin_previous)
-        missing = missing_batches(names, batches, previous, lambda name: bool(previous.read_logits(name)))
-        if missing:
-            predict_with(old, previous, missing)
+        previous = _previous(lambda *where: predict_with(old, *where), names, batches, store, origins[old], processes)
     thresholds = histogram.thresholds(rules.ratio)
     own = [names[index] for batch in batches for index in batch]  # a machine reads what it has written itself
     shares = write_pseudo_labels(own, source["test_size"], store, previous, thresholds, rules, device, progress,
@@ -287,6 +269,39 @@ def label(predict_with, checkpoint, old, names, store, source, rules, machine, p
     processes.each_machine(sync)  # all is on the disks when the manifest says so
     processes.first(finish)
     return shares, True
+
+
+def _confidences(predict, names, batches, store, source, machine):
+    """The first pass: predict the ``batches`` that ``store`` lacks. Returns the histogram over all processes' images."""
+    histogram = ConfidenceHistogram(source["network"]["num_classes"])
+
+    def read(name):
+        classes, codes = stored_prediction(store, name, source["test_size"], machine.device)
+        return sample(classes).copy(), sample(codes).copy()  # views would keep the whole maps
+
+    def count(parts):
+        for part in parts:
+            histogram.update_codes(*part)
+
+    missing = missing_batches(names, batches, store, read, count)
+    if missing:
+        histogram.merge(predict(missing))
+    histogram.counts[...] = machine.processes.sum_array(histogram.counts)
+    return histogram
+
+
+def _previous(predict, names, batches, store, origin, processes):
+    """The store of the previous model's predictions, found beside ``store`` or made in it."""
+    def begin():
+        previous = find_predictions(store.folder.parent, origin) or PseudoLabelStore(store.folder / "previous")
+        previous.begin_predictions(origin)
+        return previous
+
+    previous = processes.first(begin)
+    missing = missing_batches(names, batches, previous, lambda name: bool(previous.read_logits(name)))
+    if missing:
+        predict(previous, missing)
+    return previous
 
 
 def finished_shares(store, expected, names):
