@@ -234,3 +234,22 @@ def test_bad_input_is_one_line(everywhere, lines, root, tmp_path):
         assert (done.returncode, done.stderr.splitlines()) == (0, said)
     else:
         assert done.returncode != 0
+
+
+def test_the_status_is_that_of_the_one_who_speaks_however_long_it_takes(tmp_path):
+    """All processes raise the same at the same time, and one is told to say it: the others must not be first to end."""
+    (tmp_path / "slow.py").write_text(f"""
+import sys, time
+sys.path.insert(0, {str(REPOSITORY)!r})
+from utils.distributed import Processes
+from utils.errors import UserError
+class Slow(UserError):
+    status = 3
+    def __str__(self):
+        time.sleep(0.5)
+        return "slowly"
+with Processes() as processes:
+    raise Slow
+""")
+    done = torchrun(2, tmp_path / "slow.py", env={**os.environ, "STATUS_FILE": tmp_path / "status"})
+    assert (tmp_path / "status").read_text() == "3" and done.stderr.count("error: slowly") == 1, done.stderr

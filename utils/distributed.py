@@ -210,6 +210,8 @@ class Processes:
             status = report(error)
             if status is None:
                 sys.excepthook(kind, error, trace)  # a fault of ours
+        else:
+            self._await_status()
         return status or 1
 
     def _end_by_signal(self, number, _):
@@ -222,6 +224,13 @@ class Processes:
             return self._store().add("spoken", 1) == 1
         except RuntimeError:  # torch's; the store has gone with its machine
             return self.local_rank == 0
+
+    def _await_status(self):
+        """The one that speaks knows the status of all; it has to be there before the others leave theirs."""
+        try:
+            self._store().wait(["status"], timedelta(seconds=_SOON))
+        except RuntimeError:
+            pass  # it takes longer, or its machine has gone
 
     def _leave(self, status):
         """Come to an orderly end with ``status``, and return the exit status (see ``STATUS_FILE``)."""
