@@ -3,6 +3,10 @@
 Everything stays uint8 until the device.
 """
 
+import os
+import signal
+import threading
+
 import cv2
 import numpy as np
 import torch
@@ -15,6 +19,8 @@ from utils.errors import UserError
 
 LABELED, PSEUDO = "labeled", "pseudo"
 CERTAIN = 255  # grey confidence of a human label: 1
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class TrainingImages(Dataset):
@@ -132,9 +138,21 @@ def collate_whole(samples):
 
 
 def start_worker(_):
-    """Loader workers decode with one thread each: the processes are the parallelism."""
+    """Loader workers decode with one thread each: the processes are the parallelism. They end with their parent.
+
+    A signal to the whole group of processes, as torchrun and terminals send it, would end them while their parent still
+    needs them to come to an orderly end.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent():
+    while signal.sigwaitinfo(_ENDING).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _same_size(name, image, label):

@@ -178,11 +178,15 @@ def test_one_process_speaks_and_writes(alone, together):
 
 
 def signalled(count, rank, number, metrics_file, words, status):
-    """Start ``words``, and send a signal to one process when some steps are done: (status of torchrun, stderr)."""
+    """Start ``words``, and signal one process with its loader's when some steps are done: its status and outputs.
+
+    That is how torchrun itself passes on a signal.
+    """
     before = len(metrics_file.read_text().splitlines()) if metrics_file.is_file() else 0
     started = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone",
-                                f"--nproc-per-node={count}", "main.py", *words], cwd=REPOSITORY, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "STATUS_FILE": status})
+                                f"--nproc-per-node={count}", "main.py", *words, "--workers=1"], cwd=REPOSITORY,
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, "STATUS_FILE": status})
     try:
         while not metrics_file.is_file() or len(metrics_file.read_text().splitlines()) < before + 7:
             assert started.poll() is None, started.communicate()
@@ -190,7 +194,7 @@ def signalled(count, rank, number, metrics_file, words, status):
         processes = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
         wanted = [int(process) for process in processes
                   if f"RANK={rank}" in Path(f"/proc/{process}/environ").read_text().split("\0")]
-        os.kill(*wanted, number)
+        os.killpg(*wanted, number)
         printed, errors = started.communicate(timeout=60)
     finally:
         started.kill()
