@@ -78,3 +78,44 @@ keep_numbers() {
     fi
     echo "$numbers" > "$file"
 }
+
+# one_by_one VARIABLE PREFIX VALUE ...: this launcher once for every value of the variable, JOBS of them at the same time,
+# each into RUNS/PREFIX-VALUE and in a process group of its own; what they print goes to RUNS/PREFIX-VALUE.txt.
+one_by_one() {
+    local value
+    if [ -n "$DRY_RUN" ]; then
+        for value in "${@:3}"; do env ESTIMATED=1 "$1=$value" OUTPUT_DIR="$RUNS/$2-$value" bash "$0"; done
+        return
+    fi
+    [[ $JOBS =~ ^[1-9][0-9]*$ ]] || fail "JOBS is '$JOBS'; it must be a positive whole number"
+    mkdir -p "$RUNS" 2> /dev/null || fail "the folder $RUNS cannot be made; set OUTPUT_DIR"
+    guard_running
+    for value in "${@:3}"; do
+        if [ ${#running[@]} -ge "$JOBS" ]; then wait_for_one; fi
+        set -m
+        env ESTIMATED=1 "$1=$value" OUTPUT_DIR="$RUNS/$2-$value" bash "$0" >> "$RUNS/$2-$value.txt" 2>&1 &
+        set +m
+        running[$2-$value]=$!
+    done
+    while [ ${#running[@]} -gt 0 ]; do wait_for_one; done
+}
+
+# wait_for_one: until one of those that run has ended; give up when it failed.
+wait_for_one() {
+    local name status=0
+    while true; do
+        for name in "${!running[@]}"; do
+            if kill -0 "${running[$name]}" 2> /dev/null; then continue; fi
+            wait "${running[$name]}" || status=$?
+            unset "running[$name]"
+            if [ $status != 0 ]; then
+                tail -n 3 "$RUNS/$name.txt" >&2
+                echo "error: '$name' failed (status $status); $RUNS/$name.txt holds everything it printed" >&2
+                exit $status
+            fi
+            printf '%5d s  %s is done\n' $SECONDS "$name"
+            return
+        done
+        sleep 1
+    done
+}

@@ -89,6 +89,10 @@ run_row() {
             for arm in $baseline_arms; do baseline_arm "$arm"; done
             ratios='' report 0 $baseline_arms
             ;;
+        full)
+            train_labeled "$(name 0 f)" f 1 "$ep_full" "$seed_f" "$val0"
+            ratios='' report 0 f
+            ;;
         cbst) gamma1=0 gamma2=0; self_training ;;
         dst) self_training ;;
         dmt) mutual_training ;;
@@ -98,7 +102,8 @@ run_row() {
         ple) beta=$beta_ple; mutual_training ;;
         ple-no-conflict-reduction) beta=$beta_ple label_options=(--no-conflict-reduction); mutual_training ;;
         beta-*) beta=${1#beta-}; mutual_training ;;
-        *) fail "there is no row '$1'; choose of baseline cbst dst dmt naive flip online ple ple-no-conflict-reduction beta" ;;
+        *) fail "there is no row '$1'; choose of baseline full cbst dst dmt naive flip online ple ple-no-conflict-reduction" \
+            "beta" ;;
     esac
     planned+="${DRY_RUN:+ $1}"
     print_results

@@ -22,15 +22,18 @@ test_size=${test_size:-81 81}  # images are padded to this for validation and la
 coco_arms=
 coco_weights=
 seed_b=$((10#${SEED:-0} * 10 + 1))
+seed_f=$seed_b
 seed_c=$((10#${SEED:-0} * 10 + 1))
 seed_l=$((10#${SEED:-0} * 10 + 2))
 seed_r=$((10#${SEED:-0} * 10 + 3))
 weight_decay=${weight_decay:-0.0005}
 
-# Round 0, the row baseline: c on the whole split, l and r on its halves; b as c, for as many steps as a whole chain.
+# Round 0, the row baseline: c on the whole split, l and r on its halves; b as c, for as many steps as a whole chain. And
+# the row full: f on all labels.
 baseline_arms=${baseline_arms:-b c l r}
 ep0=${ep0:-100}  # epochs
 ep_b=${ep_b:-390}  # epochs of b
+ep_full=${ep_full:-16}  # epochs of f, about as many steps
 batch0=${batch0:-8}
 lr0=${lr0:-0.04}
 val0=${val0:-100}  # steps between validations
@@ -63,44 +66,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
 estimate "processor hours"
 
-guard_running
-
-# one_seed N: all rows, in a process group of its own; what they print goes to OUTPUT_DIR/seed-N.txt.
-one_seed() {
-    set -m
-    ESTIMATED=1 SEED=$1 OUTPUT_DIR=$RUNS/seed-$1 bash "$0" >> "$RUNS/seed-$1.txt" 2>&1 &
-    set +m
-    running[$1]=$!
-}
-
-# wait_for_one: until a seed has ended; give up when it failed.
-wait_for_one() {
-    local seed status=0
-    while true; do
-        for seed in "${!running[@]}"; do
-            if kill -0 "${running[$seed]}" 2> /dev/null; then continue; fi
-            wait "${running[$seed]}" || status=$?
-            unset "running[$seed]"
-            if [ $status != 0 ]; then
-                tail -n 3 "$RUNS/seed-$seed.txt" >&2
-                echo "error: seed $seed failed (status $status); $RUNS/seed-$seed.txt holds everything it printed" >&2
-                exit $status
-            fi
-            printf '%5d s  seed %d is done\n' $SECONDS "$seed"
-            return
-        done
-        sleep 1
-    done
-}
-
 if [ -z "$SEED" ]; then
-    for seed in $SEEDS; do
-        if [ -n "$DRY_RUN" ]; then ESTIMATED=1 SEED=$seed OUTPUT_DIR=$RUNS/seed-$seed bash "$0"; continue; fi
-        mkdir -p "$RUNS" 2> /dev/null || fail "the folder $RUNS cannot be made; set OUTPUT_DIR"
-        if [ ${#running[@]} -ge "$JOBS" ]; then wait_for_one; fi
-        one_seed "$seed"
-    done
-    while [ ${#running[@]} -gt 0 ]; do wait_for_one; done
+    read -ra seeds <<< "$SEEDS"
+    one_by_one SEED seed "${seeds[@]}"
     exit
 fi
 

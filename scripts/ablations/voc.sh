@@ -11,16 +11,18 @@ id=${id:-2}  # which of the random splits
 exp=${exp:-ablations-$dataset-$split-$id}  # name of the experiment
 ROWS=${ROWS:-baseline cbst dst dmt naive flip online ple ple-no-conflict-reduction beta}  # rows to run, in this order
 
-coco_arms=${coco_arms-c l r}  # arms from COCO weights
+coco_arms=${coco_arms-c f l r}  # arms from COCO weights
 coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
 seed_c=${seed_c:-1}
+seed_f=${seed_f:-$id}
 seed_l=${seed_l:-1}
 seed_r=${seed_r:-2}
 weight_decay=${weight_decay:-0.0005}
 
-# Round 0, the row baseline: c on the whole split, l and r on its halves.
+# Round 0, the row baseline: c on the whole split, l and r on its halves; and the row full, f on all labels.
 baseline_arms=${baseline_arms:-c l r}
 ep0=${ep0:-134}  # epochs
+ep_full=${ep_full:-30}  # epochs of f, those of the papers' oracle
 batch0=${batch0:-8}
 lr0=${lr0:-0.002}
 val0=${val0:-220}  # steps between validations

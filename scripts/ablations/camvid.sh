@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Real street scenes: CamVid at 1/8 of the labels, supervised, DMT and DMT+PLE, and supervised on all labels, for three
+# split ids; from random weights, so nothing is downloaded. A small network for a CPU; on a GPU a large one:
+#     scripts/ablations/camvid.sh DATA_ROOT        IDS=0 ROWS="baseline dmt" scripts/ablations/camvid.sh DATA_ROOT
+#     backbone=resnet101 crop="241 321" JOBS=1 scripts/ablations/camvid.sh DATA_ROOT
+# OUTPUT_DIR/camvid-ID/ROW becomes the run folder of a row. Interrupted, the same command goes on. Ends with the table.
+# Numbers that are not named here are those of scripts/dmt_ple-camvid.sh and can be set in the same way, as in ep=1.
+set -euo pipefail
+
+IDS=${IDS:-0 1 2}  # random splits
+JOBS=${JOBS:-2}  # ids that run side by side
+ID=${ID:-}  # this id alone, into OUTPUT_DIR itself
+ROWS=${ROWS:-baseline full dmt ple}  # rows to run, in this order; those of voc.sh are there, too
+ep_full=${ep_full:-31}  # epochs of "full", supervised on all labels: as many steps as b has on those of the split
+baseline_arms=${baseline_arms:-b l r}  # b on the labels of the split, for as many steps as a whole chain; round 0 of l and r
+betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
+online=${online:-0.9}  # the row online learns its own decisions above this confidence
+SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.7}  # for the estimate: one core, small network, with labelling and validation
+
+for number in $IDS $ID; do
+    case $number in
+        [012]) ;;
+        *) echo "error: a split id is '$number'; there are 0, 1 and 2, as in IDS='0 1' $0" >&2; exit 2 ;;
+    esac
+done
+id=${ID:-0} exp=ablations-camvid
+eval "$(sed '/^source /,$d' "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-camvid.sh")"  # its numbers, and DATA_ROOT
+seed_c=$seed_b seed_f=$seed_b gamma=$gamma1 beta_ple=$beta images=367
+export DATA_ROOT=${DATA_ROOT:-}
+REPORT=${REPORT:-end}
+source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
+estimate "processor hours"
+
+if [ -z "$LISTS_DIR" ]; then
+    LISTS_DIR=$RUNS/lists
+    call "$PYTHON" "${root}generate_splits.py" --dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"} --out="$LISTS_DIR"
+    call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" --lists="$LISTS_DIR" --out="$LISTS_DIR" \
+        ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+fi
+export LISTS_DIR
+
+if [ -z "$ID" ]; then
+    read -ra ids <<< "$IDS"
+    one_by_one ID "$dataset" "${ids[@]}"
+    runs=()
+    for id in "${ids[@]}"; do
+        for row in $ROWS; do runs+=("$RUNS/$dataset-$id/$row"); done
+    done
+    call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
+    exit
+fi
+
+EXTRA="--backbone=$backbone --weights=$weights --crop-size $crop $EXTRA"
+check_numbers
+OUTPUT_DIR=$RUNS/baseline
+check_run $baseline_arms
+read -ra rows <<< "$ROWS"
+run_rows "${rows[@]}"
