@@ -13,7 +13,7 @@ import pytest
 from utils.options import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHERS = ["scripts/ablations/voc.sh", "scripts/ablations/shapes.sh"]
+LAUNCHERS = [f"scripts/ablations/{name}.sh" for name in ("voc", "shapes", "camvid")]
 BETAS = ["0", "0.05", "0.1", "0.2", "0.3", "0.5"]  # 0.15 is the row ple
 ROWS = ["baseline", "cbst", "dst", "dmt", "naive", "flip", "online", "ple", "ple-no-conflict-reduction",
         *(f"beta-{beta}" for beta in BETAS)]
@@ -145,12 +145,41 @@ def test_every_seed_has_its_own_images_split_and_folder():
     assert printed.count("--exp-name=ablations-shapes__p0--b") == 2
 
 
+@pytest.mark.parametrize("row, epochs, steps", [("baseline", 240, 240 * 6), ("full", 31, 31 * 46)])
+def test_camvid_has_supervised_training_on_few_and_on_all_labels_for_as_many_steps(row, epochs, steps):
+    """367 images, of which 45 are labelled at 1/8; batches of 8. The chain of an arm has about as many steps."""
+    comments, stages, _ = dry("scripts/ablations/camvid.sh", IDS="2", ROWS=row, baseline_arms="b")
+    (only,) = stages[row]
+    assert (only.state, only.epochs, only.train_set, only.sets_id) == (2, epochs, "8" if row == "baseline" else "1", "2")
+    assert (only.dataset, only.weights, only.coco, only.output_dir) == (
+        "camvid", "none", False, f"runs/ablations-camvid/camvid-2/{row}")
+    assert comments[0].startswith(f"# 1 trainings of {steps} steps in all")
+
+
+def test_camvid_takes_the_numbers_of_its_launcher_and_makes_lists_once():
+    done = launch("scripts/ablations/camvid.sh", "some/data", DRY_RUN="1", ROWS="dmt ple", IDS="0 1", ep="7",
+                  backbone="resnet50")
+    assert (done.returncode, done.stderr) == (0, "")
+    calls = [shlex.split(line) for line in done.stdout.splitlines() if " main.py " in line]
+    options = [parse_options(words[2:]) for words in calls]
+    assert {(one.data_root, one.lists_dir, one.backbone) for one in options} == {
+        ("some/data", "runs/ablations-camvid/lists", "resnet50")}
+    rounds = [one for one in trainings(options) if one.state == 1]
+    assert len(rounds) == 2 * (5 + 4) * 2 and {(one.epochs, one.gamma1, one.lr) for one in rounds} == {(7, 5, 0.01)}
+    assert {one.increment for one in labelings(options) if one.oldfilename} == {0.15}
+    assert done.stdout.count("generate_splits.py") == done.stdout.count("dms_sample.py") == 1
+    table = shlex.split(done.stdout.splitlines()[-1])
+    assert table[3:5] == ["-m", "tools.tables"] and table[5:] == [
+        f"runs/ablations-camvid/camvid-{number}/{row}" for number in (0, 1) for row in ("dmt", "ple")]
+
+
 @pytest.mark.parametrize("script", LAUNCHERS)
 def test_help_unknown_arguments_rows_and_seeds(script):
     shown = launch(script, "--help")
     assert shown.returncode == 0 and "ROWS=" in shown.stdout and "betas=" in shown.stdout and "KEEP=" in shown.stdout
     for wrong in (launch(script, "--quick"), launch(script, ROWS="dmp", DRY_RUN="1"),
-                  launch("scripts/ablations/shapes.sh", SEEDS="1 x")):
+                  launch("scripts/ablations/shapes.sh", SEEDS="1 x"), launch("scripts/ablations/camvid.sh", IDS="0 3"),
+                  launch("scripts/ablations/shapes.sh", JOBS="0")):
         assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and wrong.stderr.startswith("error: ")
 
 
