@@ -4,11 +4,11 @@ On a CPU the same functions run, as far as they mean something there; what does 
 """
 
 import contextlib
+import gc
 import time
 import warnings
 
 import torch
-
 
 
 class Clock:
@@ -35,11 +35,19 @@ class Clock:
         if not self.on_gpu:
             function()
             return None
+        forget()
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         function()
         self()
         return torch.cuda.max_memory_allocated(self.device) - before
+
+
+def forget():
+    """Give back what nobody uses: a Trainer and what it has recorded know each other, so they go only when collected."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def synchronizations(function, device):
@@ -59,36 +67,43 @@ def synchronizations(function, device):
 
 
 def waiting_share(function, device):
-    """Share of the time in which no kernel and no copy runs on the GPU while ``function()`` does; None on a CPU."""
+    """Share of the time in which no kernel and no copy runs on the GPU while ``function()`` does; None on a CPU.
+
+    The profiler tells how long the GPU is busy. It slows the host, so the time is that of a run without it, before. What
+    is measured after the first profile may be slower, too.
+    """
     if torch.device(device).type != "cuda":
         function()
         return None
     from torch.profiler import ProfilerActivity, profile
-    torch.cuda.synchronize(device)
+    seconds = Clock(device).seconds(function)
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         function()
         torch.cuda.synchronize(device)
-    spans = [(event.time_range.start, event.time_range.end) for event in profiler.events()
-             if event.device_type == torch.autograd.DeviceType.CUDA
-             and not getattr(event, "is_user_annotation", False) and "#" not in event.name]  # spans of others, as of the whole optimizer step
-    return share_outside(spans)
+    busy = busy_time((event.time_range.start, event.time_range.end) for event in profiler.events()
+                     if event.device_type == torch.autograd.DeviceType.CUDA and not _spans_others(event))
+    return max(0.0, 1 - busy / 1e6 / seconds)
 
 
-def share_outside(spans):
-    """Share of the time from the first start to the last end that lies in none of the ``spans`` (start, end)."""
-    busy, reached = 0.0, None
+def _spans_others(event):
+    """Whether the profiler's event stands for a range of work, as of a whole optimizer step, and not for a kernel."""
+    return getattr(event, "is_user_annotation", False) or event.name.startswith("Optimizer.")
+
+
+def busy_time(spans):
+    """How long at least one of the ``spans`` (start, end) lasted."""
+    busy, reached = 0.0, -float("inf")
     for start, end in sorted(spans):
-        if reached is None:
-            first = reached = start
         busy += max(0.0, end - max(start, reached))
         reached = max(reached, end)
-    return 1 - busy / (reached - first) if spans and reached > first else None
+    return busy
 
 
 class Parts:
     """Seconds of the parts of a training step, from one mark to the next, on the device's own clock."""
 
-    ORDER = ("copy and normalize", "forward", "upsample", "loss", "backward", "optimizer", "statistics")
+    ORDER = ("copy and normalize", "forward", "upsample", "loss", "counting, backward, scaler", "optimizer", "statistics")
+    AHEAD = 100_000_000  # cycles that the GPU idles first, about 50 ms: or it would wait for the host, within the parts
 
     def __init__(self, trainer, device):
         self._trainer, self._on_gpu, self._marks = trainer, torch.device(device).type == "cuda", []
@@ -98,6 +113,8 @@ class Parts:
         seconds = {part: [] for part in self.ORDER}
         with self._hooks():
             for _ in range(count):
+                if self._on_gpu:
+                    torch.cuda._sleep(self.AHEAD)
                 self._marks = [self._now()]
                 step()
                 self._marks.append(self._now())

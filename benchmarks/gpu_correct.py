@@ -18,7 +18,7 @@ from utils.precision import Precision
 
 LOGITS_OFF = {"fp16": 0.01, "bf16": 0.08}  # at most so much of their norm
 LABELS_OFF = {"fp16": 1.0, "bf16": 5.0}  # % of the pixels
-CURVE_OFF = 10.0  # % of the loss
+CURVE_OFF = 5.0  # % of the loss, or three times what float32 is off from itself
 RATIO, BETA = 0.4, 0.15
 
 
@@ -56,7 +56,7 @@ def distance(found, exact):
 
 def curves(bench):
     """Short trainings from the same weights on the same batches: the loss of each step, in 16 bits and in float32."""
-    start = network(bench.size, bench.device, seed=1)
+    start, bench.curve_limit = network(bench.size, bench.device, seed=1), CURVE_OFF
     variants = {"float32": replace(bench.default, kind="fp32"), "float32 again": replace(bench.default, kind="fp32")}
     variants |= {kind: replace(bench.default, kind=kind) for kind in bench.kinds}
     if bench.on_gpu:
@@ -71,7 +71,7 @@ def add_curve(bench, name, variant, start):
 
     The features that a variant is the first to have are correct if its curve agrees.
     """
-    subject = Subject(bench.size, bench.device, variant, model=copy_of(start), log=1, lr=0.01)
+    subject = Subject(bench.size, bench.device, variant, model=copy_of(start), log=1)
     subject.run(cycled(bench.batches, bench.size.curve))
     losses = [line["loss"] for line in subject.stage.lines if line["kind"] == "train"]
     known = bench.figures.setdefault("loss curves", {})
@@ -81,11 +81,13 @@ def add_curve(bench, name, variant, start):
     late = slice(len(losses) // 2, None)
     expected = known["float32"][late]
     off = 100 * sum(abs(a - b) for a, b in zip(losses[late], expected)) / sum(expected)
+    if name == "float32 again":
+        bench.curve_limit = max(CURVE_OFF, 3 * off)
     if name != "float32":
         bench.row(f"loss curve: {name} against float32, second half of {len(losses)} steps", "%", off,
-                  target=("<=", CURVE_OFF), note=f"loss {losses[0]:.3f} to {losses[-1]:.3f}, float32 to {expected[-1]:.3f}")
+                  target=("<=", bench.curve_limit), note=f"loss {losses[0]:.3f} to {losses[-1]:.3f}, float32 to {expected[-1]:.3f}")
         for feature in variant.features:
-            bench.correct.setdefault(feature, off <= CURVE_OFF)
+            bench.correct.setdefault(feature, off <= bench.curve_limit)
 
 
 def labels(bench):
@@ -132,5 +134,3 @@ def overflow(bench):
     bench.row("forced overflow: steps counted as skipped", "", int(subject.precision.skipped.item()) - skipped,
               target=(">=", 1))
     bench.row("forced overflow: parameters that changed all the same", "", changed, target=("<=", 0))
-
-

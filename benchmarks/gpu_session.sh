@@ -29,9 +29,7 @@ mkdir -p "$OUT"
 left() { awk -v all="$MINUTES" -v gone="$SECONDS" -v share="$1" 'BEGIN { print (all - gone / 60) * share }'; }
 
 tests() {
-    "$PYTHON" -m pytest tests/test_gpu_paths.py tests/test_precision.py tests/test_sync.py tests/test_gpu_benchmarks.py \
-        -k "gpu or graphs or skipped or synchron or replayed" --deselect \
-        tests/test_gpu_benchmarks.py::test_every_topic_runs_and_its_results_are_kept 2>&1 | tee "$OUT/gpu_tests.log"
+    "$PYTHON" -m pytest -m gpu $(grep -l "mark.gpu" tests/test_*.py) 2>&1 | tee "$OUT/gpu_tests.log"
 }
 
 gpu() { "$PYTHON" -m benchmarks.gpu --minutes="$(left "$1")" "${@:2}" 2>&1 | tee "$OUT/gpu.log"; }

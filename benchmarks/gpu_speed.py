@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks import measure
-from benchmarks.gpu_clock import Parts, synchronizations, waiting_share
+from benchmarks import gpu_search, measure
+from benchmarks.gpu_clock import Parts, forget, synchronizations, waiting_share
 from benchmarks.gpu_correct import add_curve, second_pass
 from benchmarks.gpu_subjects import FORMAT, Subject, copy_of, cycled
 from data.specs import load_spec
@@ -32,7 +32,6 @@ def training(bench):
     variants = {f"as a launcher trains ({default.kind})": default,
                 "float32 (TF32)": replace(default, kind="fp32"),
                 "without channels_last": replace(default, channels_last=False),
-                "without cuDNN's search": replace(default, search=False),
                 "without fused SGD": replace(default, fused=False)}
     if bench.on_gpu:
         variants |= {"CUDA graphs": replace(default, graphs=True), "bf16": replace(default, kind="bf16"),
@@ -65,8 +64,17 @@ def compare_training(bench, variants, batch):
         bench.crops[variants[name], batch] = crops
 
 
+def search(bench):
+    """With and without cuDNN's search, each in a process of its own: algorithms that were found stay with a process."""
+    for name, searches in (("with", True), ("without", False)):
+        first, crops = gpu_search.apart(bench.device, searches) if bench.on_gpu else gpu_search.speed(
+            bench.size, bench.device, bench.default)  # a CPU has no such search
+        bench.row(f"training, batch {bench.size.batch}, in a fresh process {name} cuDNN's search", "crops/s", crops,
+                  note=f"{bench.share(3 * crops * bench.crop_flop):.1f} % of the matrix rate; the first step took {first:.1f} s")
+
+
 def parts(bench):
-    """Where a step's time goes, how often it makes the host wait, and how long the GPU waits for the host."""
+    """Where a step's time goes, and how often it makes the host wait."""
     for name, variant in bench.with_graphs("", " with CUDA graphs").items():
         subject, few = Subject(bench.size, bench.device, variant), bench.batches
         subject.run(cycled(few, 6))
@@ -74,17 +82,26 @@ def parts(bench):
         waits = synchronizations(lambda: subject.run(many), bench.device)
         bench.row(f"host synchronizations a step{name}", "", None if waits is None else waits / len(many),
                   target=("<=", 0))
-        share = waiting_share(lambda: subject.run(many), bench.device)
-        bench.row(f"share of the time in which the GPU waits{name}", "%", None if share is None else 100 * share)
-        bench.clock()
-        began = time.perf_counter()
-        subject.run(many)
-        host = (time.perf_counter() - began) / len(many)
-        bench.row(f"time of the host to start a step{name}", "ms", 1000 * host)
+        host = []
+        for _ in range(bench.size.steps):
+            bench.clock()  # an idle GPU, for its queue holds less than two steps: then the host would wait for it
+            began = time.perf_counter()
+            step()
+            host.append(time.perf_counter() - began)
+        bench.row(f"time of the host to start a step{name}", "ms", 1000 * statistics.median(host))
         if not variant.graphs:
             seconds = Parts(subject.trainer, bench.device).measure(step, bench.size.steps)
             for part, values in seconds.items():
                 bench.row(f"part of a step: {part}", "ms", 1000 * statistics.median(values))
+
+
+def waiting(bench):
+    """How long the GPU waits for the host. The last topic: the profiler may slow down what follows."""
+    for name, variant in bench.with_graphs("", " with CUDA graphs").items():
+        subject, few = Subject(bench.size, bench.device, variant), bench.batches
+        subject.run(cycled(few, 6))
+        share = waiting_share(lambda: subject.run(cycled(few, bench.size.steps)), bench.device)
+        bench.row(f"share of the time in which the GPU waits{name}", "%", None if share is None else 100 * share)
 
 
 def larger_batches(bench):
@@ -113,19 +130,20 @@ def inference(bench):
     for name, variant in bench.with_graphs("", ", CUDA graphs").items():
         machine, model = images.machine(bench.device, variant), copy_of(bench.trained).eval()
         few = list(itertools.islice(images.whole(machine, labels=True), 8))
-        count = sum(len(indices) for _, _, indices, _ in few)
+        many, names = repeated(few, images.names, size.rounds)
+        count = sum(len(indices) for _, _, indices, _ in many)
         forward, stores = machine.forward(model, FORMAT), [images.fresh("speed"), images.fresh("speed-previous")]
         resident = [batch[0].to(bench.device) for batch in few]
 
         @torch.inference_mode()
         def network_alone():
-            for batch in resident:
+            for batch in resident * size.rounds:
                 forward(batch)
 
         functions = {"the network alone": network_alone,
-                     "labelling, first pass": lambda: labeling.predict(model, few, images.names, stores[0], forward,
+                     "labelling, first pass": lambda: labeling.predict(model, many, names, stores[0], forward,
                                                                        bench.device),
-                     "validation": lambda: evaluate(model, few, forward, bench.device).matrix}
+                     "validation": lambda: evaluate(model, many, forward, bench.device).matrix}
         network_alone()
         peaks = {what: bench.clock.peak(function) for what, function in functions.items()}
         for what, (seconds, _) in bench.medians(functions).items():
@@ -133,9 +151,16 @@ def inference(bench):
                           LABELLING_SHARE if what == "labelling, first pass" else None)
         if not variant.graphs:
             waits = synchronizations(functions["labelling, first pass"], bench.device)
-            bench.row("host synchronizations a batch of labelling", "", None if waits is None else waits / len(few))
+            bench.row("host synchronizations a batch of labelling", "", None if waits is None else waits / len(many))
     seconds = bench.medians({"second": lambda: decide_again(bench, stores)})["second"][0]
     bench.row("labelling, second pass with PLE", "images/s", len(images.names) / seconds)
+
+
+def repeated(few, names, times):
+    """(batches, names): the batches ``few`` over and over, as if of other images, for no file may be written by two."""
+    many = [(images, labels, [number * len(names) + index for index in indices], sizes)
+            for number in range(times) for images, labels, indices, sizes in few]
+    return many, [f"{name}-{number}" for number in range(times) for name in names]
 
 
 def decide_again(bench, stores):
@@ -162,7 +187,7 @@ def loader(bench):
     size, images = bench.size, bench.images
     fast = replace(bench.default, graphs=bench.on_gpu)
     machine, subject = images.machine(bench.device, fast), Subject(size, bench.device, fast)
-    many = 4 * size.steps * size.rounds
+    many = 20 * size.steps * size.rounds  # what the workers have ready when the clock starts is a small part
     for what, run in {"the loader alone": lambda some: consume(some), "training": subject.run}.items():
         batches = iter(images.training(machine, size.batch))
         run(list(itertools.islice(batches, 8)))  # the workers have started by then
@@ -211,16 +236,16 @@ def memory(bench):
 
         machine = bench.images.machine(bench.device, variant)
         few = list(itertools.islice(bench.images.whole(machine, labels=True), 6))
+        forget()
         before = torch.cuda.memory_reserved(bench.device)
         train_peak = bench.clock.peak(train)
         name = " with CUDA graphs" if graphs else ""
         bench.row(f"GPU memory of training{name}, tensors", "GB", train_peak / 1e9, floor=estimates[0] / 1e9,
                   floor_is="estimate of --check")
         model = subjects[0].model
-        both = train_peak + bench.clock.peak(lambda: evaluate(model, few, machine.forward(model, FORMAT), bench.device))
+        evaluate(model, few, machine.forward(model, FORMAT), bench.device)
+        bench.clock()
         bench.row(f"GPU memory of training and validation{name}, taken from the driver", "GB",
-                  max(both, torch.cuda.memory_reserved(bench.device) - before) / 1e9, target=("<=", MEMORY))
+                  (torch.cuda.max_memory_reserved(bench.device) - before) / 1e9, target=("<=", MEMORY),
+                  note="without what cuDNN's search tried out, which a stage takes in its first steps")
         del model, subjects
-        torch.cuda.empty_cache()
-
-

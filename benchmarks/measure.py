@@ -202,7 +202,13 @@ def peak_memory():
 
 
 def _commit():
+    """What was measured; a copy without .git says it by the environment variable COMMIT."""
     def git(*words):
         return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-    return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+    if os.environ.get("COMMIT"):
+        return os.environ["COMMIT"]
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
+    except OSError:
+        return "unknown"

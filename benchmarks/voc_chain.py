@@ -23,7 +23,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-
 import dms_sample
 import generate_splits
 from benchmarks import measure
@@ -164,20 +163,27 @@ class Chain:
         """The first stage of a kind."""
         return next(stage for stage in self.stages if stage.kind == kind)
 
-    def measure(self):
-        """Run one stage of each kind, trainings shortened, in an order that gives each what it needs."""
+    def measure(self, measured):
+        """Run one stage of each kind, trainings shortened, in an order that gives each what it needs.
+
+        ``measured()`` is called after each, for what is known by then should survive a kill.
+        """
         supervised, mutual = self.first("supervised training"), self.first("training on pseudo labels")
+        self.check()
         few = 2 if self.options.quick else 40
         per_epoch = supervised.steps // int(supervised.option("epochs"))
         epochs = min(int(supervised.option("epochs")), max(1, 8 * few // per_epoch))
         self.train(supervised, epochs, max(1, epochs * per_epoch // 4), few)
+        measured()
         self.share(supervised)
         self.label(self.first("labelling"))
+        measured()
         steps = mutual.steps // int(mutual.option("epochs"))
         self.train(mutual, 1, max(1, steps // 3), few)
+        measured()
         self.share(mutual)
         self.label(self.first("labelling with PLE"))
-        self.check()
+        measured()
 
     def train(self, stage, epochs, val_num_steps, log_num_steps):
         """Run a shortened training, and note its price."""
@@ -237,7 +243,10 @@ class Chain:
         """Seconds that a command takes."""
         began = time.monotonic()
         run(words, self.environment)
-        return time.monotonic() - began
+        seconds = time.monotonic() - began
+        name = next((word for word in words if re.match(r"--exp-name|--pseudo-dir", word)), "check")
+        print(f"{seconds:6.1f} s  {name}", flush=True)
+        return seconds
 
 
 def run(words, environment):
@@ -267,8 +276,9 @@ def rows_of(chain, seen):
         else:
             parts += [f"{one.images} images of {1000 * price.image:.2f} ms"]
         rows.append(measure.row(f"{kind}, each of {len(stages)}", "s", None, price.of(one), note=", ".join(parts)))
-    rows.append(measure.row(f"the complete chain of {len(chain.stages)} stages", "min", None, total / 60,
-                            target=("<=", MINUTES)))
+    if {stage.kind for stage in chain.stages} <= chain.prices.keys():
+        rows.append(measure.row(f"the complete chain of {len(chain.stages)} stages", "min", None, total / 60,
+                                target=("<=", MINUTES)))
     memory = [value for value in chain.memory if value is not None]
     if memory:
         rows.append(measure.row("GPU memory, torch's tensors at most", "GB", None, max(memory) * 2**20 / 1e9,
@@ -280,6 +290,14 @@ def rows_of(chain, seen):
                                 note=f"estimated {expected:.1f} s"))
         rows.append(measure.row("error of the estimate on it", "%", None, 100 * (expected - found) / found))
     return rows
+
+
+def figures_of(chain):
+    """What a start, a step, a validation and a labelled image cost, by kind of stage, and every stage of known price."""
+    return {"prices": {kind: vars(price) for kind, price in chain.prices.items()},
+            "stages": [{"kind": stage.kind, "steps": stage.steps, "validations": stage.validations,
+                        "images": stage.images, "seconds": chain.prices[stage.kind].of(stage)}
+                       for stage in chain.stages if stage.kind in chain.prices]}
 
 
 def parse():
@@ -295,23 +313,19 @@ def parse():
 
 @reports_user_errors
 def main():
-    """Measure, add up, and print the table; voc_chain.json is there before the full round begins."""
+    """Measure, add up, and print the table; voc_chain.json is written after every stage that was measured."""
     options = parse()
     options.deadline = time.monotonic() + 60 * options.minutes
     measure.need_gpu(options)
     chain = Chain(options)
     chain.prepare()
-    chain.measure()
+    print(f"{60 * options.minutes - options.deadline + time.monotonic():6.1f} s  images, lists and first weights", flush=True)
     sizes = [path.stat().st_size for path in (chain.work / "data" / "JPEGImages").iterdir()]
     settings = {"launcher": LAUNCHER, "device": options.device, "extra": options.extra or "none",
                 "images": len(sizes), "mean JPEG bytes": round(statistics.mean(sizes))}
-    figures = {"prices": {kind: vars(price) for kind, price in chain.prices.items()},
-               "stages": [{"kind": stage.kind, "steps": stage.steps, "validations": stage.validations,
-                           "images": stage.images, "seconds": chain.prices[stage.kind].of(stage)}
-                          for stage in chain.stages]}
-    measure.write("voc_chain", rows_of(chain, []), options, settings, figures=figures)
+    chain.measure(lambda: measure.write("voc_chain", rows_of(chain, []), options, settings, figures=figures_of(chain)))
     seen = chain.full_round() if options.full_round else []
-    measure.report("voc_chain", rows_of(chain, seen), options, settings, figures=figures)
+    measure.report("voc_chain", rows_of(chain, seen), options, settings, figures=figures_of(chain))
 
 
 if __name__ == "__main__":

@@ -192,13 +192,13 @@ def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, de
         if not on_gpu:  # numpy is the faster of the two there
             maps = [(classes.numpy(), codes.numpy().astype(np.uint16)) for classes, codes in maps]
         labels, codes, before = decide(maps[0], maps[1] if maps[1:] else None, limits, rules)
-        return labels, grey_confidence(labels, codes), [
-            math.prod(labels.shape), (before != 255).sum(), (labels != 255).sum(), (labels != before).sum()]
+        counts = [(before != 255).sum(), (labels != 255).sum(), (labels != before).sum()]
+        return labels, grey_confidence(labels, codes), (torch if on_gpu else np).stack(counts)
 
     def one(name):
         labels, grey, counts = decided(read(name))
         store.write_maps(name, labels, grey)
-        return counts
+        return math.prod(labels.shape), counts
 
     def one_after_another():
         """One thread speaks to the GPU; others read for it, and fetch and write what it found."""
@@ -207,13 +207,14 @@ def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, de
                 labels, grey, counts = decided(predictions)
                 writers.add(lambda name, *maps: store.write_maps(name, *(part() for part in maps)),
                             name, download(labels), download(grey))
-                yield counts
+                yield math.prod(labels.shape), counts
 
-    sums = np.zeros(4, np.int64)
+    pixels, sums = 0, torch.zeros(3, dtype=torch.int64, device=device) if on_gpu else np.zeros(3, np.int64)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for counts in progress(one_after_another() if on_gpu else pool.map(one, names)):
-            sums += [int(count) for count in counts]
-    pixels, *others = processes.sum_array(sums).tolist()
+        for size, counts in progress(one_after_another() if on_gpu else pool.map(one, names)):
+            pixels += size
+            sums += counts  # a GPU is asked for them once, at the end
+    pixels, *others = processes.sum_array(np.array([pixels, *sums.tolist()])).tolist()
     return dict(zip(("before", "after", "changed"), (count / pixels for count in others)))
 
 

@@ -29,6 +29,7 @@ from models.weights import load_imagenet_weights  # noqa: E402
 from utils.checkpoints import load_model  # noqa: E402
 from utils.distributed import ALONE  # noqa: E402
 from utils.errors import UserError  # noqa: E402
+from utils.precision import search_algorithms  # noqa: E402
 from utils.replay import Replay  # noqa: E402
 from utils.runs import software  # noqa: E402
 
@@ -42,6 +43,8 @@ def choose_device(name=None, processes=ALONE):
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         if processes.size > 1 and device.type == "cuda":
             device = _own_gpu(device, processes)
+        elif device.index is not None and device.type == "cuda":
+            torch.cuda.set_device(device)  # streams and graphs are made on the current one
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); "
@@ -50,7 +53,6 @@ def choose_device(name=None, processes=ALONE):
         torch.set_num_threads(max(1, torch.get_num_threads() // processes.local_size))
     cv2.setNumThreads(1)  # its threads and torch's would wait for each other
     torch.set_flush_denormal(True)  # a CPU computes many times slower on the tiny numbers of a confident softmax
-    torch.backends.cudnn.benchmark = True  # crops and test images have one size each
     return device
 
 
@@ -141,7 +143,12 @@ class Machine:
 
     def forward(self, model, input_form):
         """A function that runs ``model`` on a batch: (N, H, W, 3) uint8 BGR on the device -> logits (N, C, h, w)."""
-        return Replay(network_maps(model, input_form, self.precision), self.device, self.graphs)
+        maps = network_maps(model, input_form, self.precision)
+
+        def run(images):
+            search_algorithms(len(images) == self.batch_size)
+            return maps(images)
+        return Replay(run, self.device, self.graphs)
 
     def whole_batches(self, count):
         """This process's of the batches of ``count`` whole images, as lists of positions.

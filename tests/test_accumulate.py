@@ -384,7 +384,7 @@ def test_the_estimate_counts_what_backward_keeps(count):
 # --- with a GPU -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_graphs_of_parts_train_as_well_as_steps_one_by_one(shapes_root, tmp_path, command):
     for name, more in {"eager": [], "graphs": ["--cuda-graphs"]}.items():
         status, _, errors = stage(command, shapes_root, tmp_path, name, "--epochs=5", "--accumulate=2", "--device=cuda",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, measure, voc_chain
-from benchmarks.gpu_clock import Clock, share_outside, synchronizations, waiting_share
+from benchmarks.gpu_clock import Clock, busy_time, synchronizations, waiting_share
 from benchmarks.gpu_subjects import TINY, Variant
 from benchmarks.voc_chain import Price, Stage, training_price
 
@@ -34,10 +34,10 @@ def test_every_topic_runs_and_its_results_are_kept(script, tmp_path):
     assert result["settings"]["device"] == "cpu"
 
 
-def test_the_share_of_waiting_by_hand():
-    assert share_outside([(0, 2), (1, 3), (4, 5), (9, 10)]) == pytest.approx(5 / 10)
-    assert share_outside([(3, 4), (0, 10)]) == 0
-    assert share_outside([]) is None
+def test_the_time_in_which_something_runs_by_hand():
+    assert busy_time([(4, 5), (0, 2), (1, 3), (9, 10)]) == 5
+    assert busy_time([(3, 4), (0, 10)]) == 10
+    assert busy_time([]) == 0
 
 
 def test_what_means_nothing_on_a_cpu_is_left_out():
@@ -121,7 +121,7 @@ def test_the_session_refuses_what_it_does_not_know():
     assert done.returncode == 2 and "unknown word 'everything'" in done.stderr
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_synchronization_is_counted_and_waiting_is_seen():
     values = torch.ones(1000, device="cuda")
     assert synchronizations(lambda: [values.sum().item() for _ in range(3)], "cuda") == 3

@@ -19,8 +19,6 @@ from utils.metrics import ConfusionMatrix, count_apart
 from utils.replay import Replay
 from utils.transfer import Upload, download
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 def random_maps(seed, size=(37, 53), classes=5):
     rng = np.random.default_rng(seed)
@@ -109,7 +107,7 @@ def test_what_a_step_changes_stays_where_it_is(shapes_root, tmp_path, command, m
     monkeypatch.setattr(Trainer, "_learn", learn)
     status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
                                 "--epochs=3", "--batch-size-labeled=4", "--val-num-steps=2", "--log-num-steps=1",
-                                f"--output-dir={tmp_path}", "--test-size", 65, 65, "--cuda-graphs", *SMALL)
+                                f"--output-dir={tmp_path}", "--test-size", 65, 65, "--cuda-graphs", "--device=cpu", *SMALL)
     assert status == 0, errors
     assert len(places) == 6 and all(place == places[0] for place in places)
 
@@ -126,7 +124,7 @@ def test_on_a_cpu_nothing_is_recorded_nor_copied():
 # --- with a GPU ---------------------------------------------------------------------------------------------------------
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_replayed_call_computes_with_its_own_arguments():
     total = torch.zeros((), device="cuda")
 
@@ -142,7 +140,7 @@ def test_a_replayed_call_computes_with_its_own_arguments():
     assert total.item() == 2 * 5 * sum(range(1, 9))
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("amp", [[], ["--mixed-precision"], ["--mixed-precision", "--amp-dtype=bf16"]])
 def test_graphs_train_as_well_as_steps_one_by_one(amp, shapes_root, tmp_path, command):
     """Full batches and an incomplete last one."""
@@ -159,7 +157,7 @@ def test_graphs_train_as_well_as_steps_one_by_one(amp, shapes_root, tmp_path, co
             assert (value - graphs[name]).norm() <= 0.02 * value.norm() + 1e-3, name
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_no_synchronization_in_a_whole_step_on_a_gpu(shapes_root, tmp_path, command, monkeypatch):
     """Of transfer, network, loss, scaler, optimizer and sums; the first steps allocate and choose algorithms."""
     original, steps = Trainer._train_step, []
@@ -180,7 +178,7 @@ def test_no_synchronization_in_a_whole_step_on_a_gpu(shapes_root, tmp_path, comm
     assert status == 0 and len(steps) == 10, errors
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_gpu_labels_as_a_cpu_does(shapes_root, tmp_path, command):
     """Both passes and PLE. The GPU's convolutions round otherwise; whatever lies on the edge may fall to either side."""
     for seed, name in enumerate(("old", "new")):
@@ -196,7 +194,7 @@ def test_a_gpu_labels_as_a_cpu_does(shapes_root, tmp_path, command):
     assert len(files) == 16 and different <= 0.01 * sum(first.size for first, _ in pairs)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_counts_of_a_gpu_are_those_of_a_cpu():
     labels, codes = (torch.from_numpy(part.astype(np.int32)) for part in random_maps(5))
     here, there = ConfidenceHistogram(5), ConfidenceHistogram(5)

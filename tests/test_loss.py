@@ -240,7 +240,7 @@ class _RefusesReadingOperators(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_without_waiting():
     logits, labels, confidence = random_batch(12)
     expected, _ = DynamicMutualLoss(5, 3)(logits, labels, confidence, 3)

@@ -127,7 +127,7 @@ def test_devices_other_than_the_cpu_are_fetched_only_when_read(monkeypatch):
     assert confusion._pending[torch.device("meta")].shape == (6,)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_the_counts_are_the_same_and_errors_come_when_read():
     target, prediction = torch.randint(0, 3, (2, 50, 50)), torch.randint(0, 3, (2, 50, 50))
     target[0, :9] = 255

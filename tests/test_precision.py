@@ -8,7 +8,7 @@ import torch
 from tests.test_stages import SMALL, tensors
 from utils.precision import Precision, choose_precision
 
-GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])

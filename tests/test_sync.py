@@ -81,7 +81,7 @@ def test_no_host_synchronization_in_a_training_step(state, shapes_root, tmp_path
     assert len(counted) >= 4 and all(reads == [] for reads in counted), counted
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_loss_and_matrix_do_not_synchronize_on_a_gpu():
     logits = torch.randn(4, 8, 33, 33, device="cuda", requires_grad=True)
     labels = torch.randint(0, 8, (4, 33, 33), device="cuda", dtype=torch.uint8)

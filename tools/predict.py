@@ -242,13 +242,12 @@ class Job(NamedTuple):
 
 def load_arms(options, spec):
     """The ``dmt.arms.Arm`` of every checkpoint, in the order of the command line. Raises ``UserError``."""
-    import torch
     from dmt.arms import load_arm
     from dmt.session import choose_device
-    from utils.precision import choose_precision
+    from utils.precision import choose_precision, search_algorithms
 
     device = choose_device(options.device)
-    torch.backends.cudnn.benchmark = options.protocol != "original"  # images of many sizes would each be tried out
+    search_algorithms(options.protocol != "original")  # there are many sizes
     precision = choose_precision(options.mixed_precision, "torch", options.amp_dtype, device)
     files = [(path, options.coco or None) for path in options.checkpoint] + [
         (path, True) for path in options.coco_checkpoint]

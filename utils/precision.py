@@ -81,6 +81,15 @@ class Precision:
             self._apex.load_state_dict(state["apex"])
 
 
+def search_algorithms(often):
+    """Let cuDNN try all its algorithms for the convolutions that follow, where their shape comes ``often``.
+
+    That takes seconds a network and shape; the last batch of an epoch or of a set, smaller than the others, is not worth
+    it.
+    """
+    torch.backends.cudnn.benchmark = bool(often)
+
+
 def choose_precision(mixed, backend, dtype, device):
     """The ``Precision`` that the options ask for.
 

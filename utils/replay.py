@@ -38,9 +38,9 @@ class Replay:
 
     def _start_graph(self, shape, arguments):
         """Record a call; nothing is computed by that."""
-        self._shape, self._graph = shape, torch.cuda.CUDAGraph()
-        self._arguments = [argument.clone() if isinstance(argument, torch.Tensor) else argument
-                           for argument in arguments]
+        graph, own = torch.cuda.CUDAGraph(), [argument.clone() if isinstance(argument, torch.Tensor) else argument
+                                              for argument in arguments]
         # Only this thread must not wait while recording; the loader's thread that pins memory goes on meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._result = self._function(*self._arguments)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._result = self._function(*own)
+        self._shape, self._graph, self._arguments = shape, graph, own  # only now: a recording that fails leaves none

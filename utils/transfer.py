@@ -32,7 +32,7 @@ def download(tensor):
         return tensor.numpy
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     copy.copy_(tensor, non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event(blocking=True)  # many threads wait, which should not spin
     arrived.record(torch.cuda.current_stream(tensor.device))
 
     def wait():
