@@ -14,6 +14,7 @@ from dmt import labeling
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds
 from dmt.training import Trainer
 from models import deeplab_v2
+from models.deeplab import DeepLabV2
 from tests.test_stages import SMALL, first_weights, label, tensors
 from utils.metrics import ConfusionMatrix, count_apart
 from utils.replay import Replay
@@ -110,6 +111,48 @@ def test_what_a_step_changes_stays_where_it_is(shapes_root, tmp_path, command, m
                                 f"--output-dir={tmp_path}", "--test-size", 65, 65, "--cuda-graphs", "--device=cpu", *SMALL)
     assert status == 0, errors
     assert len(places) == 6 and all(place == places[0] for place in places)
+
+
+def test_algorithms_are_searched_for_full_batches_only(shapes_root, tmp_path, command, monkeypatch):
+    """Of training (8 labelled images in batches of 3) and of validation (6 images in batches of 4)."""
+    searched, maps = [], DeepLabV2.forward
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+    def forward(self, images):
+        searched.append((len(images), torch.backends.cudnn.benchmark))
+        return maps(self, images)
+
+    monkeypatch.setattr(DeepLabV2, "forward", forward)
+    status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
+                                "--epochs=1", "--batch-size-labeled=3", f"--output-dir={tmp_path}", "--test-size", 65, 65,
+                                "--batch-size-labeling=4", *SMALL)
+    assert status == 0, errors
+    assert searched == [(3, True), (3, True), (2, False), (4, True), (2, False)]
+
+
+def test_a_recording_that_fails_leaves_no_half_graph(monkeypatch):
+    """The next call tries again, and says again what is wrong."""
+    class Recording:
+        def __init__(self, graph, capture_error_mode):
+            pass
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *error):
+            raise RuntimeError("cannot be captured")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    calls = []
+    replay = Replay(calls.append, "cuda", record=True)
+    for _ in range(3):
+        replay(1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="cannot be captured"):
+            replay(1)
+    replay(2)  # of another shape: computed without a graph
+    assert calls[-1] == 2
 
 
 def test_on_a_cpu_nothing_is_recorded_nor_copied():
