@@ -9,7 +9,8 @@
 #   benchmarks/gpu_session.sh camvid   real training on CamVid (CAMVID_ROOT) with ResNet-50, three split ids: what ended in
 #                                      time comes back as camvid.tgz; started again at once on the same machine, it goes on
 #
-# Options of gpu.py and voc_chain.py may follow the word: benchmarks/gpu_session.sh chain --extra=--cuda-graphs
+# Options of gpu.py and voc_chain.py may follow the word: benchmarks/gpu_session.sh chain --extra=--cuda-graphs, or
+# benchmarks/gpu_session.sh gpu --only compiled. A copy of the repository without .git gets its commit by COMMIT=...
 set -euo pipefail
 
 MINUTES=${MINUTES:-9.5}  # in all
