@@ -46,8 +46,8 @@ camvid() {
     local status=0 out=runs/ablations-camvid-gpu seconds run runs=() packed
     if [ -z "$CAMVID_ROOT" ]; then echo "error: CAMVID_ROOT is not set; it is the folder of CamVid" >&2; exit 2; fi
     seconds=$(left 60)
-    env backbone="${backbone:-resnet50}" crop="${crop:-241 321}" ep0="${ep0:-300}" ep_b="${ep_b:-500}" \
-        ep_full="${ep_full:-65}" ep="${ep:-6}" val0="${val0:-250}" val="${val:-138}" JOBS="${JOBS:-3}" CHECK="${CHECK:-0}" \
+    env dataset=camvid backbone="${backbone:-resnet50}" crop="${crop:-241 321}" ep0="${ep0:-300}" ep_b="${ep_b:-500}" \
+        ep_full="${ep_full:-65}" ep="${ep:-4}" val0="${val0:-250}" val="${val:-108}" JOBS="${JOBS:-3}" CHECK="${CHECK:-0}" \
         PYTHON="$PYTHON" OUTPUT_DIR="$out" timeout --kill-after=20 "${seconds%.*}" \
         scripts/ablations/camvid.sh "$CAMVID_ROOT" 2>&1 | tee "$OUT/camvid.log" || status=$?
     for run in "$out"/camvid-*/*/report/index.html; do  # written when a row has come to its end

@@ -145,25 +145,25 @@ def test_every_seed_has_its_own_images_split_and_folder():
     assert printed.count("--exp-name=ablations-shapes__p0--b") == 2
 
 
-@pytest.mark.parametrize("row, epochs, steps", [("baseline", 240, 240 * 6), ("full", 31, 31 * 46)])
+@pytest.mark.parametrize("row, epochs, steps", [("baseline", 219, 219 * 6), ("full", 29, 29 * 46)])
 def test_camvid_has_supervised_training_on_few_and_on_all_labels_for_as_many_steps(row, epochs, steps):
     """367 images, of which 45 are labelled at 1/8; batches of 8. The chain of an arm has about as many steps."""
     comments, stages, _ = dry("scripts/ablations/camvid.sh", IDS="2", ROWS=row, baseline_arms="b")
     (only,) = stages[row]
     assert (only.state, only.epochs, only.train_set, only.sets_id) == (2, epochs, "8" if row == "baseline" else "1", "2")
-    assert (only.dataset, only.weights, only.coco, only.output_dir) == (
-        "camvid", "none", False, f"runs/ablations-camvid/camvid-2/{row}")
+    assert (only.weights, only.coco, only.output_dir) == ("none", False, f"runs/ablations-camvid/camvid-2/{row}")
+    assert Path(only.dataset) == ROOT / "scripts/ablations/camvid-half.yaml"
     assert comments[0].startswith(f"# 1 trainings of {steps} steps in all")
 
 
 def test_camvid_takes_the_numbers_of_its_launcher_and_makes_lists_once():
     done = launch("scripts/ablations/camvid.sh", "some/data", DRY_RUN="1", ROWS="dmt ple", IDS="0 1", ep="7",
-                  backbone="resnet50")
+                  backbone="resnet50", dataset="camvid")
     assert (done.returncode, done.stderr) == (0, "")
     calls = [shlex.split(line) for line in done.stdout.splitlines() if " main.py " in line]
     options = [parse_options(words[2:]) for words in calls]
-    assert {(one.data_root, one.lists_dir, one.backbone) for one in options} == {
-        ("some/data", "runs/ablations-camvid/lists", "resnet50")}
+    assert {(one.dataset, one.data_root, one.lists_dir, one.backbone) for one in options} == {
+        ("camvid", "some/data", "runs/ablations-camvid/lists", "resnet50")}
     rounds = [one for one in trainings(options) if one.state == 1]
     assert len(rounds) == 2 * (5 + 4) * 2 and {(one.epochs, one.gamma1, one.lr) for one in rounds} == {(7, 5, 0.01)}
     assert {one.increment for one in labelings(options) if one.oldfilename} == {0.15}

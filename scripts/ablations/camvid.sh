@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Real street scenes: CamVid at 1/8 of the labels, supervised, DMT and DMT+PLE, and supervised on all labels, for three
-# split ids; from random weights, so nothing is downloaded. A small network for a CPU; on a GPU a large one:
+# split ids; from random weights, so nothing is downloaded. On a CPU a small network at half the resolution; on a GPU:
 #     scripts/ablations/camvid.sh DATA_ROOT        IDS=0 ROWS="baseline dmt" scripts/ablations/camvid.sh DATA_ROOT
-#     backbone=resnet101 crop="241 321" JOBS=1 scripts/ablations/camvid.sh DATA_ROOT
+#     dataset=camvid backbone=resnet101 crop="241 321" JOBS=1 scripts/ablations/camvid.sh DATA_ROOT
 # OUTPUT_DIR/camvid-ID/ROW becomes the run folder of a row. Interrupted, the same command goes on. Ends with the table.
 # Numbers that are not named here are those of scripts/dmt_ple-camvid.sh and can be set in the same way, as in ep=1.
 set -euo pipefail
@@ -11,11 +11,13 @@ IDS=${IDS:-0 1 2}  # random splits
 JOBS=${JOBS:-2}  # ids that run side by side
 ID=${ID:-}  # this id alone, into OUTPUT_DIR itself
 ROWS=${ROWS:-baseline full dmt ple}  # rows to run, in this order; those of voc.sh are there, too
-ep_full=${ep_full:-31}  # epochs of "full", supervised on all labels: as many steps as b has on those of the split
+dataset=${dataset:-$(dirname "${BASH_SOURCE[0]}")/camvid-half.yaml}  # or camvid: at full resolution
+crop=${crop:-97 129}  # height and width of the training crops
+ep_full=${ep_full:-29}  # epochs of "full", supervised on all labels: as many steps as b has on those of the split
 baseline_arms=${baseline_arms:-b l r}  # b on the labels of the split, for as many steps as a whole chain; round 0 of l and r
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
-SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.7}  # for the estimate: one core, small network, with labelling and validation
+SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.3}  # for the estimate: one core, small network, with labelling and validation
 
 for number in $IDS $ID; do
     case $number in
@@ -41,10 +43,10 @@ export LISTS_DIR
 
 if [ -z "$ID" ]; then
     read -ra ids <<< "$IDS"
-    one_by_one ID "$dataset" "${ids[@]}"
+    one_by_one ID camvid "${ids[@]}"
     runs=()
     for id in "${ids[@]}"; do
-        for row in $ROWS; do runs+=("$RUNS/$dataset-$id/$row"); done
+        for row in $ROWS; do runs+=("$RUNS/camvid-$id/$row"); done
     done
     call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
     exit
