@@ -30,6 +30,7 @@ eval "$(sed '/^source /,$d' "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-camvid.sh
 seed_c=$seed_b seed_f=$seed_b gamma=$gamma1 beta_ple=$beta images=367
 export DATA_ROOT=${DATA_ROOT:-}
 REPORT=${REPORT:-end}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # ids run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
 estimate "processor hours"
 
