@@ -104,10 +104,10 @@ class Bench:
         return {name: (statistics.median(values), values) for name, values in found.items()}
 
     def save(self):
-        """Write gpu.json as it stands."""
+        """Write gpu.json as it stands; with --only, gpu-TOPIC.json, so that the other stays."""
         settings = {"device": str(self.device), "backbone": self.size.backbone, "crop": self.size.crop,
                     "test size": self.size.test_size, "batch": self.size.batch, "images": self.size.images}
-        return measure.write("gpu", self.rows, self.options, settings, figures=self.figures, left_out=self.left_out,
+        return measure.write("-".join(["gpu", *self.options.only]), self.rows, self.options, settings, figures=self.figures, left_out=self.left_out,
                              failed=self.failed)
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything about a GPU in one call of at most ten minutes. Results (gpu.json, voc_chain.json) and logs go to OUT, by
-# default benchmarks/results; afterwards `python -m benchmarks.run_all --tables` writes them into docs/performance.md.
+# Everything about a GPU in one call of at most ten minutes (MINUTES). Results (gpu.json, voc_chain.json) and logs go to
+# OUT, by default benchmarks/results; afterwards `python -m benchmarks.run_all --tables` writes them into
+# docs/performance.md. Where several calls can be had, each word in a call of its own measures more.
 #
 #   benchmarks/gpu_session.sh          the tests that need a GPU, gpu.py, then voc_chain.py in the time that is left
 #   benchmarks/gpu_session.sh gpu      gpu.py alone, torch.compile and all

@@ -12,7 +12,7 @@ BEGIN, END = "<!-- tables: begin (python -m benchmarks.run_all writes them) -->"
 TOPICS = {  # script -> title; in the order of the document
     "loading": "Training images", "labeling": "Labelling", "disk": "Disk", "thresholds": "Thresholds",
     "loss": "Mutual loss", "validation": "Validation", "start": "Start", "growth": "Growth with the number of images"}
-GPU_TOPICS = {"gpu": "One GPU", "voc_chain": "A whole chain on one GPU"}  # benchmarks/gpu_session.sh runs these
+GPU_TOPICS = {"gpu": "One GPU", "gpu-compiled": "One GPU, torch.compile", "voc_chain": "A whole chain on one GPU"}  # benchmarks/gpu_session.sh runs these
 NEEDS_TRAINED = ("labeling", "disk")
 
 
@@ -62,8 +62,9 @@ def section(title, topic, result):
     settings = "; ".join(f"{name} {' x '.join(map(str, value)) if isinstance(value, list) else value}"
                          for name, value in sorted(result["settings"].items()))
     plot = "\n\n![time and memory over the number of images](growth.png)" if topic == "growth" else ""
-    origin = (f"`python -m benchmarks.{topic}`, {result['date'][:10]}, commit {result['commit']}, {machine['cpu']} with "
-              f"{machine['cores']} cores, {machine['threads']} thread(s), load {machine['load']}; {versions}. "
+    gpu = f"{machine['gpu']}, " if topic in GPU_TOPICS else ""
+    origin = (f"`python -m benchmarks.{topic.replace('-', ' --only ')}`, {result['date'][:10]}, commit {result['commit']}, "
+              f"{gpu}{machine['cpu']} with {machine['cores']} cores, {machine['threads']} thread(s), load {machine['load']}; {versions}. "
               f"{settings}.")
     return f"### {title}\n\n{measure.table(result['rows'])}{plot}\n\n{origin}"
 
