@@ -57,6 +57,7 @@ class Job:
         """Supervised training, or mutual training on the pseudo labels of another arm and the labelled images."""
         from dmt import stages
         from dmt.training import Interrupted, Recipe
+        from utils.runs import known_parts
 
         options = self.options
         if not mutual and not options.batch_size_labeled:
@@ -71,10 +72,10 @@ class Job:
         recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2, options.on_student_win,
                         options.online, val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
                         save_num_steps=options.save_num_steps)
-        parts = self._parts(self._batch_size())
+        name = options.exp_name or "-".join((self.spec.name, *self.split))
+        parts = self._parts(self._batch_size(), None if options.redo else known_parts(options.output_dir, name))
         plan = stages.Training(
-            options.exp_name or "-".join((self.spec.name, *self.split)), Path(options.output_dir), recipe,
-            options.epochs, options.batch_size_labeled, options.batch_size_pseudo if mutual else None, options.seed,
+            name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled, options.batch_size_pseudo if mutual else None, options.seed,
             pseudo_dir=self._pseudo_dir(), augment_pseudo=not options.no_aug, tiny_validation=options.valtiny,
             accumulate=parts, start=self._checkpoint("continue_from") if options.continue_from else None,
             weights=options.weights, save=not options.do_not_save, redo=options.redo,
@@ -158,10 +159,10 @@ class Job:
                     machine.precision.kind != "fp32", batch_size, options.batch_size_labeling, options.accumulate or 1,
                     machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0)
 
-    def _parts(self, batch_size):
+    def _parts(self, batch_size, known=None):
         """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed."""
         from dmt import memory
-        plan = memory.fit(self.spec, self._plan(batch_size))
+        plan = memory.fit(self.spec, self._plan(batch_size), known)
         if plan.max_memory is not None:
             print(f"memory: {memory.estimate(self.spec, plan)}", flush=True)
         return plan.accumulate

@@ -235,6 +235,7 @@ def label(predict_with, checkpoint, old, names, store, source, rules, machine, p
     origins = {file: {**origin, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
     expected = {**origins[checkpoint], "rules": asdict(rules), "previous": None if old is None else old.name,
                 "previous_sha256": None if old is None else origins[old]["checkpoint_sha256"]}
+    processes.agree(expected, f"the numbers, lists or files of the labelling in {store.folder}")
     began = time.monotonic()
 
     def begin():

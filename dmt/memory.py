@@ -86,9 +86,10 @@ def meta_network(num_classes, backbone, aspp_branches):
 # --- what fits --------------------------------------------------------------------------------------------------------
 
 
-def fit(spec, plan):
+def fit(spec, plan, known=None):
     """``plan`` with the fewest parts of a batch whose estimate is at most ``plan.max_memory`` GB; without it, ``plan``.
 
+    An earlier start of the same stage, perhaps with fewer processes, has picked ``known`` parts: that stays if it fits.
     Raises ``UserError`` where that needs more parts than a batch has images, where labelling or validation do not fit,
     and where ``plan.accumulate`` is more than there are images.
     """
@@ -113,6 +114,8 @@ def fit(spec, plan):
     if not plan.batch_size:
         return plan
     parts = 1 + bisect.bisect_left(range(1, plan.batch_size), True, key=lambda parts: training(parts) <= limit)
+    if known and parts < known <= plan.batch_size:
+        parts = known
     if training(parts) > limit:
         fewest = _divided(plan.batch_size, plan.processes)
         raise UserError(f"--max-memory {plan.max_memory:g}: training needs about {gb(training(parts))} even with "

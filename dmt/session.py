@@ -60,8 +60,9 @@ def _own_gpu(device, processes):
     count = torch.cuda.device_count()
     if device.index is not None or processes.local_size > count:
         raise UserError(f"{processes.local_size} processes on this machine need a GPU each, but "
-                        + (f"--device {device} is one" if device.index is not None else f"it has {count}")
-                        + "; start no more processes than there are GPUs, give --device cuda, or --device cpu")
+                        + (f"--device {device} is one; give --device cuda" if device.index is not None
+                           else f"it has {count or 'none'}; start no more processes than there are GPUs")
+                        + ", or --device cpu")
     torch.cuda.set_device(processes.local_rank)
     return torch.device("cuda", processes.local_rank)
 

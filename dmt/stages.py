@@ -91,6 +91,7 @@ def train(setting, plan):
             lists["unlabeled"] = pseudo_names
     fingerprint = _fingerprint(setting, plan, manifest, lists)
     processes = setting.machine.processes
+    processes.agree(json.dumps(fingerprint, sort_keys=True), f"the numbers, lists or files of {plan.name}")
 
     def check():
         if store is not None:

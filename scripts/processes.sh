@@ -89,7 +89,7 @@ finish() {
             unset "running[$name]" "slots[$name]"
             waiting=${waiting/ $name / } ended=1
             if [ $status != 0 ]; then
-                tail -n 3 "$OUTPUT_DIR/logs/$name.txt" >&2
+                said "$OUTPUT_DIR/logs/$name.txt" >&2
                 echo "error: '$name' failed (status $status); $OUTPUT_DIR/logs/$name.txt holds everything it printed" >&2
                 exit $status
             fi
@@ -98,6 +98,9 @@ finish() {
         if [ -z "$ended" ]; then sleep 0.2; fi
     done
 }
+
+# said FILE: the error that a stage has printed last, which torchrun's report follows; or its last lines.
+said() { tail -n 100 "$1" | grep '^error: ' | tail -n 1 || tail -n 3 "$1"; }
 
 # guard_running: whatever ends this shell ends what it has started beside itself.
 guard_running() {

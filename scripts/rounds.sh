@@ -62,9 +62,9 @@ print_help() {
 case ${1:-} in
     "") ;;
     -h | --help) print_help "${BASH_SOURCE[-1]}"; exit 0 ;;
-    --arms-parallel) export ARMS_PARALLEL=1 ;;
-    *) fail "unknown argument '$1': numbers are set in the environment, as in ep=1 $0 (see $0 --help)" ;;
+    --arms-parallel) export ARMS_PARALLEL=1; shift ;;
 esac
+if [ $# != 0 ]; then fail "unknown argument '$1': numbers are set in the environment, as in ep=1 $0 (see $0 --help)"; fi
 
 source "$(dirname "${BASH_SOURCE[0]}")/processes.sh"
 check_processes

@@ -22,8 +22,10 @@ from tests.test_distributed import metrics
 from tests.test_stages import SMALL, first_weights, tensors
 from tests.test_sync import HostReads
 from utils.errors import UserError
+from utils.files import write_json
 from utils.metrics import ConfusionMatrix
 from utils.precision import Precision
+from utils.runs import known_parts
 
 CLASSES, SIZE = 4, 17
 
@@ -342,6 +344,18 @@ def test_of_several_processes_the_share_of_one_counts(accumulate, processes, ima
              for rank in range(processes)]
     assert max(samples for own in steps for samples, _ in own.parts(0)) == images
     assert training(accumulate=accumulate, processes=processes) == training(batch_size=images)
+
+
+def test_an_earlier_start_of_a_stage_has_picked_already(tmp_path):
+    """With one process 4 parts were needed; with two 2 would do, but the stage goes on as it began. What does not fit: anew."""
+    limit = training(batch_size=2)
+    plan = dataclasses.replace(PLAN, max_memory=limit / 1e9, batch_size_labeling=1, processes=2)
+    assert [memory.fit(SPEC, plan, known).accumulate for known in (None, 4, 1, 9)] == [2, 4, 2, 2]
+    assert known_parts(tmp_path, "stage") is None
+    write_json(tmp_path / "stage" / "config.json", {"accumulate": 4})
+    assert known_parts(tmp_path, "stage") == 4
+    (tmp_path / "stage" / "config.json").write_text("{")
+    assert known_parts(tmp_path, "stage") is None
 
 
 def test_several_processes_need_fewer_parts():

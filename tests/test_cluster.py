@@ -86,6 +86,18 @@ def test_what_runs_side_by_side_ends_together(tmp_path):
     assert (tmp_path / "out" / "logs" / "slow.txt").read_text().startswith("started\n")
 
 
+@pytest.mark.parametrize("printed, shown", [("1\n2\nerror: a\nerror: b\nreport\n3\n4\n5", "error: b"), ("1\n2\n3\n4", "2\n3\n4")])
+def test_what_a_failed_stage_said_is_shown_and_not_the_report_after_it(printed, shown, tmp_path):
+    (tmp_path / "log.txt").write_text(printed + "\n")
+    assert bash("said log.txt", tmp_path).communicate()[0] == shown + "\n"
+
+
+@pytest.mark.parametrize("arguments", [["--arms-parallel", "more"], ["more"], ["--arms-parallel", "--foo"]])
+def test_words_that_mean_nothing_are_refused(arguments):
+    done = start("dmt_ple-voc-20-1.sh", *arguments, DRY_RUN="1")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1) and arguments[-1] in done.stderr
+
+
 def test_the_status_of_a_stage_comes_through_torchrun(tmp_path):
     text = f"stage --continue-from=absent.pt --labeling --data-root={tmp_path} || echo status $?"
     running = bash(text, tmp_path, NPROC="2", MIXED_PRECISION="0", TMPDIR=str(tmp_path))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ import torch
 from tests.conftest import REPOSITORY
 from tests.test_stages import SMALL, first_weights, tensors
 from tests.together import run
+from utils.distributed import Processes
+from utils.errors import UserError
 
 SIZES = ["--test-size", "65", "65", "--batch-size-labeling=3"]
 COUNTS = [2, 3]
@@ -238,6 +241,43 @@ def test_bad_input_is_one_line(everywhere, lines, root, tmp_path):
         assert (done.returncode, done.stderr.splitlines()) == (0, said)
     else:
         assert done.returncode != 0
+
+
+ALONE_HERE = """
+import sys, time
+sys.path.insert(0, {path!r})
+import torch
+from utils.distributed import Processes
+from utils.errors import UserError
+with Processes() as processes:
+    {line}
+"""
+
+
+@pytest.mark.parametrize("line, said", [
+    ("if processes.rank: raise UserError('nothing is here')\n    processes.connect(torch.device('cpu'))", "nothing is here"),
+    ("processes.connect(torch.device('cpu'))\n    processes.agree(min(processes.rank, 1), 'the numbers of it')",
+     "the processes differ in the numbers of it (rank 1 from rank 0)")])
+def test_who_does_not_come_or_has_other_numbers_ends_all(line, said, tmp_path):
+    """Also where nobody kills the others, as on another machine; a status that an earlier start has left is not this one's."""
+    (tmp_path / "apart.py").write_text(ALONE_HERE.format(path=str(REPOSITORY), line=line))
+    (tmp_path / "status").write_text("0")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    apart = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "localhost",
+             "MASTER_PORT": str(port)}
+    machines = [subprocess.Popen([sys.executable, tmp_path / "apart.py"], stderr=subprocess.PIPE, text=True, env={
+        **os.environ, **apart, "RANK": str(rank), "STATUS_FILE": str(tmp_path / f"status{rank or ''}")}) for rank in range(2)]
+    errors = [machine.communicate(timeout=100)[1] for machine in machines]
+    lines = [text for text in "".join(errors).splitlines() if text.startswith("error: ")]
+    assert len(lines) == 1 and said in lines[0], errors
+    assert (tmp_path / "status").read_text() == "2"
+
+
+def test_a_cluster_that_sets_ranks_alone_is_one_line():
+    with pytest.raises(UserError, match="MASTER_ADDR is not"):
+        Processes({"RANK": "0", "WORLD_SIZE": "4"})
 
 
 def test_the_status_is_that_of_the_one_who_speaks_however_long_it_takes(tmp_path):

@@ -41,6 +41,9 @@ class Processes:
         names = {"rank": ("RANK", 0), "size": ("WORLD_SIZE", 1), "local_rank": ("LOCAL_RANK", 0),
                  "local_size": ("LOCAL_WORLD_SIZE", 1)}
         started = "RANK" in environment and "WORLD_SIZE" in environment
+        if started and environment["WORLD_SIZE"] != "1" and "MASTER_ADDR" not in environment:
+            raise UserError("the environment variables RANK and WORLD_SIZE are set, but MASTER_ADDR is not; start several "
+                            "processes with torchrun, or unset them for one")
         for name, (variable, alone) in names.items():
             try:
                 setattr(self, name, int(environment.get(variable, alone)) if started else alone)
@@ -66,11 +69,31 @@ class Processes:
             return
         import torch.distributed as dist
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        self._meet()
         dist.init_process_group(backend, store=self._store(), rank=self.rank, world_size=self.size, timeout=_WAIT)
         self._connected = True
         everybody = [None] * self.size
         dist.all_gather_object(everybody, (socket.gethostname(), os.getpid()))
         self._fellows = everybody
+
+    def _meet(self):
+        """Wait until all are there, or until one has said that it will not come: on another machine, say."""
+        store, end = self._store(), time.monotonic() + _WAIT.total_seconds()
+        store.set(f"here {self.rank}", "")
+        while not store.check([f"here {rank}" for rank in range(self.size)]):
+            if store.check(["status"]):
+                raise SystemExit(int(store.get("status")))
+            if time.monotonic() > end:
+                raise UserError("the other processes have not come; look at what they print, and start the command again")
+            time.sleep(0.05)
+
+    def agree(self, value, what):
+        """Raise ``UserError`` unless ``value`` (comparable, picklable) is the same on all processes; ``what`` names it."""
+        values = self.gather(value)
+        if any(other != values[0] for other in values):
+            ranks = ", ".join(str(rank) for rank, other in enumerate(values) if other != values[0])
+            raise UserError(f"the processes differ in {what} (rank {ranks} from rank 0): start the same command, with the "
+                            "same numbers and data, on every machine")
 
     def sum(self, tensor):
         """Add up ``tensor`` (of one shape and type everywhere) over the processes, in its place; returns it."""
@@ -171,6 +194,9 @@ class Processes:
             self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
             signal.signal(signal.SIGTERM, self._end_by_signal)
             self._watch()
+            if os.environ.get(STATUS_FILE) and self.local_rank == 0:
+                with contextlib.suppress(OSError):  # that it cannot be written shows at the end
+                    Path(os.environ[STATUS_FILE]).write_bytes(b"")  # not that of an earlier start
         return self
 
     def __exit__(self, kind, error, trace):

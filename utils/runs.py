@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils import checkpoints, json_lines
 from utils.errors import UserError
-from utils.files import (locked, make_folder, read_sealed_json, remove_left_overs, replacing, sha256, write_json,
+from utils.files import (locked, make_folder, read_json, read_sealed_json, remove_left_overs, replacing, sha256, write_json,
                          write_sealed_json, write_text)
 
 _CODE = ("main.py", "dmt", "models", "data", "utils")  # what a result depends on
@@ -254,3 +254,12 @@ def _git(*words):
                               capture_output=True, text=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def known_parts(output_dir, name):
+    """In how many parts an earlier start of the stage ``name`` computed its batches, or None."""
+    try:
+        parts = read_json(Path(output_dir).expanduser() / name / "config.json")["accumulate"]
+    except (UserError, KeyError, TypeError):
+        return None
+    return parts if isinstance(parts, int) and parts > 0 else None
