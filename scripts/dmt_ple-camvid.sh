@@ -23,7 +23,7 @@ weight_decay=${weight_decay:-0.0005}
 
 # Round 0 and the baseline, supervised:
 ep0=${ep0:-100}  # epochs of l and r
-ep_b=${ep_b:-219}  # epochs of the baseline b: 1314 steps; l and r take 500 in round 0 and 810 in the rounds
+ep_b=${ep_b:-240}  # epochs of the baseline b: 1440 steps; l and r take 500 in round 0 and 920 in the rounds
 batch0=${batch0:-8}
 lr0=${lr0:-0.02}
 val0=${val0:-100}  # steps between validations
@@ -31,13 +31,13 @@ val0=${val0:-100}  # steps between validations
 # Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-ep=${ep:-2}  # epochs a round
-batch_labeled=${batch_labeled:-4}  # labelled images a step: from random weights, the papers' 1 and 7 forget rare classes
-batch_pseudo=${batch_pseudo:-4}  # pseudo-labelled images a step
+ep=${ep:-4}  # epochs a round
+batch_labeled=${batch_labeled:-1}  # labelled images a step
+batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
 lr=${lr:-0.01}
 gamma1=${gamma1:-5}  # dynamic weight where the arms agree
 gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
-val=${val:-54}  # steps between validations
+val=${val:-92}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then

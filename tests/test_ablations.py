@@ -145,7 +145,7 @@ def test_every_seed_has_its_own_images_split_and_folder():
     assert printed.count("--exp-name=ablations-shapes__p0--b") == 2
 
 
-@pytest.mark.parametrize("row, epochs, steps", [("baseline", 219, 219 * 6), ("full", 29, 29 * 46)])
+@pytest.mark.parametrize("row, epochs, steps", [("baseline", 352, 352 * 6), ("full", 46, 46 * 46)])
 def test_camvid_has_supervised_training_on_few_and_on_all_labels_for_as_many_steps(row, epochs, steps):
     """367 images, of which 45 are labelled at 1/8; batches of 8. The chain of an arm has about as many steps."""
     comments, stages, _ = dry("scripts/ablations/camvid.sh", IDS="2", ROWS=row, baseline_arms="b")

@@ -13,8 +13,15 @@ ID=${ID:-}  # this id alone, into OUTPUT_DIR itself
 ROWS=${ROWS:-baseline full dmt ple}  # rows to run, in this order; those of voc.sh are there, too
 dataset=${dataset:-$(dirname "${BASH_SOURCE[0]}")/camvid-half.yaml}  # or camvid: at full resolution
 crop=${crop:-97 129}  # height and width of the training crops
-ep_full=${ep_full:-29}  # epochs of "full", supervised on all labels: as many steps as b has on those of the split
-baseline_arms=${baseline_arms:-b l r}  # b on the labels of the split, for as many steps as a whole chain; round 0 of l and r
+# From random weights 500 steps of round 0, as in the launcher, are far from enough to teach anyone:
+ep0=${ep0:-260}  # epochs of l and r: 1300 steps
+ep_b=${ep_b:-352}  # epochs of b, on the labels of the split: 2112 steps, as many as round 0 and the rounds have together
+ep_full=${ep_full:-46}  # epochs of "full", supervised on all labels: as many steps
+ep=${ep:-2}  # epochs a round: 162 steps
+batch_labeled=${batch_labeled:-4}  # labelled images a step
+batch_pseudo=${batch_pseudo:-4}  # pseudo-labelled images a step
+val=${val:-54}  # steps between validations in the rounds
+baseline_arms=${baseline_arms:-b l r}  # b and round 0 of l and r
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.3}  # for the estimate: one core, small network, with labelling and validation
