@@ -75,7 +75,8 @@ class Job:
         name = options.exp_name or "-".join((self.spec.name, *self.split))
         parts = self._parts(self._batch_size(), None if options.redo else known_parts(options.output_dir, name))
         plan = stages.Training(
-            name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled, options.batch_size_pseudo if mutual else None, options.seed,
+            name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
+            options.batch_size_pseudo if mutual else None, options.seed,
             pseudo_dir=self._pseudo_dir(), augment_pseudo=not options.no_aug, tiny_validation=options.valtiny,
             accumulate=parts, start=self._checkpoint("continue_from") if options.continue_from else None,
             weights=options.weights, save=not options.do_not_save, redo=options.redo,
