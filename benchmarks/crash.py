@@ -87,7 +87,7 @@ def crash(root, folder, kills, seed=0):
     rng, done, chains, starts, terminated, finished = random.Random(seed), 0, 0, 0, 0, collections.Counter()
     while done < kills:  # chain after chain, each killed on its way until it gets to its end
         out, chains = folder / f"killed-{chains}", chains + 1
-        stages, ended_well, patience = tiny_chain(root, out), False, whole / 4
+        stages, ended_well, patience, before = tiny_chain(root, out), False, whole / 4, 0
         while not ended_well:
             pid, starts = start(stages, folder / "killed.log"), starts + 1
             polite = rng.random() < 0.25
@@ -97,8 +97,11 @@ def crash(root, folder, kills, seed=0):
                 raise RuntimeError(f"start {starts} ended with {code}; see {folder / 'killed.log'}")
             if not ended_well:
                 done, terminated = done + 1, terminated + polite
-                patience *= 1.1  # going over what is finished takes time, too: every chain comes to its end
-                finished[len([*out.glob("*.pt"), *out.glob("pseudo/*/manifest.json")])] += 1
+                now = len([*out.glob("*.pt"), *out.glob("pseudo/*/manifest.json")])
+                # Going over what is finished takes time, too, and a machine may be busier now than it was for the whole:
+                # every chain comes to its end.
+                patience *= 1.1 if now > before else 1.3
+                finished[now], before = finished[now] + 1, now
         second = digests(out)
         differing |= {f"{out.name}/{name}" for name in {*first, *second} if first.get(name) != second.get(name)}
         shutil.rmtree(out)
