@@ -3,21 +3,25 @@
     python -m benchmarks.crash --kills 200
 
 Runs a tiny chain (two arms, round 0, two rounds, the second with PLE) through main.py's own ``main``, each start in a
-forked process that dies by SIGKILL or SIGTERM after a random time. At the end every checkpoint, pseudo label,
-confidence, prediction and manifest must be there with the same bytes as after the uninterrupted chain.
+forked process that dies by SIGKILL or SIGTERM up to 20 ms after a random one of its file operations. At the end every
+checkpoint, pseudo label, confidence, prediction and manifest must be there with the same bytes as after the
+uninterrupted chain. Operations are counted, not seconds: where the kills fall does not depend on how busy the machine is.
 """
 
 import argparse
 import collections
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -43,17 +47,37 @@ def tiny_chain(root, out):
     return [stage + common for stage in stages]
 
 
-def start(stages, log):
-    """Fork a process that runs the chain and exits with the status of the stage that failed, or 0."""
+def start(stages, out, operation=None, number=signal.SIGKILL, delay=0.0):
+    """Fork a process that runs the chain and exits with the status of the stage that failed, or 0.
+
+    It sends itself the signal ``number``, ``delay`` seconds after its operation ``operation`` (counted from 1) on a file
+    under ``out``; with None it writes to ``out`` + ".json" how many there were, and what it imported. Returns what
+    ``os.waitstatus_to_exitcode`` gives.
+    """
     pid = os.fork()
     if pid:
-        return pid
-    status = 70
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status, operations, log, ours = 70, 0, f"{out}.log", f"{out}{os.sep}"
+
+    def die():
+        time.sleep(delay)
+        os.kill(os.getpid(), number)
+
+    def count(event, arguments):
+        nonlocal operations
+        if (event == "open" or event.startswith("os.")) and arguments and str(arguments[0]).startswith(ours):
+            operations += 1
+            if operations == operation:
+                threading.Thread(target=die, daemon=True).start()
+
     try:
         import main
+        sys.addaudithook(count)
         with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             for stage in stages:
                 main.main(stage)
+        if operation is None:
+            Path(f"{out}.json").write_text(json.dumps([operations, list(sys.modules)]))
         status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 71
@@ -76,51 +100,39 @@ def crash(root, folder, kills, seed=0):
     Raises ``RuntimeError`` when a start ends in any way but a kill, a stop on SIGTERM, or success.
     """
     import torch
-    import torch.utils.tensorboard  # noqa: F401 - so that the forked processes need not import it
     torch.set_num_threads(1)
     began = time.monotonic()
-    _, status = os.waitpid(start(tiny_chain(root, folder / "whole"), folder / "whole.log"), 0)
+    status = start(tiny_chain(root, folder / "whole"), folder / "whole")
     whole = time.monotonic() - began
     if status:
         raise RuntimeError(f"the uninterrupted chain ended with {status}; see {folder / 'whole.log'}")
+    operations, modules = json.loads((folder / "whole.json").read_text())
+    for name in modules:  # so that the forked processes need not do it each time
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     first, differing = digests(folder / "whole"), set()
     rng, done, chains, starts, terminated, finished = random.Random(seed), 0, 0, 0, 0, collections.Counter()
     while done < kills:  # chain after chain, each killed on its way until it gets to its end
         out, chains = folder / f"killed-{chains}", chains + 1
-        stages, ended_well, patience, before = tiny_chain(root, out), False, whole / 4, 0
+        stages, ended_well, patience = tiny_chain(root, out), False, operations / 5
         while not ended_well:
-            pid, starts = start(stages, folder / "killed.log"), starts + 1
-            polite = rng.random() < 0.25
-            code = wait(pid, rng.uniform(0, patience), signal.SIGTERM if polite else signal.SIGKILL)
-            ended_well = code == 0
+            number = signal.SIGTERM if starts % 4 == 3 else signal.SIGKILL
+            code = start(stages, out, 1 + int(rng.uniform(0, patience)), number, rng.uniform(0, 0.02))
+            starts, ended_well = starts + 1, code == 0
             if code not in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
-                raise RuntimeError(f"start {starts} ended with {code}; see {folder / 'killed.log'}")
+                raise RuntimeError(f"start {starts} ended with {code}; see {out}.log")
             if not ended_well:
-                done, terminated = done + 1, terminated + polite
-                now = len([*out.glob("*.pt"), *out.glob("pseudo/*/manifest.json")])
-                # Going over what is finished takes time, too, and a machine may be busier now than it was for the whole:
-                # every chain comes to its end.
-                patience *= 1.1 if now > before else 1.3
-                finished[now], before = finished[now] + 1, now
+                done, terminated = done + 1, terminated + (number == signal.SIGTERM)
+                finished[len([*out.glob("*.pt"), *out.glob("pseudo/*/manifest.json")])] += 1
+                patience *= 1.15  # going over what is finished takes operations, too: every chain comes to its end
         second = digests(out)
         differing |= {f"{out.name}/{name}" for name in {*first, *second} if first.get(name) != second.get(name)}
         shutil.rmtree(out)
     return {"kills": done, "of_them_sigterm": terminated, "chains": chains, "starts": starts,
-            "kills_by_finished_stages": dict(sorted(finished.items())), "files_compared": len(first),
+            "kills_by_finished_stages": dict(sorted(finished.items())), "operations_whole": operations,
+            "files_compared": len(first),
             "files_that_differ": sorted(differing), "seconds_whole": round(whole, 2),
             "seconds_in_all": round(time.monotonic() - began, 2)}
-
-
-def wait(pid, seconds, number):
-    """Wait for the process, send it the signal ``number`` after ``seconds``, and return its exit code."""
-    deadline, ended = time.monotonic() + seconds, 0
-    while not ended and time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        time.sleep(0.002)
-    if not ended:
-        os.kill(pid, number)
-        _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
 
 
 def main():

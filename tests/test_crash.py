@@ -18,7 +18,7 @@ def test_a_chain_killed_twenty_times_ends_with_the_same_bytes(shapes_root, tmp_p
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         figures = pool.submit(crash, shapes_root, tmp_path, kills=24).result()
     assert figures["files_that_differ"] == []
-    assert figures["kills"] >= 20
+    assert figures["kills"] >= 20 and figures["of_them_sigterm"] >= 2
     assert len(figures["kills_by_finished_stages"]) >= 5  # across the stages, not only in the first
     assert figures["files_compared"] == 6 + 1 + 4 * (3 * 16 + 1)
 
