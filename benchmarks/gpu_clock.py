@@ -3,6 +3,7 @@
 On a CPU the same functions run, as far as they mean something there; what does not is None.
 """
 
+import collections
 import contextlib
 import gc
 import time
@@ -66,11 +67,11 @@ def synchronizations(function, device):
     return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
-def waiting_share(function, device):
-    """Share of the time in which no kernel and no copy runs on the GPU while ``function()`` does; None on a CPU.
+def profiled(function, device):
+    """(share of the time in which no kernel and no copy runs on the GPU, seconds by kernel) of ``function()``.
 
-    The profiler tells how long the GPU is busy. It slows the host, so the time is that of a run without it, before. What
-    is measured after the first profile may be slower, too.
+    The seconds are a dict, the longest first. The profiler tells how long the GPU is busy. It slows the host, so the time
+    is that of a run without it, before. What is measured after the first profile may be slower, too. None on a CPU.
     """
     if torch.device(device).type != "cuda":
         function()
@@ -80,9 +81,13 @@ def waiting_share(function, device):
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         function()
         torch.cuda.synchronize(device)
-    busy = busy_time((event.time_range.start, event.time_range.end) for event in profiler.events()
-                     if event.device_type == torch.autograd.DeviceType.CUDA and not _spans_others(event))
-    return max(0.0, 1 - busy / 1e6 / seconds)
+    events = [event for event in profiler.events()
+              if event.device_type == torch.autograd.DeviceType.CUDA and not _spans_others(event)]
+    busy = busy_time((event.time_range.start, event.time_range.end) for event in events)
+    kernels = collections.Counter()
+    for event in events:
+        kernels[event.name] += event.time_range.elapsed_us() / 1e6
+    return max(0.0, 1 - busy / 1e6 / seconds), dict(kernels.most_common())
 
 
 def _spans_others(event):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from benchmarks import gpu_search, measure
-from benchmarks.gpu_clock import Parts, forget, synchronizations, waiting_share
+from benchmarks.gpu_clock import Parts, forget, profiled, synchronizations
 from benchmarks.gpu_correct import add_curve, second_pass
 from benchmarks.gpu_subjects import FORMAT, Subject, copy_of, cycled
 from data.specs import load_spec
@@ -96,12 +96,40 @@ def parts(bench):
 
 
 def waiting(bench):
-    """How long the GPU waits for the host. The last topic: the profiler may slow down what follows."""
+    """How long the GPU waits for the host, and which kernels it spends its time in.
+
+    The last topic: the profiler may slow down what follows.
+    """
     for name, variant in bench.with_graphs("", " with CUDA graphs").items():
         subject, few = Subject(bench.size, bench.device, variant), bench.batches
         subject.run(cycled(few, 6))
-        share = waiting_share(lambda: subject.run(cycled(few, bench.size.steps)), bench.device)
-        bench.row(f"share of the time in which the GPU waits{name}", "%", None if share is None else 100 * share)
+        found = profiled(lambda: subject.run(cycled(few, bench.size.steps)), bench.device)
+        if found:
+            bench.row(f"share of the time in which the GPU waits{name}", "%", 100 * found[0])
+            note_kernels(bench, f"a training step{name}", found[1], bench.size.steps)
+    machine, model = bench.images.machine(bench.device, bench.default), copy_of(bench.trained).eval()
+    forward = machine.forward(model, FORMAT)
+    resident = [batch[0].to(bench.device) for batch in itertools.islice(bench.images.whole(machine, labels=True), 8)]
+
+    @torch.inference_mode()
+    def network_alone():
+        for batch in resident:
+            forward(batch)
+
+    network_alone()
+    found = profiled(network_alone, bench.device)
+    if found:
+        note_kernels(bench, "a batch of the network alone, whole images", found[1], len(resident))
+
+
+def note_kernels(bench, what, kernels, count, most=25):
+    """Keep the milliseconds of the kernels that take longest, for each of ``count`` times, and print some of them."""
+    milliseconds = {name: 1000 * seconds / count for name, seconds in kernels.items()}
+    few = dict(itertools.islice(milliseconds.items(), most))
+    bench.figures.setdefault("kernels", {})[what] = few
+    print(f"{what}: {sum(milliseconds.values()):.2f} ms in {len(kernels)} kernels")
+    for name, value in few.items():
+        print(f"{value:8.3f}  {name[:150]}")
 
 
 def larger_batches(bench):

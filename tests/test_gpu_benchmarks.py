@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, measure, voc_chain
-from benchmarks.gpu_clock import Clock, busy_time, synchronizations, waiting_share
+from benchmarks.gpu_clock import Clock, busy_time, profiled, synchronizations
 from benchmarks.gpu_subjects import TINY, Variant
 from benchmarks.voc_chain import Price, Stage, training_price
 
@@ -42,7 +42,7 @@ def test_the_time_in_which_something_runs_by_hand():
 
 def test_what_means_nothing_on_a_cpu_is_left_out():
     calls = []
-    assert waiting_share(lambda: calls.append(1), "cpu") is synchronizations(lambda: calls.append(1), "cpu") is None
+    assert profiled(lambda: calls.append(1), "cpu") is synchronizations(lambda: calls.append(1), "cpu") is None
     assert Clock("cpu").peak(lambda: calls.append(1)) is None and len(calls) == 3
 
 
@@ -126,5 +126,6 @@ def test_a_synchronization_is_counted_and_waiting_is_seen():
     values = torch.ones(1000, device="cuda")
     assert synchronizations(lambda: [values.sum().item() for _ in range(3)], "cuda") == 3
     assert synchronizations(lambda: values.add_(1), "cuda") == 0
-    assert 0 <= waiting_share(lambda: [values.add_(1) for _ in range(10)], "cuda") <= 1
+    share, kernels = profiled(lambda: [values.add_(1) for _ in range(10)], "cuda")
+    assert 0 <= share <= 1 and 0 < sum(kernels.values()) < 1
     assert Clock("cuda").peak(lambda: torch.ones(2**20, device="cuda")) >= 2**22
