@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from data.specs import BUILT_IN, load_spec
+from dmt.prediction import for_inference, network_maps
 from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
 from models.description import Description, describe_checkpoint
 from models.exported import OnnxNetwork
@@ -52,11 +53,16 @@ class Arm:
             network = deeplab_v2(1, backbone if backbone in BACKBONES else "resnet101")
         return 5 * 4 * network.backbone.layer4[-1].conv3.out_channels / OUTPUT_STRIDE**2
 
+    @functools.cached_property
+    def _maps(self):
+        computes = self.network
+        if isinstance(computes, torch.nn.Module):
+            computes = for_inference(computes, self.precision, self.device)
+        return network_maps(computes, self.description.input_format, self.precision)
+
     def logits(self, images):
         """``images`` (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""
-        images = self.description.input_format.normalize(images.to(self.device, non_blocking=True))
-        with self.precision.autocast():
-            return self.network(images)
+        return self._maps(images.to(self.device, non_blocking=True))
 
 
 def load_arm(path, device, precision, spec=None, coco=None, aspp_branches=None):

@@ -2,7 +2,7 @@
 
 import torch
 
-from dmt.prediction import classify, covering
+from dmt.prediction import classify, classify_whole, covering
 from utils.metrics import ConfusionMatrix
 from utils.transfer import Upload
 
@@ -22,9 +22,13 @@ def evaluate(model, loader, forward, device, progress=iter, see=None):
         test_size = images.shape[1:3]
         on_device, *labels = upload(images, *labels)
         maps = forward(on_device)
-        for image, logits, label, index, size in zip(images, maps, labels, indices, sizes):
-            (rows, columns), _ = covering(size, test_size, logits.shape[1:])
-            classes = classify(logits[:, :rows, :columns], size, test_size, logits.shape[1:])
+        whole = classify_whole(maps, test_size) if maps.is_cuda else None
+        for number, (image, label, index, size) in enumerate(zip(images, labels, indices, sizes)):
+            if whole is None:
+                (rows, columns), _ = covering(size, test_size, maps.shape[2:])
+                classes = classify(maps[number, :, :rows, :columns], size, test_size, maps.shape[2:])
+            else:
+                classes = whole[number, : size[0], : size[1]]
             matrix.update(label, classes)
             if see is not None:
                 see(index, image, label, classes)

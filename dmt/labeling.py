@@ -19,7 +19,8 @@ import torch
 from data.confidence import decode
 from data.store import Prediction, PseudoLabelStore, find_predictions, grey_confidence, names_digest
 from dmt.enhancement import takes_previous
-from dmt.prediction import classify_with_confidence, covering, dequantize, quantize
+from dmt.prediction import (
+    classify_whole_with_confidence, classify_with_confidence, covering, dequantize, quantize)
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds, codes_of_thresholds, sample
 from utils.distributed import ALONE
 from utils.errors import UserError
@@ -30,6 +31,7 @@ from utils.transfer import Upload, download
 
 _THREADS = max(4, min(16, usable()))  # for reading and writing; zlib and the disk let others work meanwhile
 _PENDING = 64  # images that may wait to be written, so that a slow disk does not fill the memory
+_GROUP = 8  # images that a GPU decides at once: with one after the other it would wait for the processor
 
 
 @dataclass(frozen=True)
@@ -92,40 +94,41 @@ def predict(model, loader, names, store, forward, device, progress=iter):
     model.eval()
     histogram, upload = ConfidenceHistogram(model.num_classes), Upload(device)
 
-    def write(name, steps, *sizes):
-        store.write_logits(name, Prediction(steps(), *sizes))
+    def write(name, steps, number, part, *sizes):
+        store.write_logits(name, Prediction(steps()[number, :, : part[0], : part[1]], *sizes))
 
     with Writers() as writers:
         for images, _, indices, sizes in progress(loader):
-            test_size = images.shape[1:3]
-            maps = forward(*upload(images))
-            for logits, index, size in zip(maps, indices, sizes):
-                map_size = tuple(logits.shape[1:])
-                (rows, columns), _ = covering(size, test_size, map_size)
-                steps = quantize(logits[:, :rows, :columns])
-                classes, codes = classify_with_confidence(dequantize(steps), size, test_size, map_size)
-                histogram.update_codes(sample(classes), sample(codes))
-                writers.add(write, names[index], download(steps.to(torch.uint16)), tuple(size), map_size)
+            test_size, maps = images.shape[1:3], forward(*upload(images))
+            steps, map_size = quantize(maps), tuple(maps.shape[2:])
+            parts = [covering(size, test_size, map_size)[0] for size in sizes]
+            _count(histogram, steps, parts, sizes, test_size)
+            fetched = download(steps.to(torch.uint16))
+            for number, (index, part, size) in enumerate(zip(indices, parts, sizes)):
+                writers.add(write, names[index], fetched, number, part, tuple(size), map_size)
     return histogram
 
 
-def stored_prediction(store, name, test_size, device="cpu"):
-    """(classes (H, W) uint8, confidence codes (H, W) uint16) of an image whose logits are in ``store``, as arrays."""
-    classes, codes = _pixels(_steps(store.read_logits(name)), test_size, device)
-    return classes.cpu().numpy(), codes.cpu().numpy().astype(np.uint16)
-
-
-def _steps(prediction, pinned=False):
-    """A ``data.store.Prediction`` with its steps as an int32 tensor, which a GPU can fetch by itself if ``pinned``."""
-    steps = torch.from_numpy(prediction.steps.astype(np.int32))
-    return prediction._replace(steps=steps.pin_memory() if pinned else steps)
+def _count(histogram, steps, parts, sizes, test_size):
+    """Add every 16th pixel of the images of a batch, whose quantized maps are ``steps``, to ``histogram``."""
+    if steps.is_cuda:
+        classes, codes = classify_whole_with_confidence(dequantize(steps), test_size)
+        sampled = [[sample(maps[number, : size[0], : size[1]]) for number, size in enumerate(sizes)]
+                   for maps in (classes, codes)]
+        histogram.update_codes(*map(torch.cat, sampled))
+        return
+    for own, (rows, columns), size in zip(steps, parts, sizes):
+        classes, codes = classify_with_confidence(dequantize(own[:, :rows, :columns]), size, test_size, own.shape[1:])
+        histogram.update_codes(sample(classes), sample(codes))
 
 
 @torch.inference_mode()
-def _pixels(prediction, test_size, device):
-    """(classes uint8, confidence codes int32), (H, W) tensors on ``device``, of a prediction as ``_steps`` gives it."""
-    steps = dequantize(prediction.steps.to(device, non_blocking=True))
-    return classify_with_confidence(steps, prediction.size, test_size, prediction.map_size)
+def stored_prediction(store, name, test_size, device="cpu"):
+    """(classes (H, W) uint8, confidence codes (H, W) uint16) of an image whose logits are in ``store``, as arrays."""
+    prediction = store.read_logits(name)
+    steps = dequantize(torch.from_numpy(prediction.steps.astype(np.int32)).to(device))
+    classes, codes = classify_with_confidence(steps, prediction.size, test_size, prediction.map_size)
+    return classes.cpu().numpy(), codes.cpu().numpy().astype(np.uint16)
 
 
 def missing_batches(names, batches, store, read, take=lambda parts: None):
@@ -179,43 +182,72 @@ def write_pseudo_labels(names, test_size, store, previous, thresholds, rules, de
     ``previous`` is the store that holds the previous model's logits, or None. Returns the shares of labelled pixels, of
     all processes: {"before": thresholds alone, "after": with PLE, "changed": pixels whose label the merge changed}.
     """
-    on_gpu = torch.device(device).type != "cpu"
     stores, limits = [store] if previous is None else [store, previous], codes_of_thresholds(thresholds)
-    if on_gpu:
-        limits = torch.from_numpy(limits.astype(np.int32)).to(device)
-
-    def read(name):
-        return [_steps(source.read_logits(name), on_gpu) for source in stores]
-
-    def decided(predictions):
-        maps = [_pixels(prediction, test_size, device) for prediction in predictions]
-        if not on_gpu:  # numpy is the faster of the two there
-            maps = [(classes.numpy(), codes.numpy().astype(np.uint16)) for classes, codes in maps]
-        labels, codes, before = decide(maps[0], maps[1] if maps[1:] else None, limits, rules)
-        counts = [(before != 255).sum(), (labels != 255).sum(), (labels != before).sum()]
-        return labels, grey_confidence(labels, codes), (torch if on_gpu else np).stack(counts)
-
-    def one(name):
-        labels, grey, counts = decided(read(name))
-        store.write_maps(name, labels, grey)
-        return math.prod(labels.shape), counts
-
-    def one_after_another():
-        """One thread speaks to the GPU; others read for it, and fetch and write what it found."""
-        with Writers() as writers:
-            for name, predictions in zip(names, read_ahead(read, names)):
-                labels, grey, counts = decided(predictions)
-                writers.add(lambda name, *maps: store.write_maps(name, *(part() for part in maps)),
-                            name, download(labels), download(grey))
-                yield math.prod(labels.shape), counts
-
-    pixels, sums = 0, torch.zeros(3, dtype=torch.int64, device=device) if on_gpu else np.zeros(3, np.int64)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for size, counts in progress(one_after_another() if on_gpu else pool.map(one, names)):
-            pixels += size
-            sums += counts  # a GPU is asked for them once, at the end
+    # A GPU counts for itself and is asked for the sums once, at the end.
+    pixels, sums = 0, torch.zeros(3, dtype=torch.int64, device=device)
+    decide_all = _decide_in_groups if sums.is_cuda else _decide_one_by_one
+    for size in progress(decide_all(names, test_size, stores, limits, rules, sums)):
+        pixels += size
     pixels, *others = processes.sum_array(np.array([pixels, *sums.tolist()])).tolist()
     return dict(zip(("before", "after", "changed"), (count / pixels for count in others)))
+
+
+def _decide_one_by_one(names, test_size, stores, limits, rules, sums):
+    """Decide and write every image, in a few threads; yields their numbers of pixels. ``sums`` are added to."""
+    def one(name):
+        maps = [stored_prediction(store, name, test_size) for store in stores]
+        labels, codes, before = decide(maps[0], maps[1] if maps[1:] else None, limits, rules)
+        stores[0].write_maps(name, labels, grey_confidence(labels, codes))
+        return labels.size, [int(changed.sum()) for changed in (before != 255, labels != 255, labels != before)]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for size, counts in pool.map(one, names):
+            sums += torch.tensor(counts)
+            yield size
+
+
+def _decide_in_groups(names, test_size, stores, limits, rules, sums):
+    """As ``_decide_one_by_one``, on the device of ``sums``: a group of images at a time.
+
+    One thread speaks to the GPU; others read for it, and fetch and write what it found.
+    """
+    device = sums.device
+    limits = torch.from_numpy(limits.astype(np.int32)).to(device)
+    rows, columns = (torch.arange(length, device=device) for length in test_size)
+
+    def read(group):
+        """(steps of all stores and images (S, N, C, h, w), 16 bits; sizes (N, 2)), where a GPU can fetch them."""
+        predictions = [[store.read_logits(name) for name in group] for store in stores]
+        first = predictions[0][0]
+        steps = np.zeros((len(stores), len(group), len(first.steps), *first.map_size), np.uint16)
+        for own, of_store in zip(steps, predictions):
+            for whole, prediction in zip(own, of_store):
+                whole[:, : prediction.steps.shape[1], : prediction.steps.shape[2]] = prediction.steps
+        sizes = torch.tensor([prediction.size for prediction in predictions[0]])
+        found = [torch.from_numpy(steps.view(np.int16)), sizes]
+        return [tensor.pin_memory() for tensor in found] if sums.is_cuda else found
+
+    @torch.inference_mode()
+    def decided(steps, sizes):
+        steps, sizes = (tensor.to(device, non_blocking=True) for tensor in (steps, sizes))
+        logits = dequantize(steps.int() & 0xFFFF)  # the 16 bits are without a sign
+        maps = [classify_whole_with_confidence(own, test_size) for own in logits]
+        labels, codes, before = decide(maps[0], maps[1] if maps[1:] else None, limits, rules)
+        inside = (rows[:, None] < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
+        sums.add_(torch.stack([(found & inside).sum()
+                               for found in (before != 255, labels != 255, labels != before)]))
+        return download(labels), download(grey_confidence(labels, codes))
+
+    def write(name, number, size, *fetched):
+        stores[0].write_maps(name, *(maps()[number, : size[0], : size[1]] for maps in fetched))
+
+    groups = [names[start : start + _GROUP] for start in range(0, len(names), _GROUP)]
+    with Writers() as writers:
+        for group, (steps, sizes) in zip(groups, read_ahead(read, groups, 2 * _PENDING // _GROUP)):
+            fetched = decided(steps, sizes)
+            for number, (name, size) in enumerate(zip(group, sizes.tolist())):
+                writers.add(write, name, number, size, *fetched)
+                yield math.prod(size)
 
 
 def label(predict_with, checkpoint, old, names, store, source, rules, machine, progress=iter,

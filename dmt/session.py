@@ -21,7 +21,7 @@ from data.batches import whole_batches  # noqa: E402
 from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
-from dmt.prediction import network_maps  # noqa: E402
+from dmt.prediction import Forward  # noqa: E402
 from models import deeplab_v2  # noqa: E402
 from models.description import Description, said  # noqa: E402
 from models.input_format import input_format  # noqa: E402
@@ -29,8 +29,6 @@ from models.weights import load_imagenet_weights  # noqa: E402
 from utils.checkpoints import load_model  # noqa: E402
 from utils.distributed import ALONE  # noqa: E402
 from utils.errors import UserError  # noqa: E402
-from utils.precision import search_algorithms  # noqa: E402
-from utils.replay import Replay  # noqa: E402
 from utils.runs import software  # noqa: E402
 
 
@@ -143,13 +141,8 @@ class Machine:
         return model.compile_blocks() if self.compiled else model
 
     def forward(self, model, input_form):
-        """A function that runs ``model`` on a batch: (N, H, W, 3) uint8 BGR on the device -> logits (N, C, h, w)."""
-        maps = network_maps(model, input_form, self.precision)
-
-        def run(images):
-            search_algorithms(len(images) == self.batch_size)
-            return maps(images)
-        return Replay(run, self.device, self.graphs)
+        """The ``dmt.prediction.Forward`` of ``model`` on this machine."""
+        return Forward(model, input_form, self.precision, self.device, self.batch_size, self.graphs)
 
     def whole_batches(self, count):
         """This process's of the batches of ``count`` whole images, as lists of positions.
@@ -175,6 +168,7 @@ class Machine:
         def validate(model):
             if model not in forwards:
                 forwards[model] = self.forward(model, input_form)
+            forwards[model].refresh()  # it has learnt since the last time
             matrix = evaluate(model, loader, forwards[model], self.device, progress, see)
             matrix.restore(self.processes.sum_array(matrix.state()))
             return matrix

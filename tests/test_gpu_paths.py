@@ -10,7 +10,8 @@ from PIL import Image
 from data import png
 from data.confidence import NUM_CODES
 from data.store import Prediction, PseudoLabelStore, grey_confidence
-from dmt import labeling
+from dmt import labeling, prediction
+from dmt.prediction import dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds
 from dmt.training import Trainer
 from models import deeplab_v2
@@ -41,6 +42,46 @@ def test_tensors_are_decided_as_arrays_are(ple, background):
     assert found[0].dtype == torch.uint8 and (labels == 255).any() and (labels != 255).any()
     grey = grey_confidence(found[0], found[1])
     assert grey.dtype == torch.uint8 and (grey.numpy() == grey_confidence(labels, codes)).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 2**26])
+@pytest.mark.parametrize("test_size, map_size", [((65, 65), (9, 9)), ((50, 70), (7, 9))])
+def test_whole_maps_are_decided_as_each_image_is(test_size, map_size, at_once, monkeypatch):
+    """To the bit: a labelling that goes on computes image by image what an earlier start did in batches."""
+    monkeypatch.setattr(prediction, "_AT_ONCE", at_once)
+    logits = dequantize(quantize(4 * torch.randn(3, 5, *map_size, generator=torch.Generator().manual_seed(0))))
+    classes, codes = prediction.classify_whole_with_confidence(logits, test_size)
+    assert torch.equal(prediction.classify_whole(logits, test_size), classes)
+    for own, found, found_codes, size in zip(logits, classes, codes, [(50, 65), (33, 9), (1, 1)]):
+        (rows, columns), _ = prediction.covering(size, test_size, map_size)
+        expected = prediction.classify_with_confidence(own[:, :rows, :columns], size, test_size, map_size)
+        assert torch.equal(found[: size[0], : size[1]], expected[0])
+        assert torch.equal(found_codes[: size[0], : size[1]], expected[1])
+
+
+@pytest.mark.parametrize("ple", [False, True])
+def test_groups_are_labelled_as_images_one_by_one(ple, tmp_path):
+    """Eleven images are a whole group and a part of one."""
+    rng, names = np.random.default_rng(0), [f"image-{number}" for number in range(11)]
+    sizes = {name: tuple(rng.integers(1, 66, 2).tolist()) for name in names}
+    stores = [PseudoLabelStore(tmp_path / kind) for kind in ("new", "old")[: 1 + ple]]
+    for store in stores:
+        for name, size in sizes.items():
+            shape = 5, *prediction.covering(size, (65, 65), (9, 9))[0]
+            steps = np.minimum(rng.exponential(4000, shape), 65535).astype(np.uint16)
+            steps[rng.integers(5)] = 0
+            store.write_logits(name, Prediction(steps, size, (9, 9)))
+    found, limits = [], np.array([500, 30000, 41000, 0, NUM_CODES], np.uint16)
+    for decide_all in (labeling._decide_one_by_one, labeling._decide_in_groups):
+        sums = torch.zeros(3, dtype=torch.int64)
+        pixels = list(decide_all(names, (65, 65), stores, limits, labeling.LabelingRules(0.5, 0.01), sums))
+        assert pixels == [height * width for height, width in sizes.values()]
+        found.append((sums.tolist(), {name: [path(name).read_bytes() for path in (stores[0].label_path,
+                                                                                  stores[0].confidence_path)]
+                                      for name in names}))
+    assert found[0] == found[1]
+    before, after, changed = found[0][0]
+    assert 0 < before < sum(pixels) and after > 0 and (changed > 0) == ple
 
 
 def test_thresholds_of_tensors_by_hand():
@@ -235,6 +276,25 @@ def test_a_gpu_labels_as_a_cpu_does(shapes_root, tmp_path, command):
              for file in files]
     different = sum((first != second).sum() for first, second in pairs)
     assert len(files) == 16 and different <= 0.01 * sum(first.size for first, _ in pairs)
+
+
+@pytest.mark.gpu
+def test_a_labelling_on_a_gpu_that_goes_on_gives_the_same_bytes(shapes_root, tmp_path, command):
+    """What an earlier start has stored is counted image by image, the rest in batches."""
+    first_weights(tmp_path / "new.pt", 8, seed=1, sureness=10)
+    folder = tmp_path / "labels"
+
+    def digests():
+        files = [path for path in folder.rglob("*") if path.suffix in (".png", ".steps") or path.name == "manifest.json"]
+        return {path: path.read_bytes() for path in files}
+
+    assert label(command, shapes_root, tmp_path, "new.pt", folder, "--device=cuda", "--batch-size-labeling=4")[0] == 0
+    expected = digests()
+    (folder / "manifest.json").unlink()
+    for path in sorted(folder.glob("logits/*.steps"))[:6]:
+        path.unlink()
+    assert label(command, shapes_root, tmp_path, "new.pt", folder, "--device=cuda", "--batch-size-labeling=4")[0] == 0
+    assert digests() == expected and len(expected) == 3 * 16 + 1
 
 
 @pytest.mark.gpu

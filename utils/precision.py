@@ -23,6 +23,11 @@ class Precision:
         self.skipped = torch.zeros((), device=self.device)  # on the device, so that counting costs no synchronization
         self._apex = importlib.import_module("apex.amp") if kind == "apex" else None
 
+    @property
+    def dtype(self):
+        """What the network's convolutions compute with, where nothing patches torch (as Apex does)."""
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.kind, torch.float32)
+
     def prepare(self, model, optimizer):
         """Hand model and optimizer to Apex where it is the backend; otherwise return them as they are.
 
