@@ -48,7 +48,8 @@ class Job:
         workers = options.workers
         if workers is None:
             workers = 0 if device.type == "cpu" else max(1, min(8, usable() // processes.local_size))
-        graphs = options.cuda_graphs and precision.kind != "apex"  # Apex reads the GPU in every step
+        graphs = options.max_memory is None if options.cuda_graphs is None else options.cuda_graphs
+        graphs = graphs and precision.kind != "apex"  # it reads the GPU in every step
         self.machine = Machine(device, precision, workers, options.batch_size_labeling, options.compile, graphs,
                                processes)
         self.network = Network(options.backbone, options.aspp_branches, options.coco, self.spec)

@@ -26,10 +26,10 @@ from utils.errors import reports_user_errors
 
 TRAINING_SHARE = 45  # the aim at batch 8, % of the matrix rate
 TOPICS = {  # topic -> seconds on an H100 or H200, from above
-    gpu_correct.ceilings: 10, gpu_correct.agreement: 15, gpu_correct.curves: 60, gpu_correct.labels: 20,
-    gpu_correct.overflow: 10, gpu_speed.training: 70, gpu_speed.parts: 15, gpu_speed.inference: 40,
-    gpu_speed.loader: 60, gpu_speed.memory: 20, gpu_speed.larger_batches: 60, gpu_speed.search: 60,
-    gpu_speed.compiled: 200, gpu_speed.waiting: 20}
+    gpu_correct.ceilings: 5, gpu_correct.agreement: 10, gpu_correct.curves: 50, gpu_correct.labels: 15,
+    gpu_correct.overflow: 3, gpu_speed.training: 40, gpu_speed.parts: 5, gpu_speed.inference: 25,
+    gpu_speed.larger_batches: 25, gpu_speed.search: 50, gpu_speed.loader: 25, gpu_speed.memory: 8,
+    gpu_speed.compiled: 80, gpu_speed.waiting: 12}
 NEEDED = ("ceilings", "curves", "labels", "training")  # by the others
 
 
@@ -44,7 +44,7 @@ class Bench:
         self.options, self.device = options, choose_device(options.device)
         self.size = TINY if options.quick else Size()
         self.clock, self.on_gpu = Clock(self.device), self.device.type == "cuda"
-        self.default = Variant() if self.on_gpu else Variant(kind="bf16")  # fp16 is for GPUs
+        self.default = Variant() if self.on_gpu else Variant(kind="bf16", graphs=False)  # fp16 is for GPUs
         self.kinds = ("fp16", "bf16") if self.on_gpu else ("bf16",)
         self.rows, self.figures, self.left_out, self.failed = [], {}, [], {}
         self.damaged = False  # a recording that fails leaves torch's allocator as it was within
@@ -68,10 +68,9 @@ class Bench:
         """The same at the recipe's size."""
         return self.batches_of(self.size.batch)
 
-    def with_graphs(self, without, within):
-        """{name: Variant} as a launcher runs it, and on a GPU also as CUDA graphs."""
-        both = {without: self.default, within: replace(self.default, graphs=True)}
-        return both if self.on_gpu else {without: self.default}
+    def with_graphs(self, within, without):
+        """{name: Variant} as a launcher runs it, and on a GPU also without CUDA graphs."""
+        return {within: self.default} | ({without: replace(self.default, graphs=False)} if self.on_gpu else {})
 
     def attempt(self, what, function):
         """``function()``; what it raises is reported at the end, and the rest goes on. Returns whether it came through."""
@@ -81,7 +80,7 @@ class Bench:
         except Exception as error:
             traceback.print_exc()
             self.failed[what] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self.damaged |= "captur" in str(error)
+            self.damaged |= "CUDA graph" in str(error)
             return False
 
     @property

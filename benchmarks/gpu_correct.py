@@ -57,10 +57,11 @@ def distance(found, exact):
 def curves(bench):
     """Short trainings from the same weights on the same batches: the loss of each step, in 16 bits and in float32."""
     start, bench.curve_limit = network(bench.size, bench.device, seed=1), CURVE_OFF
-    variants = {"float32": replace(bench.default, kind="fp32"), "float32 again": replace(bench.default, kind="fp32")}
-    variants |= {kind: replace(bench.default, kind=kind) for kind in bench.kinds}
+    plain = replace(bench.default, graphs=False)
+    variants = dict.fromkeys(("float32", "float32 again"), replace(plain, kind="fp32"))
+    variants |= {kind: replace(plain, kind=kind) for kind in bench.kinds}
     if bench.on_gpu:
-        variants["CUDA graphs"] = replace(bench.default, graphs=True)
+        variants["CUDA graphs"] = bench.default
     for name, variant in variants.items():
         with tf32(not name.startswith("float32")):
             add_curve(bench, name, variant, start)

@@ -1,8 +1,9 @@
-"""Seconds of the first training step of a process, and crops a second, with or without cuDNN's search for algorithms.
+"""What cuDNN's search for algorithms costs a process and brings: first steps, speed and memory, with a given limit.
 
-benchmarks.gpu starts it, since what cuDNN has found for a shape stays with a process. Prints the two numbers.
+benchmarks.gpu starts it, since what cuDNN has found for a shape stays with a process. Prints a JSON object.
 """
 
+import json
 import statistics
 import subprocess
 import sys
@@ -11,37 +12,57 @@ import torch
 
 from benchmarks import measure
 from benchmarks.gpu_clock import Clock
-from benchmarks.gpu_subjects import Size, Subject, Variant, cycled
+from benchmarks.gpu_subjects import FORMAT, Size, Subject, Variant, cycled
+from dmt.prediction import Forward
+from utils import precision
 
 
-def apart(device, searches):
-    """(seconds of the first step, crops a second) of a launcher's training at VOC's size, in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_search", "--device", str(device)]
-                          + ["--search"] * searches, cwd=measure.REPOSITORY, capture_output=True, text=True)
+def apart(device, tried, *more):
+    """What ``speed`` finds at VOC's size, in a process of its own; ``tried`` algorithms of each convolution, 0: no search."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_search", f"--device={device}", f"--tried={tried}", *more],
+                          cwd=measure.REPOSITORY, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-1000:])
-    return tuple(map(float, done.stdout.split()[-2:]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def speed(size, device, variant):
-    """The same for any ``Size`` and ``Variant``, in this process, on a batch of random crops."""
-    shape, clock = (size.batch, *size.crop), Clock(device)
+def speed(size, device, tried, compiled=False):
+    """{"first step": seconds, "crops": a second, "first batch": seconds, "images": a second, "GB": at most} of a
+    launcher's training and labelling on random pixels, the best of what was found."""
+    precision.ALGORITHMS, variant, clock = tried or 1, Variant(search=tried > 0, compiled=compiled), Clock(device)
+    shape, found = (size.batch, *size.crop), {}
     batch = (torch.randint(256, (*shape, 3), dtype=torch.uint8), torch.randint(size.classes, shape, dtype=torch.uint8),
              torch.randint(256, shape, dtype=torch.uint8))
     subject = Subject(size, device, variant)
-    first = clock.seconds(lambda: subject.run([batch]))
-    subject.run(cycled([batch], 6))
-    seconds = [clock.seconds(lambda: subject.run(cycled([batch], size.steps))) for _ in range(size.rounds)]
-    return first, size.batch * size.steps / statistics.median(seconds)
+    found["first step"] = clock.seconds(lambda: subject.run([batch]))
+    found["crops"] = size.batch * size.steps / steady(clock, size, lambda count: subject.run(cycled([batch], count)))
+    images = torch.randint(256, (size.batch, *size.test_size, 3), dtype=torch.uint8, device=device)
+    forward = Forward(subject.model.eval(), FORMAT, subject.precision, device, size.batch if tried else 0)
+
+    @torch.inference_mode()
+    def predict(count):
+        for _ in range(count):
+            forward(images)
+
+    found["first batch"] = clock.seconds(lambda: predict(1))
+    found["images"] = size.batch * size.steps / steady(clock, size, predict)
+    return found | {"GB": torch.cuda.max_memory_reserved(device) / 1e9 if clock.on_gpu else None}
+
+
+def steady(clock, size, run):
+    """Median seconds of ``run(size.steps)``, after a few steps."""
+    run(6)
+    return statistics.median(clock.seconds(lambda: run(size.steps)) for _ in range(size.rounds))
 
 
 def main():
-    """Print the two numbers."""
+    """Print what was found."""
     parser = measure.gpu_parser(__doc__)
-    parser.add_argument("--search", action="store_true", help="let cuDNN search")
+    parser.add_argument("--tried", type=int, required=True, help="algorithms of each convolution; 0: no search")
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile")
     options = measure.parsed(parser)
     measure.need_gpu(options)
-    print(*speed(Size(), options.device, Variant(search=options.search)))
+    print(json.dumps(speed(Size(), options.device, options.tried, options.compiled)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dmt import labeling
 from dmt.check import Plan
 from dmt.evaluation import evaluate
 from dmt.memory import memory_bytes
+from utils.precision import ALGORITHMS
 
 LABELLING_SHARE, MEMORY = 55, 6.0  # the aims: % of the matrix rate, and GB at batch 8
 
@@ -34,8 +35,7 @@ def training(bench):
                 "without channels_last": replace(default, channels_last=False),
                 "without fused SGD": replace(default, fused=False)}
     if bench.on_gpu:
-        variants |= {"CUDA graphs": replace(default, graphs=True), "bf16": replace(default, kind="bf16"),
-                     "bf16, CUDA graphs": replace(default, kind="bf16", graphs=True)}
+        variants |= {"without CUDA graphs": replace(default, graphs=False), "bf16": replace(default, kind="bf16")}
     compare_training(bench, variants, bench.size.batch)
 
 
@@ -65,17 +65,21 @@ def compare_training(bench, variants, batch):
 
 
 def search(bench):
-    """With and without cuDNN's search, each in a process of its own: algorithms that were found stay with a process."""
-    for name, searches in (("with", True), ("without", False)):
-        first, crops = gpu_search.apart(bench.device, searches) if bench.on_gpu else gpu_search.speed(
-            bench.size, bench.device, bench.default)  # a CPU has no such search
-        bench.row(f"training, batch {bench.size.batch}, in a fresh process {name} cuDNN's search", "crops/s", crops,
-                  note=f"{bench.share(3 * crops * bench.crop_flop):.1f} % of the matrix rate; the first step took {first:.1f} s")
+    """cuDNN's search with several limits, each in a process of its own: algorithms that were found stay with a process."""
+    for tried in (0, 1, 4, 10):
+        found = gpu_search.apart(bench.device, tried) if bench.on_gpu else gpu_search.speed(
+            bench.size, bench.device, tried)  # a CPU has no such search
+        name = f"in a fresh process, {tried or 'no'} algorithms tried"
+        memory = f"; {found['GB']:.1f} GB at most" if found["GB"] else ""
+        bench.row(f"training, batch {bench.size.batch}, {name}", "crops/s", found["crops"],
+                  note=f"the first step took {found['first step']:.1f} s{memory}")
+        bench.row(f"the network alone on whole images, {name}", "images/s", found["images"],
+                  note=f"the first batch took {found['first batch']:.1f} s")
 
 
 def parts(bench):
     """Where a step's time goes, and how often it makes the host wait."""
-    for name, variant in bench.with_graphs("", " with CUDA graphs").items():
+    for name, variant in bench.with_graphs("", " without CUDA graphs").items():
         subject, few = Subject(bench.size, bench.device, variant), bench.batches
         subject.run(cycled(few, 6))
         step, many = (lambda: subject.run(few[:1])), cycled(few, bench.size.steps)
@@ -100,7 +104,7 @@ def waiting(bench):
 
     The last topic: the profiler may slow down what follows.
     """
-    for name, variant in bench.with_graphs("", " with CUDA graphs").items():
+    for name, variant in bench.with_graphs("", " without CUDA graphs").items():
         subject, few = Subject(bench.size, bench.device, variant), bench.batches
         subject.run(cycled(few, 6))
         found = profiled(lambda: subject.run(cycled(few, bench.size.steps)), bench.device)
@@ -135,18 +139,20 @@ def note_kernels(bench, what, kernels, count, most=25):
 def larger_batches(bench):
     """Batch 16 and 32, one by one and as CUDA graphs."""
     for batch in bench.size.other_batches:
-        compare_training(bench, bench.with_graphs(f"as a launcher trains ({bench.default.kind})", "CUDA graphs"), batch)
+        compare_training(bench, bench.with_graphs(f"as a launcher trains ({bench.default.kind})", "without CUDA graphs"), batch)
 
 
 def compiled(bench):
-    """torch.compile, alone and within CUDA graphs; correct only if its loss curve agrees, too."""
+    """torch.compile, correct only if its loss curve agrees, too; and how soon a process starts that finds all compiled."""
     if not bench.on_gpu:
         return  # on a CPU it would take minutes
-    variants = {"torch.compile": replace(bench.default, compiled=True),
-                "torch.compile, CUDA graphs": replace(bench.default, compiled=True, graphs=True)}
-    compare_training(bench, {f"as a launcher trains ({bench.default.kind})": bench.default, **variants},
+    variant = replace(bench.default, compiled=True)
+    compare_training(bench, {f"as a launcher trains ({bench.default.kind})": bench.default, "torch.compile": variant},
                      bench.size.batch)
-    add_curve(bench, "torch.compile", variants["torch.compile"], bench.start)
+    add_curve(bench, "torch.compile", variant, bench.start)
+    found = gpu_search.apart(bench.device, ALGORITHMS, "--compiled")
+    bench.row(f"training, batch {bench.size.batch}, torch.compile in a fresh process", "crops/s", found["crops"],
+              note=f"the first step took {found['first step']:.1f} s")
 
 
 # --- labelling and validation -----------------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ def compiled(bench):
 def inference(bench):
     """Images a second of the network alone, of labelling and of validation, from batches in memory."""
     size, images = bench.size, bench.images
-    for name, variant in bench.with_graphs("", ", CUDA graphs").items():
+    for name, variant in bench.with_graphs("", ", without CUDA graphs").items():
         machine, model = images.machine(bench.device, variant), copy_of(bench.trained).eval()
         few = list(itertools.islice(images.whole(machine, labels=True), 8))
         many, names = repeated(few, images.names, size.rounds)
@@ -213,9 +219,8 @@ def add_inference(bench, what, rate, peak, aim=None):
 def loader(bench):
     """Training, labelling and validation from files: the loader alone, and all together."""
     size, images = bench.size, bench.images
-    fast = replace(bench.default, graphs=bench.on_gpu)
-    machine, subject = images.machine(bench.device, fast), Subject(size, bench.device, fast)
-    many = 20 * size.steps * size.rounds  # what the workers have ready when the clock starts is a small part
+    machine, subject = images.machine(bench.device, bench.default), Subject(size, bench.device, bench.default)
+    many = 8 * size.steps * size.rounds  # what the workers have ready when the clock starts is a small part
     for what, run in {"the loader alone": lambda some: consume(some), "training": subject.run}.items():
         batches = iter(images.training(machine, size.batch))
         run(list(itertools.islice(batches, 8)))  # the workers have started by then

@@ -54,7 +54,7 @@ class Variant:
     search: bool = True  # cuDNN's benchmark mode: the fastest algorithm of each convolution is looked for
     fused: bool = True
     compiled: bool = False
-    graphs: bool = False
+    graphs: bool = True
 
     @property
     def features(self):
@@ -66,7 +66,7 @@ class Variant:
         """The options of main.py that give it, as far as there are any."""
         words = [] if self.kind == "fp32" else ["--mixed-precision"]
         words += ["--amp-dtype=bf16"] if self.kind == "bf16" else []
-        return " ".join(words + ["--compile"] * self.compiled + ["--cuda-graphs"] * self.graphs)
+        return " ".join(words + ["--compile"] * self.compiled + ["--no-cuda-graphs"] * (not self.graphs))
 
 
 class Silent:

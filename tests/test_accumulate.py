@@ -279,7 +279,7 @@ def test_all_stages_take_the_options_and_steps_in_parts_wait_for_nothing(shapes_
         assert reads.found == []  # the host does not wait for the parts, either
 
     monkeypatch.setattr(Trainer, "_train_step", step)
-    status, printed, errors = command("--epochs=1", "--batch-size-pseudo=3", "--accumulate=4", "--cuda-graphs", *common)
+    status, printed, errors = command("--epochs=1", "--batch-size-pseudo=3", "--accumulate=4", *common)
     assert status == 0, errors
     assert seen[0][0] == ((1, 1), (1, 1), (1, 1), (1, 0))
     assert all(places == seen[0][1] for _, places in seen)  # where a graph would write
@@ -400,7 +400,7 @@ def test_the_estimate_counts_what_backward_keeps(count):
 
 @pytest.mark.gpu
 def test_graphs_of_parts_train_as_well_as_steps_one_by_one(shapes_root, tmp_path, command):
-    for name, more in {"eager": [], "graphs": ["--cuda-graphs"]}.items():
+    for name, more in {"eager": ["--no-cuda-graphs"], "graphs": []}.items():
         status, _, errors = stage(command, shapes_root, tmp_path, name, "--epochs=5", "--accumulate=2", "--device=cuda",
                                   *more)
         assert status == 0, errors

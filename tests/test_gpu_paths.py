@@ -17,6 +17,7 @@ from dmt.training import Trainer
 from models import deeplab_v2
 from models.deeplab import DeepLabV2
 from tests.test_stages import SMALL, first_weights, label, tensors
+from utils.errors import UserError
 from utils.metrics import ConfusionMatrix, count_apart
 from utils.replay import Replay
 from utils.transfer import Upload, download
@@ -149,7 +150,7 @@ def test_what_a_step_changes_stays_where_it_is(shapes_root, tmp_path, command, m
     monkeypatch.setattr(Trainer, "_learn", learn)
     status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
                                 "--epochs=3", "--batch-size-labeled=4", "--val-num-steps=2", "--log-num-steps=1",
-                                f"--output-dir={tmp_path}", "--test-size", 65, 65, "--cuda-graphs", "--device=cpu", *SMALL)
+                                f"--output-dir={tmp_path}", "--test-size", 65, 65, "--device=cpu", *SMALL)
     assert status == 0, errors
     assert len(places) == 6 and all(place == places[0] for place in places)
 
@@ -190,7 +191,7 @@ def test_a_recording_that_fails_leaves_no_half_graph(monkeypatch):
     for _ in range(3):
         replay(1)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="cannot be captured"):
+        with pytest.raises(UserError, match="cannot be captured.*--no-cuda-graphs"):
             replay(1)
     replay(2)  # of another shape: computed without a graph
     assert calls[-1] == 2
@@ -228,7 +229,7 @@ def test_a_replayed_call_computes_with_its_own_arguments():
 @pytest.mark.parametrize("amp", [[], ["--mixed-precision"], ["--mixed-precision", "--amp-dtype=bf16"]])
 def test_graphs_train_as_well_as_steps_one_by_one(amp, shapes_root, tmp_path, command):
     """Full batches and an incomplete last one."""
-    for name, more in {"eager": [], "graphs": ["--cuda-graphs"]}.items():
+    for name, more in {"eager": ["--no-cuda-graphs"], "graphs": []}.items():
         status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
                                     "--epochs=5", "--batch-size-labeled=3", "--val-num-steps=5", "--device=cuda",
                                     f"--output-dir={tmp_path}", "--test-size", 65, 65, f"--exp-name={name}", *SMALL,
@@ -242,13 +243,14 @@ def test_graphs_train_as_well_as_steps_one_by_one(amp, shapes_root, tmp_path, co
 
 
 @pytest.mark.gpu
-def test_no_synchronization_in_a_whole_step_on_a_gpu(shapes_root, tmp_path, command, monkeypatch):
-    """Of transfer, network, loss, scaler, optimizer and sums; the first steps allocate and choose algorithms."""
+@pytest.mark.parametrize("graphs", [[], ["--no-cuda-graphs"]])
+def test_no_synchronization_in_a_whole_step_on_a_gpu(graphs, shapes_root, tmp_path, command, monkeypatch):
+    """Of transfer, network, loss, scaler, optimizer and sums; the first steps allocate, choose algorithms and record."""
     original, steps = Trainer._train_step, []
 
     def step(self, *batch):
         batch = [part.pin_memory() for part in batch]
-        torch.cuda.set_sync_debug_mode("error" if self.step >= 3 else "default")
+        torch.cuda.set_sync_debug_mode("error" if self.step >= 4 else "default")
         try:
             original(self, *batch)
         finally:
@@ -258,7 +260,7 @@ def test_no_synchronization_in_a_whole_step_on_a_gpu(shapes_root, tmp_path, comm
     monkeypatch.setattr(Trainer, "_train_step", step)
     status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
                                 "--epochs=5", "--batch-size-labeled=4", "--device=cuda", "--mixed-precision",
-                                f"--output-dir={tmp_path}", "--test-size", 65, 65, *SMALL)
+                                f"--output-dir={tmp_path}", "--test-size", 65, 65, *SMALL, *graphs)
     assert status == 0 and len(steps) == 10, errors
 
 

@@ -217,9 +217,10 @@ def _machine(parser):
                        help="16-bit format of --mixed-precision: fp16 with dynamic loss scaling (default, as in the "
                             "papers), or bf16, which runs on a CPU too")
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    group.add_argument("--cuda-graphs", action="store_true",
-                       help="on a GPU: record the work of a full batch once and replay it (the same results; for GPUs "
-                            "that wait for the processor; not for a training by several processes)")
+    group.add_argument("--cuda-graphs", action=argparse.BooleanOptionalAction, default=None,
+                       help="on a GPU: record the work of a full batch once and replay it, so that the GPU does not wait "
+                            "for the processor (default, but not with --max-memory, for what is recorded keeps its "
+                            "memory; never in a training by several processes, nor with Apex)")
     group.add_argument("--compile", action="store_true",
                        help="torch.compile of the residual blocks: faster steps after a slow start; results differ by "
                             "rounding (not for a training by several processes)")

@@ -86,13 +86,18 @@ class Precision:
             self._apex.load_state_dict(state["apex"])
 
 
+ALGORITHMS = 4
+"""How many algorithms of each convolution cuDNN tries when it searches: its first guesses are nearly always the best."""
+
+
 def search_algorithms(often):
-    """Let cuDNN try all its algorithms for the convolutions that follow, where their shape comes ``often``.
+    """Let cuDNN try a few algorithms for the convolutions that follow, where their shape comes ``often``.
 
     That takes seconds a network and shape; the last batch of an epoch or of a set, smaller than the others, is not worth
     it.
     """
     torch.backends.cudnn.benchmark = bool(often)
+    torch.backends.cudnn.benchmark_limit = ALGORITHMS
 
 
 def choose_precision(mixed, backend, dtype, device):

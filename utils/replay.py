@@ -2,6 +2,8 @@
 
 import torch
 
+from utils.errors import UserError
+
 _EAGER_CALLS = 3  # before recording: libraries choose their algorithms and make their workspaces in the first calls
 
 
@@ -11,7 +13,8 @@ class Replay:
     Arguments are tensors on ``device`` and plain values; plain values are part of the shape. ``function`` must not make
     the host wait for the GPU, and what it changes it must change in place. What it returns (a tensor or None) is
     overwritten by the next call of the recorded shape. One shape is recorded, that of the full batches: any other is
-    computed without a graph. The graph holds on to the GPU memory that the function needed.
+    computed without a graph. The graph holds on to the GPU memory that the function needed. Raises ``UserError`` when
+    the work cannot be recorded.
     """
 
     def __init__(self, function, device, record):
@@ -40,7 +43,14 @@ class Replay:
         """Record a call; nothing is computed by that."""
         graph, own = torch.cuda.CUDAGraph(), [argument.clone() if isinstance(argument, torch.Tensor) else argument
                                               for argument in arguments]
-        # Only this thread must not wait while recording; the loader's thread that pins memory goes on meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._result = self._function(*own)
+        try:
+            # Only this thread must not wait while recording; the loader's thread that pins memory goes on meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                torch.cuda.reset_peak_memory_stats(self._device)  # what libraries have tried out is none of our needs
+                self._result = self._function(*own)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise UserError(f"the work of a batch cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); "
+                            "give --no-cuda-graphs") from error
         self._shape, self._graph, self._arguments = shape, graph, own  # only now: a recording that fails leaves none
