@@ -19,7 +19,10 @@ from dmt import labeling
 from dmt.check import Plan
 from dmt.evaluation import evaluate
 from dmt.memory import memory_bytes
-from utils.precision import ALGORITHMS
+from dmt.prediction import network_maps
+from models.folded import FoldedDeepLab
+from utils.precision import ALGORITHMS, Precision
+from utils.replay import Replay
 
 LABELLING_SHARE, MEMORY = 55, 6.0  # the aims: % of the matrix rate, and GB at batch 8
 
@@ -186,8 +189,29 @@ def inference(bench):
         if not variant.graphs:
             waits = synchronizations(functions["labelling, first pass"], bench.device)
             bench.row("host synchronizations a batch of labelling", "", None if waits is None else waits / len(many))
+    other_networks(bench, resident)
     seconds = bench.medians({"second": lambda: decide_again(bench, stores)})["second"][0]
     bench.row("labelling, second pass with PLE", "images/s", len(images.names) / seconds)
+
+
+def other_networks(bench, resident):
+    """The network alone with its normalization apart, and with everything apart that cuDNN could do at once."""
+    model, precision = copy_of(bench.trained).eval(), Precision(bench.default.kind, bench.device)
+    apart = FoldedDeepLab(model, precision.dtype)
+    for convolution in apart._convolutions:
+        convolution.fuses = False
+    for name, network in {"normalization apart": model, "normalization folded, the rest apart": apart}.items():
+        maps = network_maps(network, FORMAT, precision)
+        replayed = Replay(maps, bench.device, bench.default.graphs)
+
+        @torch.inference_mode()
+        def run(replayed=replayed):
+            for batch in resident * bench.size.rounds:
+                replayed(batch)
+
+        run()
+        seconds = bench.medians({name: run})[name][0]
+        add_inference(bench, f"the network alone, {name}", sum(map(len, resident)) * bench.size.rounds / seconds, None)
 
 
 def repeated(few, names, times):

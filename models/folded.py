@@ -59,6 +59,8 @@ class FoldedDeepLab:
 class _Convolution:
     """A convolution and the batch normalization after it (None: nothing follows), as one with a bias."""
 
+    fuses = True  # with what follows
+
     def __init__(self, conv, norm, dtype):
         self._conv, self._norm = conv, norm
         self._places = conv.stride, conv.padding, conv.dilation, conv.groups
@@ -82,11 +84,21 @@ class _Convolution:
         return F.conv2d(features, self._weight, self._bias, *self._places)
 
     def relu(self, features):
-        if features.is_cuda:
-            return torch.cudnn_convolution_relu(features, self._weight, self._bias, *self._places)
-        return self.linear(features).relu_()
+        fused = self._try(torch.cudnn_convolution_relu, features, self._weight, self._bias)
+        return self.linear(features).relu_() if fused is None else fused
 
     def add_relu(self, features, residual):
-        if features.is_cuda:
-            return torch.cudnn_convolution_add_relu(features, self._weight, residual, 1.0, self._bias, *self._places)
-        return self.linear(features).add_(residual).relu_()
+        fused = self._try(torch.cudnn_convolution_add_relu, features, self._weight, residual, 1.0, self._bias)
+        return self.linear(features).add_(residual).relu_() if fused is None else fused
+
+    def _try(self, operation, features, *more):
+        """What cuDNN's ``operation`` gives; None, now and from now on, where it knows none for this convolution."""
+        if not self.fuses or not features.is_cuda:
+            return None
+        try:
+            return operation(features, *more, *self._places)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            self.fuses = False
+            return None

@@ -49,6 +49,31 @@ def test_16_bits_are_as_far_off_as_autocast(dtype, off, device):
     assert found.dtype == dtype and distance(found, expected) < off
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_cudnn_does_all_at_once(dtype):
+    folded = FoldedDeepLab(trained("resnet50").cuda(), dtype)
+    with torch.inference_mode():
+        folded(torch.randn(2, 3, 65, 65, device="cuda"))
+    assert all(convolution.fuses for convolution in folded._convolutions)
+
+
+def test_what_cudnn_cannot_do_at_once_is_done_apart(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no engine")
+
+    convolution = FoldedDeepLab(trained("small"))._blocks[0][3]
+
+    class OnGPU(torch.Tensor):
+        is_cuda = True
+
+    features, residual = torch.randn(1, 64 // 4, 5, 5), torch.randn(1, 64, 5, 5)
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", refuse)
+    expected = (convolution.linear(features) + residual).relu()
+    assert convolution._try(refuse, features.as_subclass(OnGPU)) is None and not convolution.fuses
+    assert torch.equal(convolution.add_relu(features, residual), expected)
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_it_follows_the_model_when_asked_without_moving(mode):
     model, images = trained("small"), torch.randn(1, 3, 33, 33)
