@@ -19,9 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu_correct, gpu_speed, measure
 from benchmarks.gpu_clock import Clock, forget
-from benchmarks.gpu_subjects import TINY, Images, Size, Variant
+from benchmarks.gpu_subjects import TINY, Images, Size, Variant, network
 from dmt.session import choose_device
 from models import deeplab_v2
+from utils import precision
 from utils.errors import reports_user_errors
 
 TRAINING_SHARE = 45  # the aim at batch 8, % of the matrix rate
@@ -30,7 +31,7 @@ TOPICS = {  # topic -> seconds on an H100 or H200, from above
     gpu_correct.overflow: 3, gpu_speed.training: 40, gpu_speed.parts: 5, gpu_speed.inference: 25,
     gpu_speed.larger_batches: 25, gpu_speed.search: 50, gpu_speed.loader: 25, gpu_speed.memory: 8,
     gpu_speed.compiled: 80, gpu_speed.waiting: 12}
-NEEDED = ("ceilings", "curves", "labels", "training")  # by the others
+NEEDED = {"labels": ("curves",), "overflow": (), "compiled": ("curves",)}  # topic -> the others that it needs
 
 
 class Bench:
@@ -62,6 +63,11 @@ class Bench:
             machine = self.images.machine(self.device, self.default)
             self._batches[batch] = list(itertools.islice(self.images.training(machine, batch), 4))
         return self._batches[batch]
+
+    @property
+    def network(self):
+        """A network: what float32 made of it, or where nothing was trained, what it began as."""
+        return self.trained or network(self.size, self.device)
 
     @property
     def batches(self):
@@ -140,6 +146,7 @@ def parse():
     parser = measure.gpu_parser(__doc__)
     parser.add_argument("--only", nargs="*", default=[], metavar="TOPIC", choices=[topic.__name__ for topic in TOPICS],
                         help="only these topics, beside those they need")
+    parser.add_argument("--no-search", action="store_true", help="cuDNN's first guess is taken for every convolution")
     return measure.parsed(parser)
 
 
@@ -148,10 +155,13 @@ def main():
     """Every topic in turn; the table, and what was left out, at the end."""
     options = parse()
     measure.need_gpu(options)
+    if options.no_search:
+        precision.ALGORITHMS = 0
     bench = Bench(options)
+    wanted = {"ceilings", *options.only, *(name for topic in options.only for name in NEEDED.get(topic, ()))}
     for topic, seconds in TOPICS.items():
         name = topic.__name__
-        if options.only and name not in (*options.only, *NEEDED):
+        if options.only and name not in wanted:
             continue
         if bench.on_gpu and (bench.left < seconds or bench.damaged):
             bench.left_out.append(name)

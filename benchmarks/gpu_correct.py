@@ -99,7 +99,7 @@ def labels(bench):
             store = bench.images.fresh(f"labels-{kind}")
             machine = bench.images.machine(bench.device, replace(bench.default, kind=kind))
             first_pass(bench, copy_of(bench.trained), machine, bench.images.whole(machine, labels=False), store)
-            second_pass(bench, store, None)
+            second_pass(bench, bench.images.names, store, None)
         found = [store.read_pseudo_label(name)[0] for name in bench.images.names]
         exact = exact or found
         if kind != "fp32":
@@ -115,9 +115,9 @@ def first_pass(bench, model, machine, loader, store):
     bench.histogram = labeling.predict(model, loader, bench.images.names, store, forward, bench.device)
 
 
-def second_pass(bench, store, previous):
-    """The library's second pass over all images."""
-    labeling.write_pseudo_labels(bench.images.names, bench.size.test_size, store, previous,
+def second_pass(bench, names, store, previous):
+    """The library's second pass over the images ``names``."""
+    labeling.write_pseudo_labels(names, bench.size.test_size, store, previous,
                                  bench.histogram.thresholds(RATIO), labeling.LabelingRules(RATIO, BETA), bench.device)
 
 

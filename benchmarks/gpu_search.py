@@ -29,7 +29,7 @@ def apart(device, tried, *more):
 def speed(size, device, tried, compiled=False):
     """{"first step": seconds, "crops": a second, "first batch": seconds, "images": a second, "GB": at most} of a
     launcher's training and labelling on random pixels, the best of what was found."""
-    precision.ALGORITHMS, variant, clock = tried or 1, Variant(search=tried > 0, compiled=compiled), Clock(device)
+    precision.ALGORITHMS, variant, clock = tried, Variant(compiled=compiled), Clock(device)
     shape, found = (size.batch, *size.crop), {}
     batch = (torch.randint(256, (*shape, 3), dtype=torch.uint8), torch.randint(size.classes, shape, dtype=torch.uint8),
              torch.randint(256, shape, dtype=torch.uint8))
@@ -37,7 +37,7 @@ def speed(size, device, tried, compiled=False):
     found["first step"] = clock.seconds(lambda: subject.run([batch]))
     found["crops"] = size.batch * size.steps / steady(clock, size, lambda count: subject.run(cycled([batch], count)))
     images = torch.randint(256, (size.batch, *size.test_size, 3), dtype=torch.uint8, device=device)
-    forward = Forward(subject.model.eval(), FORMAT, subject.precision, device, size.batch if tried else 0)
+    forward = Forward(subject.model.eval(), FORMAT, subject.precision, device, size.batch, variant.graphs)
 
     @torch.inference_mode()
     def predict(count):

@@ -87,7 +87,7 @@ class Precision:
 
 
 ALGORITHMS = 4
-"""How many algorithms of each convolution cuDNN tries when it searches: its first guesses are nearly always the best."""
+"""How many algorithms of each convolution cuDNN tries when it searches; 0: it never does."""
 
 
 def search_algorithms(often):
@@ -96,8 +96,8 @@ def search_algorithms(often):
     That takes seconds a network and shape; the last batch of an epoch or of a set, smaller than the others, is not worth
     it.
     """
-    torch.backends.cudnn.benchmark = bool(often)
-    torch.backends.cudnn.benchmark_limit = ALGORITHMS
+    torch.backends.cudnn.benchmark = bool(often and ALGORITHMS)
+    torch.backends.cudnn.benchmark_limit = max(ALGORITHMS, 1)  # 0 would be: all
 
 
 def choose_precision(mixed, backend, dtype, device):
