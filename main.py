@@ -33,7 +33,7 @@ class Job:
     def __init__(self, options, processes):
         from data import images
         from dmt.session import Data, Machine, Network, choose_device
-        from utils.precision import choose_precision
+        from utils import precision
         from utils.processors import usable
 
         self.options = options
@@ -42,16 +42,17 @@ class Job:
                          options.allow_links)
         self.spec = self.data.spec
         self.split = (options.train_set, options.sets_id)
+        precision.ALGORITHMS = options.cudnn_search
         device = choose_device(options.device, processes)
         processes.connect(device)
-        precision = choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, device)
+        chosen = precision.choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, device)
         workers = options.workers
         if workers is None:
             workers = 0 if device.type == "cpu" else max(1, min(8, usable() // processes.local_size))
         graphs = options.max_memory is None if options.cuda_graphs is None else options.cuda_graphs
-        graphs = graphs and precision.kind != "apex"  # it reads the GPU in every step
-        self.machine = Machine(device, precision, workers, options.batch_size_labeling, options.compile, graphs,
-                               processes)
+        graphs = graphs and chosen.kind != "apex"  # it reads the GPU in every step
+        self.machine = Machine(device, chosen, workers, options.batch_size_labeling, options.compile, graphs,
+                               options.fused_norm, processes)
         self.network = Network(options.backbone, options.aspp_branches, options.coco, self.spec)
 
     def train(self, mutual):

@@ -22,7 +22,6 @@ from benchmarks.gpu_clock import Clock, forget
 from benchmarks.gpu_subjects import TINY, Images, Size, Variant, network
 from dmt.session import choose_device
 from models import deeplab_v2
-from utils import precision
 from utils.errors import reports_user_errors
 
 TRAINING_SHARE = 45  # the aim at batch 8, % of the matrix rate
@@ -132,10 +131,10 @@ def verdict(bench):
         best = max(correct, key=known.get)
         bench.row(f"training at batch {batch}, the best that is correct: share of the matrix rate", "%",
                   bench.share(3 * known[best] * bench.crop_flop), target=(">=", TRAINING_SHARE),
-                  note=f"{best.flags or 'float32'}; channels_last {best.channels_last}, cuDNN's search {best.search}, "
+                  note=f"{best.flags or 'float32'}; channels_last {best.channels_last}, "
                        f"fused SGD {best.fused}")
         bench.figures["best"] = {"flags": best.flags, "crops_per_second": known[best],
-                                 "channels_last": best.channels_last, "search": best.search, "fused": best.fused}
+                                 "channels_last": best.channels_last, "fused": best.fused}
     if bench.labelling:
         bench.row("labelling, first pass: share of the matrix rate", "%", bench.labelling,
                   target=(">=", gpu_speed.LABELLING_SHARE))
@@ -146,7 +145,6 @@ def parse():
     parser = measure.gpu_parser(__doc__)
     parser.add_argument("--only", nargs="*", default=[], metavar="TOPIC", choices=[topic.__name__ for topic in TOPICS],
                         help="only these topics, beside those they need")
-    parser.add_argument("--no-search", action="store_true", help="cuDNN's first guess is taken for every convolution")
     return measure.parsed(parser)
 
 
@@ -155,8 +153,6 @@ def main():
     """Every topic in turn; the table, and what was left out, at the end."""
     options = parse()
     measure.need_gpu(options)
-    if options.no_search:
-        precision.ALGORITHMS = 0
     bench = Bench(options)
     wanted = {"ceilings", *options.only, *(name for topic in options.only for name in NEEDED.get(topic, ()))}
     for topic, seconds in TOPICS.items():

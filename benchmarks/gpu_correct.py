@@ -61,7 +61,8 @@ def curves(bench):
     variants = dict.fromkeys(("float32", "float32 again"), replace(plain, kind="fp32"))
     variants |= {kind: replace(plain, kind=kind) for kind in bench.kinds}
     if bench.on_gpu:
-        variants["CUDA graphs"] = bench.default
+        variants["CUDA graphs"] = replace(bench.default, norm=False)
+        variants["CUDA graphs, fused normalization"] = bench.default
     for name, variant in variants.items():
         with tf32(not name.startswith("float32")):
             add_curve(bench, name, variant, start)

@@ -26,10 +26,10 @@ def apart(device, tried, *more):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def speed(size, device, tried, compiled=False):
+def speed(size, device, tried, compiled=False, norm=True):
     """{"first step": seconds, "crops": a second, "first batch": seconds, "images": a second, "GB": at most} of a
     launcher's training and labelling on random pixels, the best of what was found."""
-    precision.ALGORITHMS, variant, clock = tried, Variant(compiled=compiled), Clock(device)
+    precision.ALGORITHMS, variant, clock = tried, Variant(compiled=compiled, norm=norm), Clock(device)
     shape, found = (size.batch, *size.crop), {}
     batch = (torch.randint(256, (*shape, 3), dtype=torch.uint8), torch.randint(size.classes, shape, dtype=torch.uint8),
              torch.randint(256, shape, dtype=torch.uint8))
@@ -60,9 +60,10 @@ def main():
     parser = measure.gpu_parser(__doc__)
     parser.add_argument("--tried", type=int, required=True, help="algorithms of each convolution; 0: no search")
     parser.add_argument("--compiled", action="store_true", help="with torch.compile")
+    parser.add_argument("--no-fused-norm", action="store_true", help="normalization as torch does it")
     options = measure.parsed(parser)
     measure.need_gpu(options)
-    print(json.dumps(speed(Size(), options.device, options.tried, options.compiled)))
+    print(json.dumps(speed(Size(), options.device, options.tried, options.compiled, not options.no_fused_norm)))
 
 
 if __name__ == "__main__":

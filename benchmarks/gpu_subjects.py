@@ -15,6 +15,7 @@ from data import batches, datasets
 from dmt.session import Machine
 from dmt.training import Recipe, Trainer
 from models import deeplab_v2
+from models.fused_norm import works
 from models.input_format import input_format
 from utils.precision import Precision
 from utils.processors import usable
@@ -51,22 +52,29 @@ class Variant:
 
     kind: str = "fp16"
     channels_last: bool = True
-    search: bool = True  # cuDNN's benchmark mode: the fastest algorithm of each convolution is looked for
     fused: bool = True
     compiled: bool = False
     graphs: bool = True
+    norm: bool = True  # normalization, sum and ReLU at once, which only goes with graphs
+
+    @property
+    def fuses_norm(self):
+        """Whether they are fused."""
+        return self.norm and self.graphs and not self.compiled
 
     @property
     def features(self):
         """What may make it wrong."""
-        return {self.kind} | ({"compiled"} if self.compiled else set()) | ({"graphs"} if self.graphs else set())
+        return {self.kind} | {name for name, is_so in (("compiled", self.compiled), ("graphs", self.graphs),
+                                                       ("norm", self.fuses_norm)) if is_so}
 
     @property
     def flags(self):
         """The options of main.py that give it, as far as there are any."""
         words = [] if self.kind == "fp32" else ["--mixed-precision"]
         words += ["--amp-dtype=bf16"] if self.kind == "bf16" else []
-        return " ".join(words + ["--compile"] * self.compiled + ["--no-cuda-graphs"] * (not self.graphs))
+        return " ".join(words + ["--compile"] * self.compiled + ["--no-cuda-graphs"] * (not self.graphs)
+                        + ["--no-fused-norm"] * (not self.norm))
 
 
 class Silent:
@@ -90,11 +98,11 @@ class Subject:
         model = network(size, device) if model is None else model
         if variant.compiled:
             model.compile_blocks()
+        model.fused = variant.fuses_norm and works(self.device)
         if not variant.channels_last:  # or the convolutions would follow the input
             model.to(memory_format=torch.contiguous_format)
             model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         self.model, self.stage, self.steps = model, Silent(), steps(self.batch)
-        self.steps.full = lambda step: variant.search
         recipe = Recipe(lr, gamma1=5, gamma2=5, val_num_steps=NEVER, log_num_steps=log, save_num_steps=NEVER)
         self.precision = Precision(variant.kind, device)
         self.trainer = Trainer(model, recipe, self.steps, FORMAT, self.precision, device, self.stage, None, {}, {},
@@ -153,7 +161,7 @@ class Images:
         device = torch.device(device)
         workers = min(8, usable()) if workers is None else workers
         return Machine(device, Precision(variant.kind, device), workers, self.size.batch, variant.compiled,
-                       variant.graphs)
+                       variant.graphs, variant.norm)
 
     def training(self, machine, batch):
         """A loader of training batches, without end, as a training stage has it."""

@@ -146,7 +146,8 @@ class Chain:
         if self.options.lists:
             names = {key: read_list(Path(self.options.lists) / file) for key, file in LISTS.items()}
         sizes = (24, 6, 0, (48, 64)) if self.options.quick else (10582, 1449, 0, (375, 500))
-        root = generate(self.work / "data", *sizes, workers=1 if self.options.quick else usable(), **names)
+        root = generate(self.work / "data", *sizes, workers=1 if self.options.quick else usable(), **names,
+                        distinct=max(1, sizes[0] // 8))  # of which the copies are as long to read
         divisors = ["--divisors", "8:3"] if self.options.quick else []
         splits = ["--splits", "8"] if self.options.quick else ["--splits", "106"]
         with contextlib.redirect_stdout(io.StringIO()):
@@ -307,6 +308,7 @@ def parse():
                         help=f"folder with VOC's names in {' and '.join(LISTS.values())} (default: made-up names)")
     parser.add_argument("--extra", default="", metavar="OPTIONS",
                         help="more options for every main.py, as in --extra='--cuda-graphs'")
+    parser.add_argument("--prepare-only", action="store_true", help="only make what is measured on, which is found again")
     parser.add_argument("--full-round", action="store_true", help="also run one round at its full length")
     return measure.parsed(parser)
 
@@ -319,6 +321,8 @@ def main():
     measure.need_gpu(options)
     chain = Chain(options)
     chain.prepare()
+    if options.prepare_only:
+        return
     print(f"{60 * options.minutes - options.deadline + time.monotonic():6.1f} s  images, lists and first weights", flush=True)
     sizes = [path.stat().st_size for path in (chain.work / "data" / "JPEGImages").iterdir()]
     settings = {"launcher": LAUNCHER, "device": options.device, "extra": options.extra or "none",

@@ -22,7 +22,7 @@ from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from dmt.prediction import Forward  # noqa: E402
-from models import deeplab_v2  # noqa: E402
+from models import deeplab_v2, fused_norm  # noqa: E402
 from models.description import Description, said  # noqa: E402
 from models.input_format import input_format  # noqa: E402
 from models.weights import load_imagenet_weights  # noqa: E402
@@ -124,7 +124,8 @@ class Data:
 class Machine:
     """Where and how the network runs: device, ``utils.precision.Precision``, loader processes, images a forward pass.
 
-    ``compiled`` and ``graphs`` (GPU only) make it faster: torch.compile of its blocks, and CUDA graphs of full batches.
+    ``compiled``, ``graphs`` and ``fused`` (GPU only) make it faster: torch.compile of its blocks, CUDA graphs of full
+    batches, and within those normalization, sum and ReLU at once (``models.fused_norm``).
     ``processes`` are the ``utils.distributed.Processes`` that share the work.
     """
 
@@ -134,11 +135,15 @@ class Machine:
     batch_size: int
     compiled: bool = False
     graphs: bool = False
+    fused: bool = False
     processes: object = ALONE
 
     def ready(self, model):
-        """``model``, compiled where this machine is to do so."""
-        return model.compile_blocks() if self.compiled else model
+        """``model``, prepared to be trained as fast as this machine is to do so."""
+        if self.compiled:
+            return model.compile_blocks()
+        model.fused = self.graphs and self.fused and fused_norm.works(self.device)
+        return model
 
     def forward(self, model, input_form):
         """The ``dmt.prediction.Forward`` of ``model`` on this machine."""

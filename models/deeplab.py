@@ -1,10 +1,14 @@
 """DeepLab-v2: a dilated ResNet and an atrous spatial pyramid head (Chen et al., TPAMI 2018, arXiv 1606.00915)."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet50, resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
+
+from models import fused_norm
 
 OUTPUT_STRIDE = 8
 DILATIONS = (6, 12, 18, 24)
@@ -59,6 +63,7 @@ class DeepLabV2(nn.Module):
         self.num_classes = num_classes
         self.backbone_name = backbone
         self.aspp_branches = aspp_branches
+        self.fused = False  # whether normalization, sum and ReLU are computed at once in training (models.fused_norm)
         self.backbone = BACKBONES[backbone](**_DILATED)
         channels = self.backbone.layer4[-1].conv3.out_channels
         del self.backbone.avgpool, self.backbone.fc  # of the image classifier
@@ -67,10 +72,20 @@ class DeepLabV2(nn.Module):
     def forward(self, images):
         """``images`` (N, 3, H, W) float, normalized -> logits (N, C, ceil(H / 8), ceil(W / 8))."""
         net = self.backbone
+        if self.fused:
+            features = net.maxpool(fused_norm.normalize(net.conv1(images), net.bn1))
+            for block in self.blocks():
+                features = fused_norm.bottleneck(block, features)
+            return self.classifier(features)
         features = net.maxpool(net.relu(net.bn1(net.conv1(images))))
-        for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
-            features = layer(features)
+        for block in self.blocks():
+            features = block(features)
         return self.classifier(features)
+
+    def blocks(self):
+        """The residual blocks (torchvision's ``Bottleneck``), from the image to the head."""
+        net = self.backbone
+        return itertools.chain(net.layer1, net.layer2, net.layer3, net.layer4)
 
     def compile_blocks(self, backend="inductor"):
         """Let torch.compile fuse what follows each convolution, within every residual block; returns the network.
@@ -79,9 +94,8 @@ class DeepLabV2(nn.Module):
         the network as a whole. Each size of batch is compiled anew.
         """
         torch._dynamo.config.recompile_limit = 64  # forms x sizes x (training, evaluation)
-        for module in self.modules():
-            if isinstance(module, Bottleneck):
-                module.compile(dynamic=False, backend=backend)
+        for block in self.blocks():
+            block.compile(dynamic=False, backend=backend)
         return self
 
     def active_parameters(self):

@@ -21,8 +21,7 @@ class FoldedDeepLab:
     def __init__(self, model, dtype=torch.float32):
         net, self._dtype, self._convolutions = model.backbone, dtype, []
         self._stem, self._pool = self._folded(net.conv1, net.bn1), net.maxpool
-        self._blocks = [self._block(block) for layer in (net.layer1, net.layer2, net.layer3, net.layer4)
-                        for block in layer]
+        self._blocks = [self._block(block) for block in model.blocks()]
         head = model.classifier[0]
         self._branches = [self._folded(conv) for conv in head.convs[:head.branches]]
         self.refresh()

@@ -17,6 +17,7 @@ from dmt.training import Trainer
 from models import deeplab_v2
 from models.deeplab import DeepLabV2
 from tests.test_stages import SMALL, first_weights, label, tensors
+from utils import precision as own_precision
 from utils.errors import UserError
 from utils.metrics import ConfusionMatrix, count_apart
 from utils.replay import Replay
@@ -155,10 +156,13 @@ def test_what_a_step_changes_stays_where_it_is(shapes_root, tmp_path, command, m
     assert len(places) == 6 and all(place == places[0] for place in places)
 
 
-def test_algorithms_are_searched_for_full_batches_only(shapes_root, tmp_path, command, monkeypatch):
+@pytest.mark.parametrize("more, on", [(["--cudnn-search=4"], True), ([], False)])
+def test_algorithms_are_searched_for_full_batches_when_asked(more, on, shapes_root, tmp_path, command, monkeypatch):
     """Of training (8 labelled images in batches of 3) and of validation (6 images in batches of 4)."""
     searched, maps = [], DeepLabV2.forward
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark_limit", 10)
+    monkeypatch.setattr(own_precision, "ALGORITHMS", 0)
 
     def forward(self, images):
         searched.append((len(images), torch.backends.cudnn.benchmark))
@@ -167,9 +171,10 @@ def test_algorithms_are_searched_for_full_batches_only(shapes_root, tmp_path, co
     monkeypatch.setattr(DeepLabV2, "forward", forward)
     status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
                                 "--epochs=1", "--batch-size-labeled=3", f"--output-dir={tmp_path}", "--test-size", 65, 65,
-                                "--batch-size-labeling=4", *SMALL)
+                                "--batch-size-labeling=4", *SMALL, *more)
     assert status == 0, errors
-    assert searched == [(3, True), (3, True), (2, False), (4, True), (2, False)]
+    assert searched == [(3, on), (3, on), (2, False), (4, on), (2, False)]
+    assert torch.backends.cudnn.benchmark_limit == (4 if on else 1)
 
 
 def test_a_recording_that_fails_leaves_no_half_graph(monkeypatch):

@@ -86,12 +86,12 @@ class Precision:
             self._apex.load_state_dict(state["apex"])
 
 
-ALGORITHMS = 4
-"""How many algorithms of each convolution cuDNN tries when it searches; 0: it never does."""
+ALGORITHMS = 0
+"""How many algorithms of each convolution cuDNN tries in this process; 0: it takes the one it thinks best."""
 
 
 def search_algorithms(often):
-    """Let cuDNN try a few algorithms for the convolutions that follow, where their shape comes ``often``.
+    """Let cuDNN try ``ALGORITHMS`` for the convolutions that follow, where their shape comes ``often``.
 
     That takes seconds a network and shape; the last batch of an epoch or of a set, smaller than the others, is not worth
     it.

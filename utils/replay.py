@@ -46,7 +46,6 @@ class Replay:
         try:
             # Only this thread must not wait while recording; the loader's thread that pins memory goes on meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                torch.cuda.reset_peak_memory_stats(self._device)  # what libraries have tried out is none of our needs
                 self._result = self._function(*own)
         except torch.OutOfMemoryError:
             raise
