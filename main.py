@@ -34,7 +34,7 @@ class Job:
         from data import images
         from dmt.session import Data, Machine, Network, choose_device
         from utils import precision
-        from utils.processors import usable
+        from utils.processors import loaders
 
         self.options = options
         images.limit_pixels(options.max_pixels)
@@ -48,7 +48,7 @@ class Job:
         chosen = precision.choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, device)
         workers = options.workers
         if workers is None:
-            workers = 0 if device.type == "cpu" else max(1, min(8, usable() // processes.local_size))
+            workers = 0 if device.type == "cpu" else loaders(processes.local_size)
         graphs = options.max_memory is None if options.cuda_graphs is None else options.cuda_graphs
         graphs = graphs and chosen.kind != "apex"  # it reads the GPU in every step
         self.machine = Machine(device, chosen, workers, options.batch_size_labeling, options.compile, graphs,

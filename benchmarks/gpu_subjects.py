@@ -18,7 +18,7 @@ from models import deeplab_v2
 from models.fused_norm import works
 from models.input_format import input_format
 from utils.precision import Precision
-from utils.processors import usable
+from utils.processors import loaders
 
 FORMAT = input_format(coco=True)
 NEVER = 10**9
@@ -159,7 +159,7 @@ class Images:
     def machine(self, device, variant=Variant(), workers=None):
         """The ``dmt.session.Machine`` that main.py would make."""
         device = torch.device(device)
-        workers = min(8, usable()) if workers is None else workers
+        workers = loaders() if workers is None else workers
         return Machine(device, Precision(variant.kind, device), workers, self.size.batch, variant.compiled,
                        variant.graphs, variant.norm)
 

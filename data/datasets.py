@@ -83,7 +83,7 @@ class WholeImages(Dataset):
         return len(self.names)
 
     def __getitem__(self, index):
-        """(image (*test_size, 3) uint8 BGR, label (*size) uint8 or None, index, size).
+        """(image (*test_size, 3) uint8 BGR, label (*size) uint8 with 255 = ignored, or None, index, size).
 
         ``size`` (height, width) is the part of the test size that the image covers: all of it where images are resized.
         """
@@ -131,10 +131,16 @@ def as_is(sample):
 
 
 def collate_whole(samples):
-    """(images (N, *test_size, 3) uint8, list of labels (H, W) uint8 or None, list of indices, list of sizes)."""
-    stacked, labels, indices, sizes = zip(*samples)  # labels may be read-only, so they are copied
-    labels = [None if label is None else torch.from_numpy(np.array(label)) for label in labels]
-    return torch.from_numpy(np.stack(stacked)), labels, list(indices), list(sizes)
+    """(images (N, *test_size, 3) uint8, labels (N, *test_size) uint8 or None, list of indices, list of sizes).
+
+    Labels are padded with 255 at bottom and right.
+    """
+    stacked, labels, indices, sizes = zip(*samples)
+    whole = None
+    if labels[0] is not None:
+        whole = torch.from_numpy(np.stack([transforms.pad(label, image.shape[:2], 255)
+                                           for image, label in zip(stacked, labels)]))
+    return torch.from_numpy(np.stack(stacked)), whole, list(indices), list(sizes)
 
 
 def start_worker(_):

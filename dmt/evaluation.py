@@ -20,17 +20,20 @@ def evaluate(model, loader, forward, device, progress=iter, see=None):
     matrix, upload = ConfusionMatrix(model.num_classes), Upload(device)
     for images, labels, indices, sizes in progress(loader):
         test_size = images.shape[1:3]
-        on_device, *labels = upload(images, *labels)
+        on_device, targets = upload(images, labels)
         maps = forward(on_device)
-        whole = classify_whole(maps, test_size) if maps.is_cuda else None
-        for number, (image, label, index, size) in enumerate(zip(images, labels, indices, sizes)):
-            if whole is None:
-                (rows, columns), _ = covering(size, test_size, maps.shape[2:])
-                classes = classify(maps[number, :, :rows, :columns], size, test_size, maps.shape[2:])
+        if maps.is_cuda:
+            whole = classify_whole(maps, test_size)
+            matrix.update(targets, whole)  # around the images the targets are ignored
+        for number, (index, (height, width)) in enumerate(zip(indices, sizes)):
+            label = targets[number, :height, :width]
+            if maps.is_cuda:
+                classes = whole[number, :height, :width]
             else:
-                classes = whole[number, : size[0], : size[1]]
-            matrix.update(label, classes)
+                (rows, columns), _ = covering((height, width), test_size, maps.shape[2:])
+                classes = classify(maps[number, :, :rows, :columns], (height, width), test_size, maps.shape[2:])
+                matrix.update(label, classes)
             if see is not None:
-                see(index, image, label, classes)
+                see(index, images[number], label, classes)
     model.train(was_training)
     return matrix

@@ -10,7 +10,9 @@ from PIL import Image
 from data import png
 from data.confidence import NUM_CODES
 from data.store import Prediction, PseudoLabelStore, grey_confidence
+from data.datasets import collate_whole
 from dmt import labeling, prediction
+from dmt.evaluation import evaluate
 from dmt.prediction import dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds
 from dmt.training import Trainer
@@ -302,6 +304,37 @@ def test_a_labelling_on_a_gpu_that_goes_on_gives_the_same_bytes(shapes_root, tmp
         path.unlink()
     assert label(command, shapes_root, tmp_path, "new.pt", folder, "--device=cuda", "--batch-size-labeling=4")[0] == 0
     assert digests() == expected and len(expected) == 3 * 16 + 1
+
+
+def validated(device):
+    """The confusion matrix of made-up logits of 5 images that do not fill the test size, one of them in no full batch."""
+    generator, rng, batches = torch.Generator().manual_seed(0), np.random.default_rng(0), []
+    for count in (4, 1):
+        sizes = [tuple(rng.integers(20, 66, 2).tolist()) for _ in range(count)]
+        batches.append(collate_whole([(np.zeros((65, 65, 3), np.uint8), rng.integers(0, 5, size).astype(np.uint8), number,
+                                       size) for number, size in enumerate(sizes)]))
+    maps = {len(batch[0]): 4 * torch.randn(len(batch[0]), 5, 9, 9, generator=generator) for batch in batches}
+    seen = []
+    matrix = evaluate(deeplab_v2(5, "small"), batches, lambda images: maps[len(images)].to(device), device,
+                      see=lambda index, image, label, classes: seen.append((label.cpu(), classes.cpu().long())))
+    return matrix.matrix, seen, [size for *_, sizes in batches for size in sizes]
+
+
+def test_what_is_seen_in_validation_is_what_is_counted():
+    matrix, seen, sizes = validated("cpu")
+    assert [tuple(label.shape) for label, _ in seen] == [tuple(classes.shape) for _, classes in seen] == sizes
+    own = ConfusionMatrix(5)
+    for label, classes in seen:
+        own.update(label, classes)
+    assert (own.matrix == matrix).all() and matrix.sum() == sum(height * width for height, width in sizes)
+
+
+@pytest.mark.gpu
+def test_a_gpu_validates_as_a_cpu_does():
+    (matrix, seen, sizes), (other, others, _) = validated("cpu"), validated("cuda")
+    assert other.sum() == matrix.sum() and np.abs(matrix - other).sum() <= 0.001 * matrix.sum()
+    assert all(torch.equal(label, same) for (label, _), (same, _) in zip(seen, others))
+    assert [tuple(classes.shape) for _, classes in others] == sizes
 
 
 @pytest.mark.gpu

@@ -231,5 +231,5 @@ def _machine(parser):
                        help="torch.compile of the residual blocks: faster steps after a slow start; results differ by "
                             "rounding (not for a training by several processes)")
     group.add_argument("--workers", metavar="N", type=_count_or_zero,
-                       help="loader processes (default: 0 on a CPU, else one for each processor, up to 8); results do not "
-                            "depend on it")
+                       help="loader processes (default: 0 on a CPU, else one for each processor up to 8, and 12 where there "
+                            "are 16); results do not depend on it")
