@@ -18,13 +18,14 @@ from dmt.loss import STOP, DynamicMutualLoss
 from dmt.online import label_online
 from models.deeplab import upsample
 from utils import checkpoints
+from utils.background import Background
 from utils.distributed import ALONE
 from utils.files import sha256
 from utils.metrics import ConfusionMatrix
 from utils.precision import search_algorithms
 from utils.replay import Replay
 from utils.runs import peak_memory
-from utils.transfer import Upload
+from utils.transfer import Upload, snapshot
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Trainer:
         self._start_sums()
         self._start_clock()
         self._epoch = ConfusionMatrix(model.num_classes)
-        self._upload = Upload(self.device)
+        self._upload, self._saving = Upload(self.device), Background()
         self._learn_at = Replay(self._learn, self.device, graphs and processes.size == 1)
         # A graph reads the learning rate from the GPU's memory.
         self._lr = torch.zeros((), device=self.device) if graphs and self.device.type == "cuda" else None
@@ -110,6 +111,10 @@ class Trainer:
 
         Raises ``Collapse`` when the loss is not finite, ``Interrupted`` when asked to stop.
         """
+        with self._saving:
+            return self._run(loader, progress)
+
+    def _run(self, loader, progress):
         began = time.monotonic()
         self._note("start", total_steps=self.steps.total)
         self.model.train()
@@ -124,13 +129,13 @@ class Trainer:
             logging = due or end_of_epoch or saving or self.step % self.recipe.log_num_steps == 0
             if logging:
                 self._log(end_of_epoch)  # before saving: a state whose loss is not finite is no good
-            if due:
-                self._validate()
+            better = self._validate() if due else None
             if saving:
-                state = self.state_dict()
-                self.processes.first(lambda: self.stage.save_state(state, self.best_step))
+                self._start_saving(better)
             if logging:
                 self._start_clock()  # validating and saving are not training
+            if stopping or last:
+                self.processes.first(self._saving.wait)
             if stopping and not last:
                 raise Interrupted
         self._note("end", seconds=round(time.monotonic() - began, 3), **peak_memory(self.device))
@@ -237,6 +242,7 @@ class Trainer:
         self.on_collapse(not_finite(self.stage.name, step, self.steps.total, kept))
 
     def _validate(self):
+        """Returns what the snapshot says of itself if the model is the best so far, else None."""
         matrix = self.validate(self.model)
         result = matrix.compute()
         iou = [None if math.isnan(value) else float(value) for value in result["iou"]]
@@ -245,15 +251,24 @@ class Trainer:
         if self.view is not None:
             self.view.gather(self.processes)
             self.processes.first(lambda: self.view.validated(matrix.matrix, iou, self.step))
-        if miou > self.best_miou:  # the first of equals stays
-            self.best_miou, self.best_step = miou, self.step
-            if self.save:
-                self.best_sha256 = self.processes.first(lambda: self._save_best(miou=miou, iou=iou, step=self.step))
+        if miou <= self.best_miou:  # the first of equals stays
+            return None
+        self.best_miou, self.best_step = miou, self.step
+        return {"miou": miou, "iou": iou, "step": self.step}
 
-    def _save_best(self, **facts):
-        path = self.stage.best(self.step)
-        checkpoints.save_checkpoint(path, self.model, **self.describe, **facts)
-        return sha256(path)
+    def _start_saving(self, better):
+        """Write the state as it is now while the training goes on, and before it a snapshot if this is the best model."""
+        state = self.state_dict()
+        self.processes.first(lambda: self._saving.start(self._write_state, *snapshot(state), better))
+
+    def _write_state(self, state, arrived, better):
+        arrived()
+        if better is not None:
+            path = self.stage.best(better["step"])
+            checkpoints.save_weights(path, state["model"], **self.describe, **better)
+            self.best_sha256 = sha256(path)
+        state["best_sha256"] = self.best_sha256
+        self.stage.save_state(state, state["best_step"])
 
     def _write(self, kind, values):
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -37,7 +37,12 @@ def find_checkpoint(path, output_dir):
 
 def save_checkpoint(path, model, **extra):
     """Write ``{"model": state dict, "optimizer": None, "lr_scheduler": None, **extra}`` atomically."""
-    save(path, {"model": model.state_dict(), "optimizer": None, "lr_scheduler": None, **extra})
+    save_weights(path, model.state_dict(), **extra)
+
+
+def save_weights(path, state, **extra):
+    """As ``save_checkpoint``, of the state dict of a model."""
+    save(path, {"model": state, "optimizer": None, "lr_scheduler": None, **extra})
 
 
 def save(path, value):

@@ -1,10 +1,10 @@
-"""Copies between host and GPU for which neither side waits. On a CPU nothing is copied."""
+"""Copies between host and GPU for which neither side waits."""
 
 import torch
 
 
 class Upload:
-    """Brings batches to ``device``: called with tensors, it returns their copies there, as a tuple.
+    """Brings batches to ``device``: called with tensors, it returns their copies there, as a tuple (a CPU's themselves).
 
     Copies from pinned memory run beside the computation, on a stream of their own: the host is ahead of the GPU, so the
     next batch is there when the present step ends.
@@ -39,3 +39,36 @@ def download(tensor):
         arrived.synchronize()
         return copy.numpy()
     return wait
+
+
+def snapshot(value):
+    """Copies of all tensors in ``value`` (dicts, lists and tuples of them and of plain values) on the host, as now.
+
+    Returns (the same structure, a function that waits until the copies are there): what has to be done before anybody
+    reads them. The originals may be changed at once.
+    """
+    devices = set()
+    copied = _copied(value, devices)
+    events = [torch.cuda.Event(blocking=True) for _ in devices]
+    for event, device in zip(events, devices):
+        event.record(torch.cuda.current_stream(device))
+
+    def wait():
+        for event in events:
+            event.synchronize()
+    return copied, wait
+
+
+def _copied(value, devices):
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        if value.device.type != "cuda":
+            return value.clone()
+        devices.add(value.device)
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    if isinstance(value, dict):
+        copied = type(value)((key, _copied(part, devices)) for key, part in value.items())
+        if hasattr(value, "_metadata"):  # of a state dict
+            copied._metadata = value._metadata
+        return copied
+    return type(value)(_copied(part, devices) for part in value) if isinstance(value, (list, tuple)) else value
