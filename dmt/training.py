@@ -102,6 +102,7 @@ class Trainer:
         self._start_clock()
         self._epoch = ConfusionMatrix(model.num_classes)
         self._upload, self._saving = Upload(self.device), Background()
+        self._unwritten = None  # of the best model, where it is not on the disk: facts, weights, a wait for them
         self._learn_at = Replay(self._learn, self.device, graphs and processes.size == 1)
         # A graph reads the learning rate from the GPU's memory.
         self._lr = torch.zeros((), device=self.device) if graphs and self.device.type == "cuda" else None
@@ -131,7 +132,7 @@ class Trainer:
                 self._log(end_of_epoch)  # before saving: a state whose loss is not finite is no good
             better = self._validate() if due else None
             if saving:
-                self._start_saving(better)
+                self._start_saving(better, at_once=stopping or last)
             if logging:
                 self._start_clock()  # validating and saving are not training
             if stopping or last:
@@ -238,6 +239,12 @@ class Trainer:
             self._epoch.reset()
 
     def _collapsed(self, step):
+        self._saving.wait()
+        if self._unwritten is not None:
+            facts, weights, arrived = self._unwritten
+            arrived()
+            self._write_best(facts, weights)
+            self._unwritten = None
         kept = f"; the best snapshot so far is {self.stage.best(self.best_step)}" if self.save and self.best_step else ""
         self.on_collapse(not_finite(self.stage.name, step, self.steps.total, kept))
 
@@ -256,19 +263,32 @@ class Trainer:
         self.best_miou, self.best_step = miou, self.step
         return {"miou": miou, "iou": iou, "step": self.step}
 
-    def _start_saving(self, better):
-        """Write the state as it is now while the training goes on, and before it a snapshot if this is the best model."""
-        state = self.state_dict()
-        self.processes.first(lambda: self._saving.start(self._write_state, *snapshot(state), better))
+    def _start_saving(self, better, at_once):
+        """Write the state as it is now while the training goes on, and before it the best model's snapshot if it is new.
 
-    def _write_state(self, state, arrived, better):
-        arrived()
+        Where the last state is still being written this one is left out, unless it must be ``at_once``, and a new best
+        model waits in memory for the next.
+        """
+        busy = not at_once and self.processes.first(lambda: self._saving.busy)
         if better is not None:
-            path = self.stage.best(better["step"])
-            checkpoints.save_weights(path, state["model"], **self.describe, **better)
-            self.best_sha256 = sha256(path)
+            self._unwritten = better, *(snapshot(self.model.state_dict()) if busy else (None, None))
+        if busy:
+            return
+        state, unwritten, self._unwritten = self.state_dict(), self._unwritten, None
+        self.processes.first(lambda: self._saving.start(self._write_state, *snapshot(state), unwritten))
+
+    def _write_state(self, state, arrived, unwritten):
+        arrived()
+        if unwritten is not None:
+            facts, weights, _ = unwritten
+            self._write_best(facts, weights or state["model"])
         state["best_sha256"] = self.best_sha256
         self.stage.save_state(state, state["best_step"])
+
+    def _write_best(self, facts, weights):
+        path = self.stage.best(facts["step"])
+        checkpoints.save_weights(path, weights, **self.describe, **facts)
+        self.best_sha256 = sha256(path)
 
     def _write(self, kind, values):
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value

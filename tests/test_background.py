@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from dmt.training import Trainer
 from models import deeplab_v2
 from tests.test_stages import SMALL
 from utils.background import Background
@@ -66,24 +67,64 @@ def test_a_snapshot_is_of_now_and_saved_as_the_original_is(device):
     assert copied["model"]._metadata == value["model"]._metadata
 
 
-def test_training_goes_on_while_a_state_is_written(shapes_root, tmp_path, command, monkeypatch):
-    """The first state, after the second step, is only written when the metrics of the third are."""
-    original, third, waited = Stage.save_state, threading.Event(), []
+def train(command, root, out, monkeypatch, released_at, *more):
+    """Train 8 steps, validating every second; the first state is only written when the metrics of a step are.
+
+    Returns the command's outcome, and the (step of the state, best step) that were written.
+    """
+    original, released, written = Stage.save_state, threading.Event(), []
     log = Stage.log_metrics
 
     def log_metrics(self, **values):
         log(self, **values)
-        if values["kind"] == "train" and values["step"] >= 3:
-            third.set()
+        if values["kind"] == "train" and values["step"] >= released_at:
+            released.set()
 
     def save_state(self, state, best_step):
-        waited.append((third.wait(60), state["step"]))
+        assert released.wait(60) and self.best(best_step).is_file()
+        written.append((state["step"], best_step))
         original(self, state, best_step)
 
     monkeypatch.setattr(Stage, "log_metrics", log_metrics)
     monkeypatch.setattr(Stage, "save_state", save_state)
-    status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
-                                "--epochs=3", "--batch-size-labeled=4", "--val-num-steps=2", "--log-num-steps=1",
-                                f"--output-dir={tmp_path}", "--test-size", 65, 65, *SMALL)
+    return command("--state=2", "--dataset=shapes", f"--data-root={root}", "--train-set=8", "--epochs=4",
+                   "--batch-size-labeled=4", "--val-num-steps=2", "--log-num-steps=1", f"--output-dir={out}",
+                   "--exp-name=slow", "--test-size", 65, 65, *SMALL, *more), written
+
+
+def test_training_goes_on_while_a_state_is_written(shapes_root, tmp_path, command, monkeypatch):
+    """To step 7: the states of steps 4 and 6 are left out, the best model is not."""
+    (status, _, errors), written = train(command, shapes_root, tmp_path, monkeypatch, 7)
     assert status == 0, errors
-    assert waited == [(True, 2), (True, 4), (True, 6)]
+    assert [step for step, _ in written] == [2, 8]
+    monkeypatch.undo()
+    status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
+                                "--epochs=4", "--batch-size-labeled=4", "--val-num-steps=2", "--exp-name=slow",
+                                f"--output-dir={tmp_path / 'as-ever'}", "--test-size", 65, 65, *SMALL)
+    assert status == 0, errors
+    assert (tmp_path / "slow.pt").read_bytes() == (tmp_path / "as-ever" / "slow.pt").read_bytes()
+
+
+def test_a_best_model_that_waits_in_memory_is_written(shapes_root, tmp_path, command, monkeypatch):
+    """Step 4 is the best, while the state of step 2 is being written: it comes with the next state, and on a collapse at
+    step 7 by itself."""
+    validate, losses, count = Trainer._validate, Trainer._losses, [0]
+
+    def best_at_4(self):
+        self.best_miou = -1.0 if self.step <= 4 else 1.0
+        return validate(self)
+
+    monkeypatch.setattr(Trainer, "_validate", best_at_4)
+    (status, printed, errors), written = train(command, shapes_root, tmp_path / "one", monkeypatch, 5)
+    assert status == 0 and written[0] == (2, 2) and written[-1] == (8, 4) and "at step 4" in printed, errors
+    assert torch.load(tmp_path / "one" / "slow.pt", weights_only=True)["step"] == 4
+
+    def broken(self, *batch):
+        count[0] += 1
+        loss, statistics = losses(self, *batch)
+        return loss * (float("nan") if count[0] == 7 else 1), statistics
+
+    monkeypatch.setattr(Trainer, "_losses", broken)
+    (status, _, errors), written = train(command, shapes_root, tmp_path / "two", monkeypatch, 6)
+    assert status == 2 and "best-00000004.pt" in errors and written[0] == (2, 2)
+    assert (tmp_path / "two" / "slow" / "best-00000004.pt").is_file()

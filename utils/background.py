@@ -26,6 +26,11 @@ class Background:
         self._thread = threading.Thread(target=run)
         self._thread.start()
 
+    @property
+    def busy(self):
+        """Whether what was started goes on."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self):
         """Until what was started has ended; raises what it raised."""
         if self._thread is not None:
