@@ -125,12 +125,24 @@ def report(topic, rows, options, settings=None, **more):
 
 def write(topic, rows, options, settings=None, **more):
     """Write ``topic``.json as ``report`` does, and print nothing. Returns its path."""
-    result = {"topic": topic, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    result = {"topic": topic, "command": _command(), "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
               "commit": _commit(), "machine": machine(), "versions": versions(), "quick": options.quick,
               "settings": settings or {}, "rows": rows, **more}
     path = Path(options.results) / f"{topic}.json"
     write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
     return path
+
+
+def _command():
+    """How this benchmark was started; folders of this machine are left out."""
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        if word in ("--work", "--results", "--lists", "--camvid-root"):
+            next(words, None)
+        elif not word.startswith(("--work=", "--results=", "--lists=", "--camvid-root=", "/")):
+            kept.append(word)
+    return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *kept])
 
 
 def save(topic, figures):

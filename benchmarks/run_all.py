@@ -12,7 +12,10 @@ BEGIN, END = "<!-- tables: begin (python -m benchmarks.run_all writes them) -->"
 TOPICS = {  # script -> title; in the order of the document
     "loading": "Training images", "labeling": "Labelling", "disk": "Disk", "thresholds": "Thresholds",
     "loss": "Mutual loss", "validation": "Validation", "start": "Start", "growth": "Growth with the number of images"}
-GPU_TOPICS = {"gpu": "One GPU", "gpu-compiled": "One GPU, torch.compile", "voc_chain": "A whole chain on one GPU"}  # benchmarks/gpu_session.sh runs these
+GPU_TOPICS = {  # benchmarks/gpu_session.sh runs these; some are from before what they led to
+    "gpu-before": "One GPU, as it was at first", "gpu-correct": "One GPU: is it right?", "gpu-search": "One GPU: fresh processes",
+    "gpu-speed": "One GPU: speed", "gpu": "One GPU", "gpu-compiled": "One GPU, torch.compile",
+    "voc_chain": "A whole chain on one GPU"}
 NEEDS_TRAINED = ("labeling", "disk")
 
 
@@ -63,7 +66,8 @@ def section(title, topic, result):
                          for name, value in sorted(result["settings"].items()))
     plot = "\n\n![time and memory over the number of images](growth.png)" if topic == "growth" else ""
     gpu = f"{machine['gpu']}, " if topic in GPU_TOPICS else ""
-    origin = (f"`python -m benchmarks.{topic.replace('-', ' --only ')}`, {result['date'][:10]}, commit {result['commit']}, "
+    command = result.get("command") or f"python -m benchmarks.{topic}"
+    origin = (f"`{command}`, {result['date'][:10]}, commit {result['commit']}, "
               f"{gpu}{machine['cpu']} with {machine['cores']} cores, {machine['threads']} thread(s), load {machine['load']}; {versions}. "
               f"{settings}.")
     return f"### {title}\n\n{measure.table(result['rows'])}{plot}\n\n{origin}"
