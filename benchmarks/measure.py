@@ -125,7 +125,8 @@ def report(topic, rows, options, settings=None, **more):
 
 def write(topic, rows, options, settings=None, **more):
     """Write ``topic``.json as ``report`` does, and print nothing. Returns its path."""
-    result = {"topic": topic, "command": _command(), "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    result = {"topic": topic, "command": _command(),
+              "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
               "commit": _commit(), "machine": machine(), "versions": versions(), "quick": options.quick,
               "settings": settings or {}, "rows": rows, **more}
     path = Path(options.results) / f"{topic}.json"

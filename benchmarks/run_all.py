@@ -13,8 +13,8 @@ TOPICS = {  # script -> title; in the order of the document
     "loading": "Training images", "labeling": "Labelling", "disk": "Disk", "thresholds": "Thresholds",
     "loss": "Mutual loss", "validation": "Validation", "start": "Start", "growth": "Growth with the number of images"}
 GPU_TOPICS = {  # benchmarks/gpu_session.sh runs these; some are from before what they led to
-    "gpu-before": "One GPU, as it was at first", "gpu-correct": "One GPU: is it right?", "gpu-search": "One GPU: fresh processes",
-    "gpu-speed": "One GPU: speed", "gpu": "One GPU", "gpu-compiled": "One GPU, torch.compile",
+    "gpu-before": "One GPU, as it was at first", "gpu-correct": "One GPU: is it right?",
+    "gpu-search": "One GPU: fresh processes", "gpu-speed": "One GPU: speed", "gpu": "One GPU", "gpu-compiled": "One GPU, torch.compile",
     "voc_chain": "A whole chain on one GPU"}
 NEEDS_TRAINED = ("labeling", "disk")
 

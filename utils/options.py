@@ -177,8 +177,8 @@ def _training(parser):
     group.add_argument("--val-num-steps", metavar="N", type=_count, default=500, help="steps between validations (500)")
     group.add_argument("--log-num-steps", metavar="N", type=_count, default=50, help="steps between log entries (50)")
     group.add_argument("--save-num-steps", metavar="N", type=_count, default=500,
-                       help="steps between saves of the training state, from which a killed stage goes on (500); left out while the "
-                            "last one is still being written")
+                       help="steps between saves of the training state, from which a killed stage goes on (500); left "
+                            "out while the last one is still being written")
 
 
 def _labeling(parser):
