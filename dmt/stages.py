@@ -20,8 +20,10 @@ from dmt.live_view import LiveView, spread
 from dmt.loss import STOP
 from dmt.training import Interrupted, Recipe, Trainer, stop
 from models import batch_norm
+from models.deeplab import OUTPUT_STRIDE
 from utils.checkpoints import load_checkpoint
 from utils.console import progress_bar
+from utils.errors import UserError
 from utils.files import locked, make_folder, sha256
 from utils.runs import Stage
 
@@ -123,10 +125,22 @@ def _steps(plan, dataset, processes):
     return batches.Steps(streams, plan.epochs, plan.accumulate, processes.rank, processes.size)
 
 
+def _check_parts(steps, crop):
+    """Raise ``UserError`` where batch normalization would get one image with one feature; it needs two."""
+    if max(crop) > OUTPUT_STRIDE:
+        return
+    fewest = min(steps.samples(step) for step in range(steps.per_epoch))
+    if fewest // steps.accumulate < 2:
+        raise UserError(f"--crop-size {crop[0]} {crop[1]} leaves one feature an image, and a batch or part of one has one "
+                        "image, but batch normalization needs two; give a larger crop, or a batch size with which the "
+                        "last batch has more")
+
+
 def _run(setting, plan, stage, dataset, val_names, fingerprint):
     """Train from the beginning, or from where an interrupted training of the stage stopped; returns its result."""
     machine, network, processes = setting.machine, setting.network, setting.machine.processes
     steps = _steps(plan, dataset, processes)
+    _check_parts(steps, network.spec.crop)
     model, carried = processes.after_first(
         lambda: network.build(machine.device, plan.start, plan.weights, plan.seed))
     batch_norm.average_parts(model, plan.accumulate)

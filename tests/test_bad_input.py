@@ -89,6 +89,17 @@ def test_image_that_is_cut_off(refuse, own_shapes, workers):
     assert str(path) in (line := refuse("--workers", workers)) and "truncated" in line
 
 
+@pytest.mark.parametrize("batch, more", [(7, []), (2, ["--accumulate=2"])])
+def test_one_feature_for_batch_normalization(batch, more, shapes_root, tmp_path, command):
+    """8 labelled images: the last batch of 7 has one; a part of 2 in 2 has one."""
+    words = ["--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8", "--epochs=1", "--exp-name=one",
+             f"--output-dir={tmp_path}", "--backbone=small", "--weights=none", "--workers=0", "--test-size", 65, 65]
+    status, _, errors = command(*words, "--crop-size", 8, 8, f"--batch-size-labeled={batch}", *more)
+    assert status == 2 and len(errors.splitlines()) == 1 and "batch normalization needs two" in errors
+    assert command(*words, "--crop-size", 8, 9, f"--batch-size-labeled={batch}", *more)[0] == 0
+    assert command(*words, "--crop-size", 8, 8, "--batch-size-labeled=4", "--redo")[0] == 0
+
+
 def test_sizes_that_differ(refuse, own_shapes):
     path = own_shapes / "SegmentationClassAug" / f"{first_labeled(own_shapes)}.png"
     Image.fromarray(np.zeros((5, 7), np.uint8)).save(path)
