@@ -10,7 +10,7 @@
 #   benchmarks/gpu_session.sh camvid   real training on CamVid (CAMVID_ROOT) with ResNet-50, three split ids: what ended in
 #                                      time comes back as camvid.tgz; started again at once on the same machine, it goes on
 #
-# Options of gpu.py and voc_chain.py may follow the word: benchmarks/gpu_session.sh chain --extra=--cuda-graphs, or
+# Options of gpu.py and voc_chain.py may follow the word: benchmarks/gpu_session.sh chain --extra=--no-fused-norm, or
 # benchmarks/gpu_session.sh gpu --only compiled. A copy of the repository without .git gets its commit by COMMIT=...
 set -euo pipefail
 
@@ -71,8 +71,9 @@ case ${1:-all} in
     all)  # whatever one of them finds, the others run
         status=0
         chain --prepare-only > /dev/null &  # processors' work, while the tests keep the GPU busy
+        prepared=$!
         tests || status=1
-        wait || status=1
+        wait "$prepared" || status=1
         gpu 0.5 || status=1
         chain || status=1
         exit $status ;;

@@ -307,7 +307,7 @@ def parse():
     parser.add_argument("--lists", metavar="DIR",
                         help=f"folder with VOC's names in {' and '.join(LISTS.values())} (default: made-up names)")
     parser.add_argument("--extra", default="", metavar="OPTIONS",
-                        help="more options for every main.py, as in --extra='--cuda-graphs'")
+                        help="more options for every main.py, as in --extra='--no-fused-norm'")
     parser.add_argument("--prepare-only", action="store_true", help="only make what is measured on, which is found again")
     parser.add_argument("--full-round", action="store_true", help="also run one round at its full length")
     return measure.parsed(parser)

@@ -219,6 +219,8 @@ def _decide_in_groups(names, test_size, stores, limits, rules, sums):
         """(steps of all stores and images (S, N, C, h, w), 16 bits; sizes (N, 2)), where a GPU can fetch them."""
         predictions = [[store.read_logits(name) for name in group] for store in stores]
         first = predictions[0][0]
+        if any(other.map_size != first.map_size for of_store in predictions for other in of_store):
+            raise ValueError(f"predictions of {', '.join(group)} have logit maps of different sizes")
         steps = np.zeros((len(stores), len(group), len(first.steps), *first.map_size), np.uint16)
         for own, of_store in zip(steps, predictions):
             for whole, prediction in zip(own, of_store):

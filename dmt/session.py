@@ -138,11 +138,14 @@ class Machine:
     fused: bool = False
     processes: object = ALONE
 
-    def ready(self, model):
-        """``model``, prepared to be trained as fast as this machine is to do so."""
-        if self.compiled:
+    def ready(self, model, training=True):
+        """``model``, prepared to compute as fast as this machine is to do so.
+
+        Without ``training`` there is nothing to prepare for a GPU, where ``forward`` folds it.
+        """
+        if self.compiled and (training or self.device.type == "cpu"):
             return model.compile_blocks()
-        model.fused = self.graphs and self.fused and fused_norm.works(self.device)
+        model.fused = training and self.graphs and self.fused and fused_norm.works(self.device)
         return model
 
     def forward(self, model, input_form):

@@ -189,7 +189,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
 
 
 def _listen(processes):
-    """The signals that ask to stop, as a list that grows; asked again, it is at once, without saving."""
+    """The signals that ask to stop, as a list that grows; asked again, it is without saving, but not within a write."""
     asked, first = [], time.monotonic()
 
     def ask_to_stop(number, _):
@@ -243,7 +243,7 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
     def predict(file, target, batch_indices):
         model, _ = setting.network.build(machine.device, file)
         loader = machine.loader(data.whole_images(names, UNLABELED), datasets.collate_whole, batch_sampler=batch_indices)
-        forward = machine.forward(machine.ready(model), setting.network.input_format)
+        forward = machine.forward(machine.ready(model, training=False), setting.network.input_format)
         return labeling.predict(model, loader, names, target, forward, machine.device,
                                 progress_bar(f"predict with {file.name}", "batch"))
 

@@ -39,7 +39,7 @@ def test(data, names, arms, protocol, machine):
     papers = protocol.kind == PAPERS
     if len(arms) == 1 and papers and protocol.seen_once and isinstance(arms[0].network, torch.nn.Module):
         validate = machine.validator(data, names, arms[0].description.input_format, progress_bar("validate", "batch"))
-        return {COLUMNS[0]: validate(machine.ready(arms[0].network))}
+        return {COLUMNS[0]: validate(machine.ready(arms[0].network, training=False))}
     search_algorithms(protocol.kind != ORIGINAL)  # there are many sizes
     resized = data.spec.test_size if papers and data.spec.test_by == "resize" else None
     judged = datasets.JudgedImages(data.spec, data.root, names, resized)

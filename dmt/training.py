@@ -20,6 +20,7 @@ from models.deeplab import upsample
 from utils import checkpoints
 from utils.background import Background
 from utils.distributed import ALONE
+from utils.errors import UserError
 from utils.files import sha256
 from utils.metrics import ConfusionMatrix
 from utils.precision import search_algorithms
@@ -130,6 +131,7 @@ class Trainer:
             logging = due or end_of_epoch or saving or self.step % self.recipe.log_num_steps == 0
             if logging:
                 self._log(end_of_epoch)  # before saving: a state whose loss is not finite is no good
+                self.processes.first(self._saving.check)
             better = self._validate() if due else None
             if saving:
                 self._start_saving(better, at_once=stopping or last)
@@ -239,12 +241,13 @@ class Trainer:
             self._epoch.reset()
 
     def _collapsed(self, step):
-        self._saving.wait()
-        if self._unwritten is not None:
-            facts, weights, arrived = self._unwritten
-            arrived()
-            self._write_best(facts, weights)
-            self._unwritten = None
+        with contextlib.suppress(UserError):  # of writing: the collapse is the greater news
+            self._saving.wait()
+            if self._unwritten is not None:
+                facts, weights, arrived = self._unwritten
+                arrived()
+                self._write_best(facts, weights)
+                self._unwritten = None
         kept = f"; the best snapshot so far is {self.stage.best(self.best_step)}" if self.save and self.best_step else ""
         self.on_collapse(not_finite(self.stage.name, step, self.steps.total, kept))
 
@@ -271,7 +274,8 @@ class Trainer:
         """
         busy = not at_once and self.processes.first(lambda: self._saving.busy)
         if better is not None:
-            self._unwritten = better, *(snapshot(self.model.state_dict()) if busy else (None, None))
+            copied = busy and self.processes.is_first
+            self._unwritten = better, *(snapshot(self.model.state_dict()) if copied else (None, None))
         if busy:
             return
         state, unwritten, self._unwritten = self.state_dict(), self._unwritten, None

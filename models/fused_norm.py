@@ -17,7 +17,7 @@ try:
 except ImportError:  # it comes with torch on Linux only
     triton = None
 
-_ROWS, _COLUMNS = 32, 64  # of a tile
+_ROWS, _COLUMNS = 32, 64  # of a tile; tiles of all rows are a grid's first axis, for CUDA takes 65535 of the others
 _PROGRAMS = 1056  # that share the rows of all channels: eight for each processor of an H100
 _FINISHED = 8  # channels whose shares one program adds up
 
@@ -25,7 +25,8 @@ _FINISHED = 8  # channels whose shares one program adds up
 def usable(features, norm):
     """Whether ``normalize`` can do with ``features`` (N, C, H, W) what ``norm`` does in training."""
     return (triton is not None and features.is_cuda and type(norm) is nn.BatchNorm2d and norm.training
-            and norm.momentum is not None and features.is_contiguous(memory_format=torch.channels_last))
+            and norm.momentum is not None and features.is_contiguous(memory_format=torch.channels_last)
+            and features.numel() > features.shape[1])  # of one value torch says what is wrong
 
 
 def normalize(features, norm, residual=None, relu=True):
@@ -98,7 +99,7 @@ class _Normalize(torch.autograd.Function):
         _finish_moments[(triton.cdiv(channels, _FINISHED),)](
             moments[0], moments[1], mean, inverse, running_mean, running_var, momentum, eps, rows, channels, share, shares,
             triton.next_power_of_2(shares), _FINISHED)
-        _write_output[groups, triton.cdiv(rows, 2 * _ROWS)](
+        _write_output[triton.cdiv(rows, 2 * _ROWS), groups](
             features, features if residual is None else residual, output, mean, inverse, weight, bias, rows, channels,
             residual is not None, relu, 2 * _ROWS, _COLUMNS)
         ctx.save_for_backward(features, weight, mean, inverse, output if relu else None)
@@ -122,7 +123,7 @@ class _Normalize(torch.autograd.Function):
         _finish_gradients[(triton.cdiv(channels, _FINISHED),)](sums[0], sums[1], of_bias, of_weight, channels, shares,
                                                         triton.next_power_of_2(shares), _FINISHED)
         result, again = torch.empty_like(features), relu and not ctx.residual
-        _write_gradient[groups, triton.cdiv(rows, 2 * _ROWS)](
+        _write_gradient[triton.cdiv(rows, 2 * _ROWS), groups](
             masked, output if again else features, features, result, mean, inverse, weight, of_bias, of_weight, rows,
             channels, again, 2 * _ROWS, _COLUMNS)
         return result, of_weight, of_bias, masked if ctx.residual else None, None, None, None, None, None
@@ -187,11 +188,11 @@ if triton is not None:
     @_jit
     def _write_output(features, residual, output, mean, inverse, weight, bias, rows, channels, RESIDUAL: tl.constexpr,
                       RELU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-        columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         inside = columns < channels
         scale = tl.load(inverse + columns, inside, 0) * tl.load(weight + columns, inside, 0)
         shift = tl.load(bias + columns, inside, 0) - tl.load(mean + columns, inside, 0) * scale
-        offsets, mask = _tile(tl.program_id(1) * ROWS, rows, columns, channels, ROWS)
+        offsets, mask = _tile(tl.program_id(0) * ROWS, rows, columns, channels, ROWS)
         values = tl.load(features + offsets, mask, 0).to(tl.float32) * scale[None, :] + shift[None, :]
         if RESIDUAL:
             values += tl.load(residual + offsets, mask, 0).to(tl.float32)
@@ -241,11 +242,11 @@ if triton is not None:
     @_jit
     def _write_gradient(gradient, output, features, result, mean, inverse, weight, of_bias, of_weight, rows, channels,
                         RELU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-        columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         inside = columns < channels
         center, scale = tl.load(mean + columns, inside, 0), tl.load(inverse + columns, inside, 0)
         bias, product = tl.load(of_bias + columns, inside, 0) / rows, tl.load(of_weight + columns, inside, 0) / rows
-        offsets, mask = _tile(tl.program_id(1) * ROWS, rows, columns, channels, ROWS)
+        offsets, mask = _tile(tl.program_id(0) * ROWS, rows, columns, channels, ROWS)
         values = tl.load(gradient + offsets, mask, 0)
         if RELU:
             values = tl.where(tl.load(output + offsets, mask, 0) <= 0, 0, values)

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 
 import pytest
 import torch
@@ -40,6 +41,47 @@ def test_a_context_waits_and_does_not_hide_what_went_wrong_within():
     with pytest.raises(KeyError), Background() as background:
         background.start(lambda: 1 / 0)
         raise KeyError
+
+
+def test_errors_are_told_when_asked_for_and_once():
+    background, released = Background(), threading.Event()
+
+    def fail():
+        released.wait(10)
+        raise OSError("full")
+
+    background.start(fail)
+    background.check()  # still at work
+    released.set()
+    while background.busy:
+        time.sleep(0.001)
+    with pytest.raises(OSError, match="full"):
+        background.check()
+    background.check()
+
+
+def test_interruptions_do_not_end_a_context_before_the_work(monkeypatch):
+    """Ctrl-C comes three times while the work goes on: in it, and twice in waiting for it."""
+    done, released, interruptions = [], threading.Event(), []
+
+    def work():
+        released.wait(10)
+        done.append(1)
+
+    with pytest.raises(KeyboardInterrupt), Background() as background:
+        background.start(work)
+        wait = background._ended.wait
+
+        def interrupted():
+            interruptions.append(list(done))
+            if len(interruptions) < 3:
+                raise KeyboardInterrupt
+            released.set()
+            return wait()
+
+        monkeypatch.setattr(background._ended, "wait", interrupted)
+        raise KeyboardInterrupt
+    assert done == [1] and interruptions == [[], [], []]
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])

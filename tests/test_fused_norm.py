@@ -95,6 +95,12 @@ def test_what_is_not_usable_is_left_to_torch():
     assert not fused_norm.works("cpu")
 
 
+def test_one_value_a_channel_is_what_torch_says_it_is():
+    assert not fused_norm.usable(torch.zeros(1, 3, 1, 1), nn.BatchNorm2d(3))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        fused_norm.normalize(torch.zeros(1, 3, 1, 1), nn.BatchNorm2d(3))
+
+
 def test_not_a_number_is_not_hidden_by_the_relu():
     norm = nn.BatchNorm2d(3)
     features = torch.full((2, 3, 4, 4), float("nan"))
@@ -109,3 +115,11 @@ def test_a_gpu_computes_the_same_and_not_a_number_stays():
         compare_networks("cuda")
     features = torch.full((2, 64, 4, 4), float("nan"), device="cuda").to(memory_format=torch.channels_last)
     assert fused_norm.normalize(features, nn.BatchNorm2d(64).cuda()).isnan().all()
+
+
+@pytest.mark.gpu
+def test_more_rows_than_a_grid_has_on_its_other_axes():
+    torch.manual_seed(0)
+    features = torch.randn(1, 8, 2100, 2000, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+    found = fused_norm.normalize(features, nn.BatchNorm2d(8).cuda(), relu=False)
+    assert (found.float() - nn.BatchNorm2d(8).cuda()(features.float())).abs().max() < 0.01

@@ -39,7 +39,8 @@ def report(error):
         return 2
     if type(error).__name__ == "OutOfMemoryError":  # torch's; it is not imported for this
         print("error: the GPU's memory is full; train in parts of a batch (--accumulate N, or --max-memory GB, which "
-              "picks N), add --mixed-precision, or lower --batch-size-labeling (main.py --check estimates the need)",
+              "picks N), add --mixed-precision or --no-cuda-graphs, or lower --batch-size-labeling (main.py --check "
+              "estimates the need)",
               file=sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):

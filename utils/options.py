@@ -224,7 +224,7 @@ def _machine(parser):
                             "memory; never in a training by several processes, nor with Apex)")
     group.add_argument("--fused-norm", action=argparse.BooleanOptionalAction, default=True,
                        help="with CUDA graphs: batch normalization, the sum of a residual block and ReLU in one pass over "
-                            "the features, where Triton is there (default)")
+                            "the features, where Triton is there (default; not with --compile)")
     group.add_argument("--cudnn-search", metavar="N", type=_count_or_zero, default=0,
                        help="on a GPU: let cuDNN try N algorithms of each convolution in a stage's first steps (default: 0, "
                             "its first guess is taken; on an H200, 4 cost 14 seconds and made training 3 %% faster)")

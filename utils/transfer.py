@@ -45,7 +45,7 @@ def snapshot(value):
     """Copies of all tensors in ``value`` (dicts, lists and tuples of them and of plain values) on the host, as now.
 
     Returns (the same structure, a function that waits until the copies are there): what has to be done before anybody
-    reads them. The originals may be changed at once.
+    reads them. The originals may be changed at once. Tensors that share memory get copies of their own.
     """
     devices = set()
     copied = _copied(value, devices)
