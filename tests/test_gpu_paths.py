@@ -204,6 +204,56 @@ def test_a_recording_that_fails_leaves_no_half_graph(monkeypatch):
     assert calls[-1] == 2
 
 
+@pytest.fixture
+def pretended(monkeypatch):
+    """CUDA graphs that compute when they are replayed, 100 bytes each; ``free[0]`` bytes are free beside them."""
+    reserved, free = [0], [1000]
+
+    class Recording:
+        def __init__(self, graph, capture_error_mode):
+            self.graph = graph
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *error):
+            reserved[0] += 100
+
+    class Graph:
+        count = 0
+
+        def replay(self):
+            Graph.count += 1
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved[0])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 5000))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return Graph, free
+
+
+@pytest.mark.parametrize("served, again", [(120, True), (5, False)])
+def test_a_graph_gives_way_where_memory_is_short(served, again, pretended):
+    """To a batch of another shape; it is recorded again if it had served for long."""
+    graph, free = pretended
+    calls = []
+    replay = Replay(calls.append, "cuda", record=True)
+    for _ in range(4 + served):
+        replay(1)
+    assert graph.count == 1 + served and len(calls) == 4  # the fourth is recorded, then replayed
+    replay(2)
+    replay(1)
+    assert calls == [1] * 4 + [2] and graph.count == 2 + served  # there was room for both
+    free[0] = 99
+    replay(2)
+    for _ in range(10):
+        replay(1)
+    assert calls[5:] == [2] + [1] * (4 if again else 10)
+    assert graph.count == 2 + served + (7 if again else 0)
+
+
 def test_on_a_cpu_nothing_is_recorded_nor_copied():
     calls, tensor = [], torch.ones(2)
     replay = Replay(lambda *arguments: calls.append(arguments), "cpu", record=True)
@@ -230,6 +280,19 @@ def test_a_replayed_call_computes_with_its_own_arguments():
         assert replay(values, 2).tolist() == [number + 1] * 3
         assert replay(values[:2], 2).tolist() == [number + 1] * 2  # another shape, recorded or not
     assert total.item() == 2 * 5 * sum(range(1, 9))
+
+
+@pytest.mark.gpu
+def test_a_graph_that_gave_way_is_recorded_again(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    total = torch.zeros((), device="cuda")
+    replay = Replay(lambda values: total.add_((values @ values).sum()), "cuda", record=True)
+    expected = 0
+    for number in range(260):
+        size = 3 if number == 130 else 64
+        replay(torch.ones(size, size, device="cuda"))
+        expected += size**3
+    assert total.item() == expected and replay._graph is not None
 
 
 @pytest.mark.gpu

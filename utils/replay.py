@@ -5,6 +5,7 @@ import torch
 from utils.errors import UserError
 
 _EAGER_CALLS = 3  # before recording: libraries choose their algorithms and make their workspaces in the first calls
+_WORTH = 100  # replays that make it worth while to record again
 
 
 class Replay:
@@ -13,14 +14,19 @@ class Replay:
     Arguments are tensors on ``device`` and plain values; plain values are part of the shape. ``function`` must not make
     the host wait for the GPU, and what it changes it must change in place. What it returns (a tensor or None) is
     overwritten by the next call of the recorded shape. One shape is recorded, that of the full batches: any other is
-    computed without a graph. The graph holds on to the GPU memory that the function needed. Raises ``UserError`` when
-    the work cannot be recorded.
+    computed without a graph. The graph holds on to the GPU memory that the function needed: where another shape comes and
+    less than that is free, the graph is given up, and recorded again later if it had served for long. Raises
+    ``UserError`` when the work cannot be recorded.
     """
 
     def __init__(self, function, device, record):
         self._function, self._device = function, torch.device(device)
         self._record = record and self._device.type == "cuda"
-        self._calls, self._shape, self._graph = {}, None, None
+        self._forget()
+
+    def _forget(self):
+        self._calls, self._shape, self._graph, self._arguments, self._result = {}, None, None, None, None
+        self._bytes = self._replays = 0
 
     def __call__(self, *arguments):
         if not self._record:
@@ -32,12 +38,24 @@ class Replay:
             if self._calls[shape] > _EAGER_CALLS:
                 self._start_graph(shape, arguments)
         if shape != self._shape:
+            if self._graph is not None:
+                self._make_room()
             return self._function(*arguments)
         for own, argument in zip(self._arguments, arguments):
             if isinstance(own, torch.Tensor):
                 own.copy_(argument)
         self._graph.replay()
+        self._replays += 1
         return self._result
+
+    def _make_room(self):
+        """Give up the graph where the memory may not suffice for what comes beside it."""
+        if torch.cuda.mem_get_info(self._device)[0] >= self._bytes:
+            return
+        torch.cuda.synchronize(self._device)  # it may still be at work
+        self._record = self._replays >= _WORTH
+        self._forget()
+        torch.cuda.empty_cache()
 
     def _start_graph(self, shape, arguments):
         """Record a call; nothing is computed by that."""
@@ -46,10 +64,13 @@ class Replay:
         try:
             # Only this thread must not wait while recording; the loader's thread that pins memory goes on meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._result = self._function(*own)
+                before = torch.cuda.memory_reserved(self._device)
+                result = self._function(*own)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise UserError(f"the work of a batch cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); "
                             "give --no-cuda-graphs") from error
-        self._shape, self._graph, self._arguments = shape, graph, own  # only now: a recording that fails leaves none
+        # Only now: a recording that fails leaves none.
+        self._shape, self._graph, self._arguments, self._result = shape, graph, own, result
+        self._bytes = torch.cuda.memory_reserved(self._device) - before
