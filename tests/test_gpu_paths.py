@@ -11,7 +11,7 @@ from data import png
 from data.confidence import NUM_CODES
 from data.store import Prediction, PseudoLabelStore, grey_confidence
 from data.datasets import collate_whole
-from dmt import labeling, prediction
+from dmt import labeling, prediction, stages
 from dmt.evaluation import evaluate
 from dmt.prediction import dequantize, quantize
 from dmt.thresholds import ConfidenceHistogram, apply_thresholds
@@ -177,6 +177,17 @@ def test_algorithms_are_searched_for_full_batches_when_asked(more, on, shapes_ro
     assert status == 0, errors
     assert searched == [(3, on), (3, on), (2, False), (4, on), (2, False)]
     assert torch.backends.cudnn.benchmark_limit == (4 if on else 1)
+
+
+@pytest.mark.parametrize("words, graphs, fused", [
+    ([], True, True), (["--no-cuda-graphs"], False, True), (["--no-fused-norm"], True, False),
+    (["--max-memory=8"], False, True), (["--max-memory=8", "--cuda-graphs"], True, True)])
+def test_what_is_recorded_by_default(words, graphs, fused, shapes_root, tmp_path, command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stages, "label", lambda setting, *_: seen.append(setting.machine))
+    first_weights(tmp_path / "net.pt", 8)
+    assert label(command, shapes_root, tmp_path, "net.pt", tmp_path / "labels", *words)[0] == 0
+    assert [(machine.graphs, machine.fused) for machine in seen] == [(graphs, fused)]
 
 
 def test_a_recording_that_fails_leaves_no_half_graph(monkeypatch):
