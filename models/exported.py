@@ -186,7 +186,7 @@ def write_program(program, path, metadata):
     content = io.BytesIO()
     with _quiet():
         torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata, allow_nan=False)})
-    write_bytes(path, content.getbuffer())
+    write_bytes(path, content.getvalue())
 
 
 def read_program(path):

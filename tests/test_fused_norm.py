@@ -14,6 +14,7 @@ from tests.conftest import REPOSITORY
 
 CASES = [((3, 64, 7, 5), torch.float32), ((2, 72, 9, 40), torch.float32), ((1, 128, 1, 3), torch.float32),
          ((2, 72, 9, 40), torch.float16), ((2, 64, 11, 11), torch.bfloat16)]
+INTERPRETED = fused_norm.triton is not None and tuple(map(int, fused_norm.triton.__version__.split(".")[:2])) >= (3, 7)
 NEAR = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 
@@ -72,7 +73,7 @@ def compare_networks(device):
         assert (value - found[1][name]).double().norm() <= 2e-3 * value.double().norm() + 1e-6, name
 
 
-@pytest.mark.skipif(fused_norm.triton is None, reason="Triton comes with torch on Linux only")
+@pytest.mark.skipif(not INTERPRETED, reason="Triton comes with torch on Linux; older interpreters fail with numpy 2.4")
 @pytest.mark.parametrize("what", ["compare_all", "compare_networks"])
 def test_the_kernels_compute_what_torch_does(what):
     """Interpreted by Triton, in a process of its own, since that is chosen when they are defined."""

@@ -40,7 +40,10 @@ class Background:
         """Raise what the work raised, if it has ended so; once."""
         if not self.busy and self._error is not None:
             error, self._error = self._error, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # which holds this frame
 
     def wait(self):
         """Until what was started has ended; then ``check``."""

@@ -56,7 +56,7 @@ def save(path, value):
 def _serialized(value):
     content = io.BytesIO()  # torch.save to a file would store the file's name, too
     torch.save(value, content)
-    return content.getbuffer()
+    return content.getvalue()  # no copy, and unlike getbuffer() no danger where an error's frames keep it
 
 
 def save_safetensors(path, state, values):
