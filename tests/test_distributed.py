@@ -17,6 +17,7 @@ import torch
 from tests.conftest import REPOSITORY
 from tests.test_stages import SMALL, first_weights, tensors
 from tests.together import run
+from utils.checkpoints import load_sealed
 from utils.distributed import Processes
 from utils.errors import UserError
 
@@ -225,6 +226,32 @@ def test_signals_and_deaths_end_all_and_any_number_of_processes_goes_on(lines, r
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_processes_end_with_torchrun(early, lines, tmp_path):
+    """It is killed: they save what they have and end, too; or where they have not met yet, give up looking for it."""
+    stage = tmp_path / "supervised"
+    words = [*lines(tmp_path)[2], "--epochs=10000", "--lr=0.00005"]
+    started = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                                "main.py", *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ranks = []
+    try:
+        while len(ranks) < 2 or not early and not (stage / "state.sealed").is_file():
+            assert started.poll() is None
+            ranks = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+            time.sleep(0.02)
+    finally:
+        started.kill()
+        started.wait()
+    end = time.monotonic() + 60
+    while (left := [rank for rank in ranks if Path("/proc", rank).exists()]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == []
+    if not early:
+        steps = [line["step"] for line in map(json.loads, (stage / "metrics.jsonl").read_text().splitlines())]
+        state = load_sealed(stage / "state.sealed")
+        assert state["step"] == max(steps)  # the last thing they did was to save
+
+
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_bad_input_is_one_line(everywhere, lines, root, tmp_path):
     """Every process finds that the data are missing, one of them that its image is damaged."""
@@ -247,6 +274,7 @@ ALONE_HERE = """
 import sys, time
 sys.path.insert(0, {path!r})
 import torch
+from utils.checkpoints import load_sealed
 from utils.distributed import Processes
 from utils.errors import UserError
 with Processes() as processes:
@@ -285,6 +313,7 @@ def test_the_status_is_that_of_the_one_who_speaks_however_long_it_takes(tmp_path
     (tmp_path / "slow.py").write_text(f"""
 import sys, time
 sys.path.insert(0, {str(REPOSITORY)!r})
+from utils.checkpoints import load_sealed
 from utils.distributed import Processes
 from utils.errors import UserError
 class Slow(UserError):

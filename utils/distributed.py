@@ -313,17 +313,32 @@ class Processes:
             time.sleep(0.05)
 
     def _watch(self):
-        """After a death torchrun sends SIGTERM, but a process that waits for the dead one on a GPU cannot look at it."""
+        """After a death torchrun sends SIGTERM, but a process that waits for the dead one on a GPU cannot look at it.
+
+        Where torchrun itself has died, nobody sends anything: then the process asks itself to stop.
+        """
         self._wakeup = reader, writer = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        reader.settimeout(1)
+        parent = os.getppid()
 
         def watch():
-            while number := reader.recv(1):
+            while number := receive():
                 if number[0] == signal.SIGTERM and self._mourn():
                     time.sleep(_STUCK)
                     self._leave(1)
                     os._exit(1)
+
+        def receive():
+            while os.getppid() == parent:
+                with contextlib.suppress(TimeoutError):
+                    return reader.recv(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_STUCK)
+            if not self._connected:  # it looks for what torchrun kept for all, in vain
+                os._exit(1)
+            return b""
 
         threading.Thread(target=watch, daemon=True).start()
 
