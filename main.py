@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from utils.distributed import Processes
+from utils.distributed import Processes, as_script
 from utils.errors import UserError, reports_user_errors
 from utils.options import parse_options
 
@@ -200,4 +200,4 @@ class Job:
 
 
 if __name__ == "__main__":
-    main()
+    as_script(main)

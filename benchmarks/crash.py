@@ -137,13 +137,14 @@ def crash(root, folder, kills, seed=0):
 
 def main():
     """Run the benchmark, print its figures and save them as JSON."""
-    from benchmarks.measure import save
+    from benchmarks.measure import RESULTS, save
     from data.synthetic import generate
     import generate_splits
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", default=str(RESULTS), help="folder of the JSON file (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = generate(Path(folder) / "data", 24, 6, seed=3, size=(64, 64))
@@ -151,7 +152,7 @@ def main():
             generate_splits.main(["--dataset", "shapes", "--data-root", str(root), "--divisors", "8:3"])
         figures = crash(root, Path(folder), options.kills, options.seed)
     print(json.dumps(figures, indent=2))
-    save("crash", figures)
+    save("crash", figures, options.results)
 
 
 if __name__ == "__main__":

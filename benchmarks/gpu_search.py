@@ -12,9 +12,10 @@ import torch
 
 from benchmarks import measure
 from benchmarks.gpu_clock import Clock
-from benchmarks.gpu_subjects import FORMAT, Size, Subject, Variant, cycled
+from benchmarks.gpu_subjects import FORMAT, TINY, Size, Subject, Variant, cycled
 from dmt.prediction import Forward
 from utils import precision
+from utils.errors import reports_user_errors
 
 
 def apart(device, tried, *more):
@@ -55,15 +56,16 @@ def steady(clock, size, run):
     return statistics.median(clock.seconds(lambda: run(size.steps)) for _ in range(size.rounds))
 
 
+@reports_user_errors
 def main():
     """Print what was found."""
     parser = measure.gpu_parser(__doc__)
-    parser.add_argument("--tried", type=int, required=True, help="algorithms of each convolution; 0: no search")
+    parser.add_argument("--tried", type=int, choices=range(100), metavar="N", required=True, help="algorithms of each convolution; 0: no search")
     parser.add_argument("--compiled", action="store_true", help="with torch.compile")
     parser.add_argument("--no-fused-norm", action="store_true", help="normalization as torch does it")
     options = measure.parsed(parser)
     measure.need_gpu(options)
-    print(json.dumps(speed(Size(), options.device, options.tried, options.compiled, not options.no_fused_norm)))
+    print(json.dumps(speed(TINY if options.quick else Size(), options.device, options.tried, options.compiled, not options.no_fused_norm)))
 
 
 if __name__ == "__main__":

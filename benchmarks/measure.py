@@ -56,6 +56,8 @@ def gpu_parser(description):
 
 def need_gpu(options):
     """Raise ``UserError`` where ``options.device`` is a GPU and there is none."""
+    if not options.device.startswith("cuda") and not options.quick:
+        raise UserError(f"--device {options.device}: at full size this would take hours; add --quick")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no GPU here; --quick --device cpu tries the paths of this benchmark on a CPU")
 
@@ -146,12 +148,13 @@ def _command():
     return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *kept])
 
 
-def save(topic, figures):
+def save(topic, figures, folder=RESULTS):
     """Write ``figures`` (a dict) of a benchmark that compares nothing to ``topic``.json, with machine and versions."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     result = {"topic": topic, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
               "commit": _commit(), "machine": machine(), "versions": versions(), **figures}
-    (RESULTS / f"{topic}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / f"{topic}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def table(rows):

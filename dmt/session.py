@@ -37,6 +37,8 @@ def choose_device(name=None, processes=ALONE):
 
     Of several processes on a machine each gets a GPU of its own.
     """
+    if name is not None and name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: give cpu, cuda or cuda:N, or leave the option out")
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         if processes.size > 1 and device.type == "cuda":

@@ -180,6 +180,9 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
         print(f"{plan.name}: stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
         interrupted.signal = max(processes.gather(asked[0] if asked else 0))
         raise
+    finally:
+        if board is not None:
+            board.close()
     result = {"miou": miou, "step": best_step, "start_miou": carried.get("miou"),
               "skipped_steps": int(machine.precision.skipped.item())}
     processes.first(lambda: stage.finish(result, fingerprint, plan.save))

@@ -29,7 +29,11 @@ class Background:
             finally:
                 self._ended.set()
 
-        threading.Thread(target=run).start()
+        try:
+            threading.Thread(target=run).start()
+        except BaseException:  # no thread to be had: nothing is at work
+            self._ended.set()
+            raise
 
     @property
     def busy(self):

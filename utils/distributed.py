@@ -3,6 +3,7 @@
 The first process (rank 0) speaks and writes; the others are silent. Where they end in an error, one of them says so.
 """
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -348,6 +349,26 @@ class Processes:
 
 
 ALONE = Processes({})
+
+
+def as_script(main):
+    """Call ``main()`` as the last thing that a script does.
+
+    One of several processes then leaves at once: in Python's own clean-up torch's threads now and then abort, and torchrun
+    would report a failure where there was none.
+    """
+    status = 0
+    try:
+        main()
+    except SystemExit as stop:
+        if os.environ.get("WORLD_SIZE", "1") == "1" or not isinstance(stop.code, int | None):
+            raise
+        status = stop.code or 0
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _undo_thread_limit():

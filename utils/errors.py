@@ -1,8 +1,10 @@
 """What a user can cause ends in one line on standard error and exit status 2, never in a traceback."""
 
 import argparse
+import contextlib
 import errno
 import functools
+import signal
 import sys
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,6 +46,9 @@ def report(error):
               file=sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
+        for number in (signal.SIGINT, signal.SIGTERM):  # Python's own clean-up would show where it was interrupted
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(number, signal.SIG_IGN)
         print("interrupted", file=sys.stderr)
         return 130
     return None

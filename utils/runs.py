@@ -193,6 +193,14 @@ class Board:
         except OSError as error:
             self._give_up(error)
 
+    def close(self):
+        """Write what waits to be written."""
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+
     def _give_up(self, error):
         self._writer = None
         print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}", file=sys.stderr)
