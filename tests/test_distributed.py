@@ -242,7 +242,7 @@ def test_processes_end_with_torchrun(early, lines, tmp_path):
     finally:
         started.kill()
         started.wait()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 90
     while (left := [rank for rank in ranks if Path("/proc", rank).exists()]) and time.monotonic() < end:
         time.sleep(0.1)
     assert left == []

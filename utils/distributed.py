@@ -23,6 +23,7 @@ STATUS_FILE = "STATUS_FILE"
 variable names a file, the exit status is written there, and processes that all came to an orderly end leave with 0."""
 
 _WAIT = timedelta(minutes=30)  # for the slowest process: the first one may check files or write a checkpoint meanwhile
+_REACHED = timedelta(seconds=30)  # for the store of torchrun, which may have died meanwhile
 _SOON = 3  # seconds in which the others come to their end, too, or say what went wrong
 _STUCK = 5  # seconds after which a process that waits for a dead one is ended
 
@@ -55,6 +56,7 @@ class Processes:
         if self.size > 1:
             _undo_thread_limit()
         self._connected, self._leaving, self._store_kept, self._fellows = False, False, None, []
+        self._store_gone = False
         self._number = next(_STAGES)
         self._silence = contextlib.ExitStack()
 
@@ -281,10 +283,15 @@ class Processes:
             return status
 
     def _store(self):
-        """What torchrun keeps for all processes: a dict that outlives every one of them."""
+        """What torchrun keeps for all processes: a dict that outlives every one of them, and is there before the first."""
         if self._store_kept is None:
             import torch.distributed as dist
-            store, _, _ = next(dist.rendezvous("env://", timeout=_WAIT))
+            if self._store_gone:
+                raise RuntimeError("torchrun's store cannot be reached")
+            self._store_gone = True
+            store, _, _ = next(dist.rendezvous("env://", timeout=_REACHED))
+            self._store_gone = False
+            store.set_timeout(_WAIT)
             self._store_kept = dist.PrefixStore(f"stage {self._number}", store)
         return self._store_kept
 
