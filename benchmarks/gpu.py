@@ -30,7 +30,7 @@ TOPICS = {  # topic -> seconds on an H100 or H200, from above
     gpu_correct.overflow: 3, gpu_speed.training: 40, gpu_speed.parts: 5, gpu_speed.inference: 25,
     gpu_speed.larger_batches: 25, gpu_speed.search: 50, gpu_speed.loader: 25, gpu_speed.memory: 8,
     gpu_speed.compiled: 80, gpu_speed.waiting: 12}
-NEEDED = {"labels": ("curves",), "overflow": (), "compiled": ("curves",)}  # topic -> the others that it needs
+NEEDED = {"labels": ("curves",), "compiled": ("curves",)}  # topic -> the others that it needs
 
 
 class Bench:
