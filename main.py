@@ -95,7 +95,7 @@ class Job:
 
         options = self.options
         rules = LabelingRules(options.label_ratio, options.increment, self._background(),
-                              not options.no_conflict_reduction)
+                              not options.no_conflict_reduction, options.previous_statistics)
         self._parts(batch_size=0)
         stages.label(self._setting(), self._pseudo_dir(), self._checkpoint("continue_from"),
                      self._checkpoint("oldfilename") if options.oldfilename else None, rules, options.redo)

@@ -7,6 +7,7 @@ logits are still there from the round before, so PLE costs no forward pass.
 """
 
 import math
+import shutil
 import sys
 import time
 from collections import deque
@@ -32,16 +33,32 @@ from utils.transfer import Upload, download
 _THREADS = max(4, min(16, usable()))  # for reading and writing; zlib and the disk let others work meanwhile
 _PENDING = 64  # images that may wait to be written, so that a slow disk does not fill the memory
 _GROUP = 8  # images that a GPU decides at once: with one after the other it would wait for the processor
+_BY_BATCH = "previous-by-batch"  # folder in that of a labelling, while it is made
+
+RUNNING, BATCH = ("running", "batch")
 
 
 @dataclass(frozen=True)
 class LabelingRules:
-    """How predictions become pseudo labels: ratio r, and for PLE beta, the background class and conflict reduction."""
+    """How predictions become pseudo labels: ratio r, and for PLE beta, the background class and conflict reduction.
+
+    ``previous_statistics`` says with which statistics PLE's previous network normalizes: ``RUNNING``, in eval mode, or
+    ``BATCH``, those of each labelling batch. The released code forgot to switch that network to eval mode, so the
+    published PLE numbers were obtained with ``BATCH``.
+    """
 
     ratio: float
     beta: float = 0.15
     background: int | None = 0
     conflict_reduction: bool = True
+    previous_statistics: str = RUNNING
+
+    def values(self):
+        """The rules as plain values; the default statistics are left out, for earlier versions knew no others."""
+        values = asdict(self)
+        if self.previous_statistics == RUNNING:
+            del values["previous_statistics"]
+        return values
 
 
 class Writers:
@@ -84,14 +101,16 @@ def read_ahead(read, items, limit=_PENDING):
 
 
 @torch.inference_mode()
-def predict(model, loader, names, store, forward, device, progress=iter):
-    """First pass: run ``model`` (set to eval mode) over ``loader`` and write its logits to ``store``.
+def predict(model, loader, names, store, forward, device, progress=iter, batch_statistics=False):
+    """First pass: run ``model`` over ``loader`` and write its logits to ``store``.
+
+    The model is set to eval mode, or with ``batch_statistics`` to train mode, in which it normalizes by each batch.
 
     ``loader`` gives batches of ``data.datasets.collate_whole``, whose indices count in ``names``; ``forward`` runs the
     model on one (see ``dmt.prediction.network_maps``). Returns the ``ConfidenceHistogram`` of every 16th pixel of these
     images. A GPU is never waited for: what it finds is fetched by the threads that write.
     """
-    model.eval()
+    model.train(batch_statistics)
     histogram, upload = ConfidenceHistogram(model.num_classes), Upload(device)
 
     def write(name, steps, number, part, *sizes):
@@ -256,18 +275,18 @@ def label(predict_with, checkpoint, old, names, store, source, rules, machine, p
           check=lambda histogram: None):
     """The whole of a labelling stage: both passes, and the manifest that makes the store valid.
 
-    ``predict_with(file, store, batches)`` runs the first pass with a checkpoint file. ``old`` is the previous
-    checkpoint of the same arm (PLE) or None; its predictions are taken from the neighbouring stores, or made where none
-    has them. ``source`` (dataset, split, network, test size) goes into the manifest. ``machine`` is the
-    ``dmt.session.Machine``, whose processes share the batches; the first one writes what is about all images. ``check``
-    sees the histogram before anything is decided, on the first process. What an earlier start has left is used: a
-    finished labelling is only verified, an interrupted one goes on. Returns (shares of labelled pixels, whether there
-    was anything to do).
+    ``predict_with(file, store, batches, batch_statistics=False)`` runs the first pass with a checkpoint file. ``old``
+    is the previous checkpoint of the same arm (PLE) or None; its predictions are taken from the neighbouring stores, or
+    made where none has them; with the statistics of each batch they are made and removed again. ``source`` (dataset,
+    split, network, test size) goes into the manifest. ``machine`` is the ``dmt.session.Machine``, whose processes share the
+    batches; the first one writes what is about all images. ``check`` sees the histogram before anything is decided, on
+    the first process. What an earlier start has left is used: a finished labelling is only verified, an interrupted one
+    goes on. Returns (shares of labelled pixels, whether there was anything to do).
     """
     device, processes = machine.device, machine.processes
     origin = {**source, "names_sha256": names_digest(names), "batch_size": machine.batch_size}
     origins = {file: {**origin, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
-    expected = {**origins[checkpoint], "rules": asdict(rules), "previous": None if old is None else old.name,
+    expected = {**origins[checkpoint], "rules": rules.values(), "previous": None if old is None else old.name,
                 "previous_sha256": None if old is None else origins[old]["checkpoint_sha256"]}
     processes.agree(expected, f"the numbers, lists or files of the labelling in {store.folder}")
     began = time.monotonic()
@@ -290,7 +309,7 @@ def label(predict_with, checkpoint, old, names, store, source, rules, machine, p
     processes.first(check, histogram)
     previous = None
     if old is not None:
-        previous = _previous(lambda *where: predict_with(old, *where), names, batches, store, origins[old], processes)
+        previous = _previous(predict_with, old, names, batches, store, origins[old], rules, processes)
     thresholds = histogram.thresholds(rules.ratio)
     own = [names[index] for batch in batches for index in batch]  # a machine reads what it has written itself
     shares = write_pseudo_labels(own, source["test_size"], store, previous, thresholds, rules, device, progress,
@@ -299,6 +318,7 @@ def label(predict_with, checkpoint, old, names, store, source, rules, machine, p
     def finish():
         write_json(store.folder / "timing.json",  # of this start; beside the manifest, which has to stay the same bytes
                    {"seconds": round(time.monotonic() - began, 2), "images": len(names), **peak_memory(device)})
+        shutil.rmtree(store.folder / _BY_BATCH, ignore_errors=True)
         store.write_manifest({**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
                               "thresholds": [float(value) for value in thresholds]})
 
@@ -326,17 +346,26 @@ def _confidences(predict, names, batches, store, source, machine):
     return histogram
 
 
-def _previous(predict, names, batches, store, origin, processes):
-    """The store of the previous model's predictions, found beside ``store`` or made in it."""
+def _previous(predict_with, old, names, batches, store, origin, rules, processes):
+    """The store of the previous model's predictions, found beside ``store`` or made in it.
+
+    Predictions with the statistics of each batch have a place of their own: the others are those of a "current" model,
+    and the report measures forgetting by them.
+    """
+    by_batch = rules.previous_statistics == BATCH
+    if by_batch:
+        origin = {**origin, "statistics": BATCH}
+
     def begin():
-        previous = find_predictions(store.folder.parent, origin) or PseudoLabelStore(store.folder / "previous")
+        previous = PseudoLabelStore(store.folder / _BY_BATCH) if by_batch else (
+            find_predictions(store.folder.parent, origin) or PseudoLabelStore(store.folder / "previous"))
         previous.begin_predictions(origin)
         return previous
 
     previous = processes.first(begin)
     missing = missing_batches(names, batches, previous, lambda name: bool(previous.read_logits(name)))
     if missing:
-        predict(previous, missing)
+        predict_with(old, previous, missing, by_batch)
     return previous
 
 

@@ -18,6 +18,7 @@ from data.store import PseudoLabelStore, names_digest
 from dmt import collapse, labeling
 from dmt.live_view import LiveView, spread
 from dmt.loss import STOP
+from dmt.prediction import network_maps
 from dmt.training import Interrupted, Recipe, Trainer, stop
 from models import batch_norm
 from models.deeplab import OUTPUT_STRIDE
@@ -242,13 +243,19 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
     processes.first(lambda: images.check_present(data.images(names, UNLABELED)))
     processes.first(make_folder, folder)
     store = PseudoLabelStore(folder, data.spec.palette)
+    if rules.previous_statistics == labeling.BATCH and max(data.spec.test_size) <= OUTPUT_STRIDE:
+        raise UserError("--previous-statistics batch: this --test-size leaves one feature an image, but batch "
+                        "normalization needs two; give a larger one")
 
-    def predict(file, target, batch_indices):
+    def predict(file, target, batch_indices, batch_statistics=False):
         model, _ = setting.network.build(machine.device, file)
         loader = machine.loader(data.whole_images(names, UNLABELED), datasets.collate_whole, batch_sampler=batch_indices)
-        forward = machine.forward(machine.ready(model, training=False), setting.network.input_format)
+        if batch_statistics:  # what makes evaluation fast on a GPU, folded and recorded, has running statistics
+            forward = network_maps(model, setting.network.input_format, machine.precision)
+        else:
+            forward = machine.forward(machine.ready(model, training=False), setting.network.input_format)
         return labeling.predict(model, loader, names, target, forward, machine.device,
-                                progress_bar(f"predict with {file.name}", "batch"))
+                                progress_bar(f"predict with {file.name}", "batch"), batch_statistics)
 
     def check(histogram):
         labeling.warn_of_empty_classes(histogram, data.spec.class_names)

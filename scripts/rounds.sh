@@ -198,6 +198,9 @@ label() {
     options+=(--continue-from="$(checkpoint $last "$arm")")
     if [ $last -gt 0 ] && [ -n "$beta" ]; then
         options+=(--oldfilename="$(checkpoint $((last - 1)) "$arm")" --Increment="$beta")
+        if [ "${previous_statistics:=running}" != running ]; then
+            options+=(--previous-statistics="$previous_statistics")
+        fi
     fi
     stage "${options[@]}" --label-ratio="$3" --batch-size-labeling="$batch_labeling" \
         --pseudo-dir="$(pseudo_dir $last "$arm")" "${label_options[@]}"

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests.test_stages import SMALL, first_weights
+from utils.options import parse_options
 
 LISTS = "ImageSets/Segmentation"
 
@@ -179,13 +180,22 @@ def test_pseudo_labels_missing_or_of_another_split(refuse, own_shapes, tmp_path,
 
 @pytest.mark.parametrize("flag", [
     "--epochs=0", "--epochs=-1", "--batch-size-labeled=-1", "--batch-size-labeled=0", "--val-num-steps=0", "--lr=0",
-    "--lr=nan", "--lr=inf", "--state=4", "--label-ratio=0", "--seed=x", "--amp-backend=mxnet", "--aspp-branches=3",
-    "--Increment=nan", "--gamma1=-1", "--unknown-flag", "--background=99", "--dataset=imagenet", "--train-set=../8",
-    "--exp-name=a/b", "--crop-size=0"])
+    "--lr=nan", "--lr=inf", "--state=4", "--label-ratio=0", "--label-ratio=20", "--seed=x", "--amp-backend=mxnet",
+    "--aspp-branches=3", "--Increment=nan", "--Increment=15", "--beta=-1.1", "--previous-statistics=none", "--gamma1=-1",
+    "--unknown-flag", "--background=99", "--dataset=imagenet", "--train-set=../8", "--exp-name=a/b", "--crop-size=0"])
 def test_values_that_make_no_sense(refuse, flag):
     more = ["--labeling", "--continue-from=good.pt"] if "background" in flag else []
     line = refuse(flag, *more)
     assert flag.split("=")[0] in line
+
+
+@pytest.mark.parametrize("option", ["--Increment=0.15", "--previous-statistics=batch"])
+def test_what_needs_the_previous_network_says_so(option, capsys):
+    parse_options([option, "--labeling"])
+    assert capsys.readouterr().err == (f"notice: {option.partition('=')[0]} does nothing without --oldfilename, "
+                                       "the arm's checkpoint of the round before\n")
+    options = parse_options([option, "--oldfilename=old.pt"])
+    assert capsys.readouterr().err == "" and options.increment == 0.15
 
 
 def test_apex_where_it_is_not_installed(refuse):

@@ -62,6 +62,8 @@ def lines(root, tmp_path_factory):
             ["--state=2", "--exp-name=supervised", "--batch-size-labeled=4", f"--continue-from={given / 'calm.pt'}", *train],
             ["--exp-name=mutual", "--aspp-branches=4", *mutual],
             ["confusion", f"{out}/confusion.json", f"--continue-from={given / '2.pt'}", *common],
+            ["--labeling", f"--continue-from={given / '2.pt'}", "--label-ratio=0.5", f"--oldfilename={given / '1.pt'}",
+             "--previous-statistics=batch", "--beta=0.02", f"--pseudo-dir={out}/pseudo/3", *common],
         ]
     return make
 
@@ -150,7 +152,7 @@ def test_the_confusion_matrix_is_identical(alone, together):
 def test_thresholds_and_pseudo_labels_are_identical(alone, together):
     expected = sorted(path for path in (alone / "pseudo").rglob("*") if path.is_file()
                       and path.name not in ("timing.json", ".lock"))
-    assert len(expected) == 2 * (3 * 17 + 2)
+    assert len(expected) == 3 * (3 * 17 + 2)
     for path in expected:
         assert path.read_bytes() == (together[0] / path.relative_to(alone)).read_bytes(), path
     manifest = json.loads((alone / "pseudo" / "2" / "manifest.json").read_text())

@@ -123,37 +123,86 @@ def test_previous_predictions_are_found_or_made_and_give_the_same_labels(shapes_
 
 def test_pseudo_labels_follow_the_papers_rules_pixel_by_pixel(shapes_root, tmp_path, command):
     """The stored labels against the plain procedure: float32 softmax, sorted confidences, thresholds."""
+    checkpoint = tmp_path / "net.pt"
+    first_weights(checkpoint, 8, sureness=10)
+    folder = tmp_path / "pseudo" / "net"
+    assert label(command, shapes_root, tmp_path, checkpoint, folder)[0] == 0
+    current = plain_predictions(shapes_root, checkpoint, 1)
+    thresholds = plain_thresholds(current)
+    expected = {name: plain_label(pair, thresholds) for name, pair in current.items()}
+    assert share_of_other_labels(folder, expected) <= 0.0005  # logits and confidences are stored in 16 bits
+
+
+def test_previous_statistics_of_each_batch_are_those_of_train_mode(shapes_root, tmp_path, command):
+    """PLE as released, the previous network in train mode, against the plain procedure; 16 images in batches of 5."""
+    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
+    first_weights(old, 8, seed=1, sureness=10)
+    first_weights(new, 8, seed=2, sureness=10)
+    stored, folder = tmp_path / "pseudo" / "old", tmp_path / "pseudo" / "new"
+    ple = [f"--oldfilename={old}", "--beta=0.02", "--background=none"]
+    five = "--batch-size-labeling=5"
+    assert label(command, shapes_root, tmp_path, old, stored, five)[0] == 0
+    before = {path: path.read_bytes() for path in (old, new, *stored.rglob("*.*")) if path.is_file()}
+    status, _, errors = label(command, shapes_root, tmp_path, new, folder, *ple, five, "--previous-statistics=batch")
+    assert (status, errors) == (0, "")
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["confidence", "labels", "logits"]
+
+    current, previous = plain_predictions(shapes_root, new, 5), plain_predictions(shapes_root, old, 5, training=True)
+    thresholds, expected = plain_thresholds(current), {}
+    for name, pair in current.items():
+        surer = previous[name][1] - pair[1] >= 0.02
+        expected[name] = np.where(surer, plain_label(previous[name], thresholds), plain_label(pair, thresholds))
+    assert share_of_other_labels(folder, expected) <= 0.001
+    assert "already labelled" in label(command, shapes_root, tmp_path, new, folder, *ple, five,
+                                       "--previous-statistics=batch")[1]
+    assert "labelled anew, since" in label(command, shapes_root, tmp_path, new, folder, *ple, five)[1]
+    assert share_of_other_labels(folder, expected) > 0.1
+    assert "previous_statistics" not in json.loads((folder / "manifest.json").read_text())["rules"]
+
+
+def plain_predictions(root, checkpoint, batch_size, training=False):
+    """{name: (classes, confidences)} of the unlabelled images: the network, upsampling, float32 softmax."""
     from data.datasets import WholeImages, collate_whole
     from data.lists import read_list
     from data.specs import load_spec
     from models import deeplab_v2
     from models.input_format import input_format
-    checkpoint = tmp_path / "net.pt"
-    first_weights(checkpoint, 8, sureness=10)
-    folder = tmp_path / "pseudo" / "net"
-    assert label(command, shapes_root, tmp_path, checkpoint, folder)[0] == 0
-    names = read_list(shapes_root / "ImageSets/Segmentation/8_unlabeled_0.txt")
-    model = deeplab_v2(8, "small").eval()
+    names = read_list(root / "ImageSets/Segmentation/8_unlabeled_0.txt")
+    model = deeplab_v2(8, "small").train(training)
     model.load_state_dict(tensors(checkpoint))
-    data = WholeImages(load_spec("shapes"), shapes_root, names, "train", (65, 65), labels=False)
-    classes, confidences = [], []
-    for index in range(len(names)):
-        image, _, _, (size,) = collate_whole([data[index]])
+    data = WholeImages(load_spec("shapes"), root, names, "train", (65, 65), labels=False)
+    found = {}
+    for start in range(0, len(names), batch_size):
+        images, _, indices, sizes = collate_whole([data[i] for i in range(start, min(start + batch_size, len(names)))])
         with torch.inference_mode():
-            logits = torch.nn.functional.interpolate(model(input_format(False).normalize(image)), (65, 65),
+            logits = torch.nn.functional.interpolate(model(input_format(False).normalize(images)), (65, 65),
                                                      mode="bilinear", align_corners=True)
-        confidence, winner = logits.softmax(1)[0, :, : size[0], : size[1]].max(0)
-        classes.append(winner.numpy())
-        confidences.append(confidence.numpy())
-    sampled = np.concatenate([c.ravel()[::16] for c in classes]), np.concatenate([c.ravel()[::16] for c in confidences])
-    wrong = total = 0
-    for name, winner, confidence in zip(names, classes, confidences):
-        expected = winner.copy()
-        for value in np.unique(winner):
-            won = np.sort(sampled[1][sampled[0] == value])
-            threshold = won[-int(0.5 * len(won)) - 1] if 0.5 * len(won) >= 1 else 1e-5
-            expected[(winner == value) & (confidence < threshold)] = 255
-        stored = np.asarray(Image.open(folder / "labels" / f"{name}.png"))
-        wrong += (stored != expected).sum()
-        total += stored.size
-    assert wrong <= 0.0005 * total  # the logits and confidences are stored in 16 bits; at least 99.95 % must agree
+        for maps, index, size in zip(logits.softmax(1), indices, sizes):
+            confidence, winner = maps[:, : size[0], : size[1]].max(0)
+            found[names[index]] = winner.numpy(), confidence.numpy()
+    return found
+
+
+def plain_thresholds(predictions, ratio=0.5):
+    """The threshold of each class, from every 16th pixel of each image."""
+    winners, confidences = (np.concatenate([pair[which].ravel()[::16] for pair in predictions.values()])
+                            for which in (0, 1))
+    thresholds = {}
+    for value in range(8):
+        won = np.sort(confidences[winners == value])
+        thresholds[value] = won[-int(ratio * len(won)) - 1] if ratio * len(won) >= 1 else 1e-5
+    return thresholds
+
+
+def plain_label(prediction, thresholds):
+    """The winning classes of a (classes, confidences), 255 below the threshold."""
+    winner, confidence = prediction
+    return np.where(confidence < np.vectorize(thresholds.get)(winner), 255, winner)
+
+
+def share_of_other_labels(folder, expected):
+    """Share of the pixels whose stored label is another one."""
+    stored = {name: np.asarray(Image.open(folder / "labels" / f"{name}.png")) for name in expected}
+    return (sum((stored[name] != labels).sum() for name, labels in expected.items())
+            / sum(labels.size for labels in expected.values()))

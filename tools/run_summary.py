@@ -20,7 +20,7 @@ _OPTIONS = ("state", "train_set", "epochs", "batch_size_labeled", "batch_size_ps
 RECIPE_KEYS = _OPTIONS + (
     "backbone", "aspp_branches", "input_format", "crop", "test_size", "test_by", "background", "ignore", "dataset",
     "precision", "classes", "validation_list", "first_weights", "label_ratio", "ple", "beta", "ple_background",
-    "no_conflict_reduction")  # everything that ``recipe`` may say
+    "no_conflict_reduction", "previous_statistics")  # everything that ``recipe`` may say
 _STAGE_KEYS = {"name", "round", "arm", "miou", "iou", "step", "steps", "checkpoint_sha256", "split", "split_id", "seed",
                "recipe"}
 _VERSIONS = ("python", "torch", "torchvision", "numpy", "opencv", "gpu", "processors", "threads", "commit")
@@ -154,7 +154,8 @@ def _rules(manifest):
     values = {"label_ratio": rules.get("ratio"), "ple": bool(manifest.get("previous"))}
     if values["ple"]:
         values.update(beta=rules.get("beta"), ple_background=rules.get("background"),
-                      no_conflict_reduction=rules.get("conflict_reduction") is False)
+                      no_conflict_reduction=rules.get("conflict_reduction") is False,
+                      previous_statistics=rules.get("previous_statistics"))
     return values
 
 

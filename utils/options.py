@@ -1,7 +1,7 @@
 """The options of main.py. Nothing here imports torch, so that ``--help`` and a typing error answer at once."""
 
 import argparse
-import math
+import sys
 
 from utils.arguments import number
 from utils.errors import OneLineParser
@@ -27,7 +27,7 @@ _count_or_zero = number(int, 0, "a whole number of at least 0", high=10**9)
 _positive = number(float, 0, "a number above 0", strict=True)
 _probability = number(float, 0, "a number from 0 to 1", high=1)
 _not_negative = number(float, 0, "a number of at least 0")
-_any_number = number(float, -math.inf, "a finite number", strict=True)
+_increment = number(float, -1, "a number from -1 to 1", high=1)
 _share = number(float, 0, "a number above 0 and up to 1", strict=True, high=1)
 _scale = number(float, 1 / 64, "a number from 1/64 to 64", high=64)
 
@@ -61,6 +61,13 @@ def parse_options(arguments=None):
     options = parser.parse_args(arguments)
     if options.accumulate is not None and options.max_memory is not None:
         parser.error("--accumulate and --max-memory exclude each other: give N yourself, or have it picked")
+    for option, name, default in (("--Increment", "increment", 0.15), ("--previous-statistics", "previous_statistics",
+                                                                        "running")):
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif options.oldfilename is None:
+            print(f"notice: {option} does nothing without --oldfilename, the arm's checkpoint of the round before",
+                  file=sys.stderr)
     return options
 
 
@@ -185,12 +192,16 @@ def _labeling(parser):
     group = parser.add_argument_group("pseudo labels")
     group.add_argument("--pseudo-dir", metavar="DIR", help="folder of the pseudo labels: --labeling writes it, training "
                        "reads it (default: pseudo_labels in --output-dir)")
-    group.add_argument("--label-ratio", metavar="R", type=_positive, default=0.2,
+    group.add_argument("--label-ratio", metavar="R", type=_share, default=0.2,
                        help="share of each class's pixels to label (0.2)")
     group.add_argument("--oldfilename", metavar="FILE",
                        help="the arm's checkpoint of the round before: turns pseudo label enhancement (PLE) on")
-    group.add_argument("--Increment", "--beta", dest="increment", metavar="BETA", type=_any_number, default=0.15,
+    group.add_argument("--Increment", "--beta", dest="increment", metavar="BETA", type=_increment,
                        help="PLE takes the previous prediction where it is surer by this much (0.15)")
+    group.add_argument("--previous-statistics", choices=("running", "batch"),
+                       help="how PLE's previous network normalizes: running, in eval mode (default); batch, by each "
+                            "batch of --batch-size-labeling images, as the released code does by mistake, so that the "
+                            "published PLE numbers were obtained so; it costs a forward pass of its own")
     group.add_argument("--background", metavar="{spec,none,N}", type=_background, default="spec",
                        help="PLE's background class: the dataset's (default), none, or a class number")
     group.add_argument("--no-conflict-reduction", action="store_true",

@@ -37,6 +37,7 @@ gamma=${gamma:-5}  # both exponents of the dynamic weight; cbst has 0
 val=${val:-500}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
+previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 

@@ -12,7 +12,8 @@ from tools.tables import method_of
 _SHOWN_ROUNDS = 2  # rounds whose pictures stand open; those before are folded
 _NOT_SHOWN = {"fingerprint", "output_dir", "data_root", "lists_dir", "pseudo_dir", "continue_from", "oldfilename",
               "exp_name", "redo", "check", "check_weights", "state",  # places, and what the stage's name says
-              "labeling", "label_ratio", "increment", "background", "no_conflict_reduction",  # these are a labelling's
+              "labeling", "label_ratio", "increment", "background", "no_conflict_reduction",
+              "previous_statistics",  # these are a labelling's
               "protocol", "window", "stride", "scales", "flip", "second_arm", "second_coco", "json"}  # and these a test's
 _METHODS = {"CBST": "Self-training on class-balanced pseudo labels (CBST)",
             "DST": "Self-training with the dynamic loss (DST)", "online": "Self-training on labels made on the fly",
@@ -387,8 +388,10 @@ def _rules(content):
     found = []
     for name, key, of in (("label ratio", "ratio", made), ("PLE: beta", "beta", enhanced),
                           ("PLE: background class", "background", enhanced),
-                          ("PLE: conflict reduction", "conflict_reduction", enhanced)):
-        values = dict.fromkeys(f"{labelling.manifest['rules'][key]}" for labelling in of)
+                          ("PLE: conflict reduction", "conflict_reduction", enhanced),
+                          ("PLE: statistics of the previous network", "previous_statistics", enhanced)):
+        rules = [labelling.manifest["rules"] for labelling in of]
+        values = dict.fromkeys(f"{of_one[key]}" for of_one in rules if key in of_one)  # the default is not said
         found += [(name, ", ".join(values))] if values else []
     return found
 
