@@ -27,7 +27,7 @@ def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2, on_student
       "naive" w = q[y]^gamma2, as if it had not won; "flip" w = (1 - p)^gamma2, for the pixel now learns a
     - any other disagreement: w = q[y]^gamma2
 
-    gamma1 = gamma2 = 0 turns weighting off: w = 1, for disagreements too.
+    gamma1 = gamma2 = 0 turns weighting off: w = 1, for disagreements too, whatever ``on_student_win``.
     """
     if gamma1 == 0 and gamma2 == 0:
         return torch.ones_like(q_label)
@@ -54,7 +54,8 @@ class DynamicMutualLoss(nn.Module):
     - ``num_pseudo``: the first ``num_pseudo`` samples are pseudo-labelled, the others labelled (w = 1).
 
     ``on_student_win`` is what becomes of pixels where the student wins (see ``pixel_weights``): "stop" (DMT), "naive" or
-    "flip". With "flip" they count as labelled with the student's decision a, also where weighting is turned off.
+    "flip". With "flip" they count as labelled with the student's decision a; with gamma1 = gamma2 = 0 nothing flips, as
+    nothing is weighted.
 
     Returns ``(loss, statistics)``. The loss is sum(w · cross-entropy) / number of pixels that have a label, 0-d, and 0
     when none has; no gradient goes through w. The losses and means of a batch's parts add up to those of the batch.
@@ -78,6 +79,7 @@ class DynamicMutualLoss(nn.Module):
         if on_student_win not in ON_STUDENT_WIN:
             raise ValueError(f"on_student_win must be one of {', '.join(ON_STUDENT_WIN)}, not {on_student_win!r}")
         self.ignore_index, self.on_student_win = int(ignore_index), on_student_win
+        self._flips = on_student_win == FLIP and (self.gamma1 > 0 or self.gamma2 > 0)
 
     def forward(self, logits, labels, confidence=None, num_pseudo=None, valid_pixels=None):
         num_pseudo = _checked(logits, labels, confidence, num_pseudo)
@@ -101,7 +103,7 @@ class DynamicMutualLoss(nn.Module):
             disagreements = disagrees.count_nonzero()
             won = disagrees & (q_max > p)
             student_wins = won.count_nonzero()
-            if self.on_student_win == FLIP:
+            if self._flips:
                 y[:num_pseudo] = torch.where(won, student.prediction[:num_pseudo], y[:num_pseudo])
                 cross_entropy[:num_pseudo] = torch.where(won, -q_max.log(), cross_entropy[:num_pseudo])
 

@@ -67,11 +67,13 @@ def test_labelled_samples_and_batches_without_labels_are_as_ever(on_student_win)
     assert not torch.autograd.grad(none, logits)[0].any()
 
 
-def test_gammas_of_zero_weigh_nothing_but_flip_still_changes_the_label():
+@pytest.mark.parametrize("on_student_win", ON_STUDENT_WIN)
+def test_gammas_of_zero_weigh_nothing_and_flip_nothing(on_student_win):
     logits, labels, confidence = logits_of((0.75, 0.25)), torch.tensor([[[1]]]), torch.tensor([[[0.5]]])
-    for on_student_win, cross_entropy in (("stop", 2 * LOG2), ("naive", 2 * LOG2), ("flip", math.log(4 / 3))):
-        loss, statistics = DynamicMutualLoss(0, 0, on_student_win=on_student_win)(logits, labels, confidence, 1)
-        assert loss.item() == pytest.approx(cross_entropy) and statistics["mean_weight"].item() == 1
+    loss, statistics = DynamicMutualLoss(0, 0, on_student_win=on_student_win)(logits, labels, confidence, 1)
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * LOG2) and statistics["mean_weight"].item() == 1
+    assert logits.grad.flatten().tolist() == pytest.approx([0.75, -0.75])  # q - onehot of the teacher's label
 
 
 def test_weights_of_gamma1_and_gamma2_do_not_mix():
@@ -193,7 +195,18 @@ def test_options_and_their_defaults():
     options = parse_options([])
     assert (options.on_student_win, options.online, options.no_conflict_reduction) == ("stop", None, False)
     assert parse_options(["--online"]).online == 0.9 and parse_options(["--online", "0.8"]).online == 0.8
-    assert tuple(parse_options([f"--on-student-win={name}"]).on_student_win for name in ON_STUDENT_WIN) == ON_STUDENT_WIN
+    for name in ON_STUDENT_WIN:
+        options = parse_options([f"--on-student-win={name}", "--gamma2=0"])  # 0 may be meant
+        assert (options.on_student_win, options.gamma1, options.gamma2) == (name, 0, 0)
+
+
+@pytest.mark.parametrize("variant", ["naive", "flip"])
+def test_a_variant_without_any_gamma_names_the_ones_to_give(variant, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_options([f"--on-student-win={variant}"])
+    line = capsys.readouterr().err
+    assert stop.value.code == 2 and line.count("\n") == 1
+    assert f"--on-student-win {variant}" in line and "--gamma1=5 --gamma2=5" in line
 
 
 @pytest.mark.parametrize("wrong", [["--online=1.5"], ["--online=-0.1"], ["--online=nan"], ["--on-student-win=lose"],

@@ -31,6 +31,9 @@ _increment = number(float, -1, "a number from -1 to 1", high=1)
 _share = number(float, 0, "a number above 0 and up to 1", strict=True, high=1)
 _scale = number(float, 1 / 64, "a number from 1/64 to 64", high=64)
 
+# Of options that are looked at for whether they were given:
+_DEFAULTS = {"gamma1": 0.0, "gamma2": 0.0, "increment": 0.15, "previous_statistics": "running"}
+
 
 def _scales(text):
     return [_scale(part) for part in text.split(",") if part]
@@ -61,13 +64,17 @@ def parse_options(arguments=None):
     options = parser.parse_args(arguments)
     if options.accumulate is not None and options.max_memory is not None:
         parser.error("--accumulate and --max-memory exclude each other: give N yourself, or have it picked")
-    for option, name, default in (("--Increment", "increment", 0.15), ("--previous-statistics", "previous_statistics",
-                                                                        "running")):
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-        elif options.oldfilename is None:
+    if (options.on_student_win != "stop" and options.online is None
+            and options.gamma1 is None and options.gamma2 is None):
+        parser.error(f"--on-student-win {options.on_student_win} changes nothing without weights; give the exponents, "
+                     "--gamma1=5 --gamma2=5 in the papers")
+    for option, given in (("--Increment", options.increment), ("--previous-statistics", options.previous_statistics)):
+        if given is not None and options.oldfilename is None:
             print(f"notice: {option} does nothing without --oldfilename, the arm's checkpoint of the round before",
                   file=sys.stderr)
+    for name, default in _DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
     return options
 
 
@@ -169,9 +176,9 @@ def _training(parser):
                             "--batch-size-labeling sets, have to fit as well")
     group.add_argument("--lr", metavar="X", type=_positive, default=0.002, help="initial learning rate (0.002)")
     group.add_argument("--weight-decay", metavar="X", type=_not_negative, default=0.0005, help="(0.0005)")
-    group.add_argument("--gamma1", metavar="X", type=_not_negative, default=0.0,
+    group.add_argument("--gamma1", metavar="X", type=_not_negative,
                        help="exponent of the dynamic weight where teacher and student agree (0: no weighting)")
-    group.add_argument("--gamma2", metavar="X", type=_not_negative, default=0.0,
+    group.add_argument("--gamma2", metavar="X", type=_not_negative,
                        help="exponent where they disagree and the teacher is surer (0)")
     group.add_argument("--on-student-win", choices=("stop", "naive", "flip"), default="stop",
                        help="where they disagree and the student is surer: stop, the pixel teaches nothing (default, DMT's "
