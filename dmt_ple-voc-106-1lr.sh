@@ -10,8 +10,10 @@ exp=${exp:-dmt_ple-voc-$split-${id}lr}  # name of the experiment
 
 coco_arms=${coco_arms:-l r}  # arms from COCO weights: both
 coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
-seed_l=${seed_l:-1}
-seed_r=${seed_r:-2}
+seed0_l=${seed0_l:-1}  # in round 0
+seed0_r=${seed0_r:-2}
+seed_l=${seed_l:-2}  # in the rounds
+seed_r=${seed_r:-1}
 weight_decay=${weight_decay:-0.0005}
 
 # Round 0, supervised:

@@ -73,6 +73,7 @@ name() { echo "${exp}__p$1--$2"; }               # name ROUND ARM
 checkpoint() { echo "$OUTPUT_DIR/$(name "$@").pt"; }     # checkpoint ROUND ARM
 pseudo_dir() { echo "$OUTPUT_DIR/pseudo/$(name "$@")"; } # pseudo_dir ROUND ARM: labels made by that checkpoint
 seed_of() { local variable=seed_$1; echo "${!variable}"; }
+seed0_of() { local variable=seed0_$1; echo "${!variable:-$(seed_of "$1")}"; }  # in round 0
 
 # is_coco ARM: does the arm descend from the COCO weights? Then every stage of it takes --coco.
 is_coco() {
@@ -179,7 +180,7 @@ train_labeled() {
 
 # round0 ARM SPLIT: round 0 of an arm, on the labelled images of SPLIT.
 round0() {
-    train_labeled "$(name 0 "$1")" "$1" "$2" "$ep0" "$(seed_of "$1")" "$val0"
+    train_labeled "$(name 0 "$1")" "$1" "$2" "$ep0" "$(seed0_of "$1")" "$val0"
 }
 
 # round0_of_both ARM SPLIT ARM SPLIT: round 0 of both arms, each on its labelled images.

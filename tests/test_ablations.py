@@ -83,6 +83,7 @@ def test_all_stages_have_the_numbers_of_the_table(voc):
                 continue
             assert (stage.train_set, stage.lr, stage.batch_size_labeled, stage.batch_size_pseudo) == ("50", 0.001, 1, 7)
             assert stage.epochs == (20 if row == "online" else 4)
+            assert stage.seed == {"c": 1, "r": 1, "l": 2}[stage.exp_name[-1]]  # round 0 has l 1 and r 2
             gamma = 0 if row in ("cbst", "online") else 5
             assert (stage.gamma1, stage.gamma2) == (gamma, gamma)
             assert stage.on_student_win == {"naive": "naive", "flip": "flip"}.get(row, "stop")

@@ -47,7 +47,8 @@ def expected_chain(exp, dataset, first, second, round0, split, rounds, coco, coc
     """The 22 commands as strings. ``first`` is the arm that labels first; ``round0`` lists (arm, split) in order."""
     out = f"runs/{exp}"
     common = f"--dataset={dataset} --output-dir={out} --mixed-precision"
-    seeds = {arm: seed for seed, (arm, _) in enumerate(round0, start=1)}
+    seeds0 = {arm: seed for seed, (arm, _) in enumerate(round0, start=1)}
+    seeds = {"r": 1, "l": 2} if "l" in seeds0 else seeds0  # of the rounds
 
     def flag(arm):
         return "--coco " if arm in coco else ""
@@ -56,7 +57,7 @@ def expected_chain(exp, dataset, first, second, round0, split, rounds, coco, coc
     for arm, labeled in round0:
         weights = f"--coco --continue-from={coco_weights} " if arm in coco else ""
         lines.append(f"--exp-name={exp}__p0--{arm} --state=2 --train-set={labeled} {weights}{rounds['zero']} "
-                     f"--seed={seeds[arm]} --val-num-steps={rounds['val0']} {common}")
+                     f"--seed={seeds0[arm]} --val-num-steps={rounds['val0']} {common}")
     sets = f"--train-set={split}"
     for number, ratio in enumerate(RATIOS, start=1):
         last = number - 1

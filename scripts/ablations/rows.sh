@@ -124,7 +124,7 @@ run_rows() {
 check_numbers() {
     local numbers
     numbers="$dataset $split $id $exp $EXTRA $MIXED_PRECISION $coco_arms $weight_decay | $ep0 $batch0 $lr0 $val0 |"
-    numbers+=" $ratios | $ep $batch_labeled $batch_pseudo $lr $gamma $val $batch_labeling | $seed_c $seed_l $seed_r"
+    numbers+=" $ratios | $ep $batch_labeled $batch_pseudo $lr $gamma $val $batch_labeling | $seed_c $seed_l $seed_r${seed0_l+ $seed0_l $seed0_r}"
     if [ "$previous_statistics" != running ]; then numbers+=" | $previous_statistics"; fi
     keep_numbers ablations "$numbers"
 }
