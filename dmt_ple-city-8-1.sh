@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # DMT+PLE on Cityscapes with 1/8 of the labels: two arms with different pre-training, c (COCO) and i (ImageNet).
+# Plain DMT has other numbers here: ep0=170 batch_labeled=2 batch_pseudo=6 beta= exp=dmt-city-8-1 ./dmt_ple-city-8-1.sh
 set -euo pipefail
 
 dataset=${dataset:-city}
@@ -14,7 +15,7 @@ seed_i=${seed_i:-2}
 weight_decay=${weight_decay:-0.0005}
 
 # Round 0, supervised:
-ep0=${ep0:-329}  # epochs; 170 in DMT
+ep0=${ep0:-329}  # epochs
 batch0=${batch0:-8}
 lr0=${lr0:-0.004}
 val0=${val0:-350}  # steps between validations

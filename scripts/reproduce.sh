@@ -2,7 +2,8 @@
 # Every cell of the papers' tables: both datasets, all splits, three split ids; supervised, DMT and DMT+PLE.
 #     scripts/reproduce.sh        CELLS="voc-106 city-8" IDS="0 1" METHODS="supervised dmt" scripts/reproduce.sh
 # OUTPUT_DIR/CELL-ID/METHOD becomes a run folder; what methods of a cell have in common (round 0, and round 1 of DMT and
-# DMT+PLE) is computed once and linked. Interrupted, the same command goes on. Ends with the table beside the published
+# DMT+PLE; on Cityscapes, where DMT+PLE has a recipe of its own, the round 0 of supervised and DMT) is computed once and
+# linked. Interrupted, the same command goes on. Ends with the table beside the published
 # numbers. With several GPUs: one such command a GPU, each with CELLS or IDS of its own.
 #
 # The cells voc-20, voc-8, voc-sbd, city-30 and city-8 have arms c and i, voc-106 and voc-50 have arms l and r (run
@@ -22,9 +23,14 @@ ep0_voc_20=${ep0_voc_20:-134}  # 8978 steps
 ep0_voc_8=${ep0_voc_8:-54}  # 8964 steps
 ep0_voc_full=${ep0_voc_full:-30}  # 39690 steps
 ep0_voc_sbd=${ep0_voc_sbd:-85}  # 15555 steps
-ep0_city_30=${ep0_city_30:-1189}  # 15457 steps; DMT's own recipe: 615
-ep0_city_8=${ep0_city_8:-329}  # 15463 steps; DMT's own recipe: 170
-ep0_city_full=${ep0_city_full:-42}  # 15624 steps; with DMT's number of steps: 22
+ep0_city_30=${ep0_city_30:-615}  # 7995 steps
+ep0_city_8=${ep0_city_8:-170}  # 7990 steps
+ep0_city_full=${ep0_city_full:-22}  # 8184 steps
+# On Cityscapes DMT+PLE has numbers of its own in round 0 and round 1, supervised and DMT have these:
+ep0_ple_city_30=${ep0_ple_city_30:-1189}  # 15457 steps
+ep0_ple_city_8=${ep0_ple_city_8:-329}  # 15463 steps
+batch_labeled_dmt_city=${batch_labeled_dmt_city:-2}  # labelled images a step of DMT, in every round; DMT+PLE: the launcher's
+batch_pseudo_dmt_city=${batch_pseudo_dmt_city:-6}  # pseudo-labelled images a step
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
 seed_whole=${seed_whole:-1}  # of supervised training on the whole split where arm c is no arm of the rounds
 
@@ -61,9 +67,15 @@ check_choices() {
 
 chosen() { [[ " $METHODS " == *" $1 "* ]]; }
 
-# cell NAME ID: the numbers of a cell. The rest is taken from the top of its launcher, which is started with these.
+# cell NAME ID METHOD: the numbers of a cell. The rest is taken from the top of its launcher, which is started with these.
 cell() {
     local epochs=ep0_${1//-/_}
+    alike="supervised dmt ple"  # methods with the same recipe, as far as they go
+    if [[ $1 == city-* && $3 = ple ]]; then
+        epochs=ep0_ple_${1//-/_} alike=
+    elif [[ $1 == city-* ]]; then
+        alike="supervised dmt" batch_labeled=$batch_labeled_dmt_city batch_pseudo=$batch_pseudo_dmt_city
+    fi
     dataset=${1%-*} split=${1#*-} id=$2 exp=$1-$2 ep0=${!epochs} arms="c i" val0=
     launcher=dmt_ple-$dataset-$(if [ "$dataset" = voc ]; then echo 20; else echo 8; fi)-1.sh
     case $1 in
@@ -79,7 +91,7 @@ cell() {
 # Supervised training on the whole split from COCO weights. Where c is an arm of the rounds, it is its round 0.
 supervised() {
     local row
-    for row in dmt ple; do
+    for row in $alike; do
         if [ "$arms" = "c i" ] && has $row 0 c; then share $row 0 c; return; fi
     done
     if [ -n "$coco_weights" ]; then coco_arms+=" c"; fi
@@ -95,38 +107,50 @@ supervised() {
 
 # rounds_of ROW BETA: the launcher, after whatever another method of the cell has computed already.
 rounds_of() {
-    local row arm filter=(-e "") first=${arms% *} second=${arms#* } other
-    other=$(if [ "$1" = dmt ]; then echo ple; else echo dmt; fi)
+    local row arm filter=(-e "") first=${arms% *} second=${arms#* }
     for arm in $arms; do
-        for row in supervised "$other"; do
+        for row in $alike; do
             if has "$row" 0 "$arm"; then share "$row" 0 "$arm"; filter+=(-e "/--exp-name=$(name 0 "$arm") /d"); break; fi
         done
     done
-    if has "$other" 1 "$first" && has "$other" 1 "$second"; then
+    for row in $alike; do
+        if ! has "$row" 1 "$first" || ! has "$row" 1 "$second"; then continue; fi
         for arm in $arms; do
-            share "$other" 1 "$arm"
-            link "$other" "pseudo/$(name 0 "$arm")" manifest.json
+            share "$row" 1 "$arm"
+            link "$row" "pseudo/$(name 0 "$arm")" manifest.json
             filter+=(-e "/--exp-name=$(name 1 "$arm") /d" -e "/--labeling .*--pseudo-dir=[^ ]*$(name 0 "$arm") /d")
         done
-    fi
+    done
     local words=(dataset="$dataset" split="$split" id="$id" exp="$exp" ep0="$ep0" val0="$val0" beta="$2"
-        OUTPUT_DIR="$OUTPUT_DIR" BASELINE="$RUNS/supervised")
+        batch_labeled="$batch_labeled" batch_pseudo="$batch_pseudo" OUTPUT_DIR="$OUTPUT_DIR" BASELINE="$RUNS/supervised")
     echo "# ${words[*]} ${root:-./}$launcher"
     if [ -z "$DRY_RUN" ]; then env "${words[@]}" bash "$root$launcher"; return; fi
     env "${words[@]}" bash "$root$launcher" | sed "${filter[@]}"
 }
 
+# numbers_of CELL ID METHOD: everything that its results depend on, as a text.
+numbers_of() {
+    cell "$@"
+    local more=
+    if [ "$arms" = "l r" ]; then more=" $seed0_l $seed0_r"; fi
+    if [ "$previous_statistics" != running ]; then more+=" $previous_statistics"; fi
+    echo "$EXTRA $MIXED_PRECISION $coco_arms $coco_weights $weight_decay | $ep0 $batch0 $lr0 $val0 |
+            $seed_whole ${seed_c:-} ${seed_i:-} ${seed_l:-} ${seed_r:-} | $ratios | $ep $batch_labeled $batch_pseudo $lr |
+            $gamma1 $gamma2 $val $batch_labeling | $beta_ple$more"
+}
+
 # run_method CELL ID METHOD: into a run folder of its own.
 run_method() {
+    local numbers
     RUNS=$top/$1-$2 OUTPUT_DIR=$top/$1-$2
     echo "# --- $1-$2/$3 ---"
     runs+=("$RUNS/$3")
     lock_run
+    numbers=$(numbers_of "$1" "$2" dmt)
+    if [[ $1 == city-* && $1 != *-full ]]; then numbers+=" $(numbers_of "$1" "$2" ple)"; fi
+    keep_numbers runs "$numbers"
     (
-        cell "$1" "$2"
-        keep_numbers runs "$EXTRA $MIXED_PRECISION $coco_arms $coco_weights $weight_decay | $ep0 $batch0 $lr0 $val0 |
-            $seed_whole ${seed_c:-} ${seed_i:-} ${seed_l:-} ${seed_r:-} | $ratios | $ep $batch_labeled $batch_pseudo $lr |
-            $gamma1 $gamma2 $val $batch_labeling | $beta_ple"
+        cell "$@"
         OUTPUT_DIR=$RUNS/$3
         case $3 in
             supervised) supervised ;;

@@ -17,7 +17,7 @@ a row for each value of KEY instead (beta, lr, epochs, ...).
 The number of a run is the mean over both arms in the last round, each with its best validation mIoU; --arm best takes
 the better one, --arm NAME that one. "supervised" is the arm that has a round 0 alone (the launchers' arm b), or where
 there is none, the round 0 of the arms that saw all labels of the split. Published numbers are of DeepLab-v2 with
-ResNet-101; the difference is ours minus theirs. The PLE paper has no table by split, so PLE is set beside DMT's number.
+ResNet-101; the difference is ours minus theirs. DMT+PLE is set beside DMT's number.
 """
 
 import argparse
@@ -184,6 +184,7 @@ def group(entries, by=()):
     their baseline) counts once, and a baseline that has a run of its own is not repeated together with other arms.
     Raises ``UserError`` for entries of one row whose recipes differ.
     """
+    entries = [entry for entry in entries if not _is_round_0_of_another_recipe(entry, entries)]
     alone = [set(entry.identity) for entry in entries if entry.method.startswith(_SUPERVISED)]
     named = {entry.identity for entry in entries if entry.method.startswith(f"{_SUPERVISED} (")}
     rows = {}
@@ -199,6 +200,18 @@ def group(entries, by=()):
         for other in row[1:]:
             _check_same_recipe(row[0], other)
     return dict(sorted(rows.items(), key=lambda item: _order(item[0])))
+
+
+def _is_round_0_of_another_recipe(entry, entries):
+    """Whether a baseline is that of DMT+PLE alone, and another one lies beside it: on Cityscapes the published one."""
+    def differs(other):
+        places = entry.recipe.keys() & other.recipe.keys()
+        return any(entry.recipe[place] != other.recipe[place] for place in places)
+
+    if entry.method != _SUPERVISED or not any("ple" in row.get("recipe", {}) for row in entry.summary["stages"]):
+        return False
+    return any(differs(other) for other in entries if other.method == _SUPERVISED and other.split == entry.split
+               and _pair(other) == _pair(entry) and all("ple" not in row["recipe"] for row in other.summary["stages"]))
 
 
 def _by(entry, key, entries):
@@ -348,8 +361,7 @@ def _notes(rows, measures, arm, against):
                      "folder.")
     if any(row.published for row in rows):
         notes.append("published: Feng et al. 2022, means over three split ids, DeepLab-v2 with ResNet-101. The PLE paper "
-                     f"states up to {published()['ple_gain']} points above DMT and no table by split; its rows stand "
-                     "beside DMT's number.")
+                     f"states up to {published()['ple_gain']} points above DMT; DMT+PLE stands beside DMT's number.")
         others = sorted({recipe["backbone"] for row in rows if row.published for entry in row.entries
                          for recipe in entry.recipe.values() if recipe.get("backbone", "resnet101") != "resnet101"})
         if others:
