@@ -346,14 +346,15 @@ def test_no_synchronization_in_a_whole_step_on_a_gpu(graphs, shapes_root, tmp_pa
 
 
 @pytest.mark.gpu
-def test_a_gpu_labels_as_a_cpu_does(shapes_root, tmp_path, command):
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_a_gpu_labels_as_a_cpu_does(statistics, shapes_root, tmp_path, command):
     """Both passes and PLE. The GPU's convolutions round otherwise; whatever lies on the edge may fall to either side."""
     for seed, name in enumerate(("old", "new")):
         first_weights(tmp_path / f"{name}.pt", 8, seed=seed, sureness=10)
     for device in ("cpu", "cuda"):
         assert label(command, shapes_root, tmp_path, "old.pt", tmp_path / device / "old", f"--device={device}")[0] == 0
         assert label(command, shapes_root, tmp_path, "new.pt", tmp_path / device / "new", "--oldfilename=old.pt",
-                     "--beta=0.02", f"--device={device}")[0] == 0
+                     "--beta=0.02", f"--previous-statistics={statistics}", f"--device={device}")[0] == 0
     files = sorted((tmp_path / "cpu" / "new" / "labels").glob("*.png"))
     pairs = [[np.array(Image.open(tmp_path / device / "new" / "labels" / file.name)) for device in ("cpu", "cuda")]
              for file in files]
