@@ -163,6 +163,9 @@ def test_numbers_come_from_the_environment():
     assert "--exp-name=dmt_ple-voc-8-2__p1--c" in printed[3] and "--epochs=1" in printed[3]
     plain = commands("dmt_ple-voc-20-1.sh", beta="")
     assert not any(word.startswith(("--oldfilename", "--Increment")) for words in plain for word in words)
+    released = commands("dmt_ple-voc-20-1.sh", previous_statistics="batch")  # concerns the labellings with PLE alone
+    assert [parse_options(words[2:]).previous_statistics == "batch" for words in released] == [
+        parse_options(words[2:]).oldfilename is not None for words in released]
 
 
 def test_launchers_work_from_any_directory(tmp_path):
