@@ -26,10 +26,10 @@ ep0_voc_sbd=${ep0_voc_sbd:-85}  # 15555 steps
 ep0_city_30=${ep0_city_30:-615}  # 7995 steps
 ep0_city_8=${ep0_city_8:-170}  # 7990 steps
 ep0_city_full=${ep0_city_full:-22}  # 8184 steps
-# On Cityscapes DMT+PLE has numbers of its own in round 0 and round 1, supervised and DMT have these:
+# On Cityscapes DMT+PLE has epochs of its own in round 0, and DMT batches of its own in the rounds:
 ep0_ple_city_30=${ep0_ple_city_30:-1189}  # 15457 steps
 ep0_ple_city_8=${ep0_ple_city_8:-329}  # 15463 steps
-batch_labeled_dmt_city=${batch_labeled_dmt_city:-2}  # labelled images a step of DMT, in every round; DMT+PLE: the launcher's
+batch_labeled_dmt_city=${batch_labeled_dmt_city:-2}  # labelled images a step of DMT, in every round
 batch_pseudo_dmt_city=${batch_pseudo_dmt_city:-6}  # pseudo-labelled images a step
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
 seed_whole=${seed_whole:-1}  # of supervised training on the whole split where arm c is no arm of the rounds
