@@ -44,7 +44,7 @@ def main(arguments=None):
 def _parser():
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="voc", metavar="NAME",
-                        help="voc, city, camvid, shapes, or the path of your own YAML spec (default: voc)")
+                        help="voc, city, camvid, voc-animals, shapes, or the path of your own YAML spec (default: voc)")
     parser.add_argument("--data-root", metavar="FOLDER",
                         help="root folder of the dataset (default: the environment variable of the dataset, VOC_ROOT "
                              "or CITYSCAPES_ROOT)")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from data.specs import BUILT_IN, load_spec
+from data.specs import built_in_names, load_spec
 from dmt.prediction import for_inference, network_maps
 from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
 from models.description import Description, describe_checkpoint
@@ -122,7 +122,7 @@ def common_description(arms):
 
 def built_in_spec(description):
     """The built-in spec that a network was trained for: that of its dataset's name with the same classes; or None."""
-    if not (description.name.isidentifier() and (BUILT_IN / f"{description.name}.yaml").is_file()):
+    if description.name not in built_in_names():
         return None
     spec = load_spec(description.name)
     return spec if spec.class_names == description.class_names else None

@@ -73,7 +73,7 @@ def _parser():
     parser.add_argument("out", metavar="OUT", help="folder for the palette masks")
     colors = parser.add_mutually_exclusive_group(required=True)
     colors.add_argument("--spec", metavar="SPEC",
-                        help="take the classes of this dataset: a YAML file, or voc, city, camvid")
+                        help="take the classes of this dataset: a YAML file, or voc, city, camvid, voc-animals")
     colors.add_argument("--colors", metavar="FILE", help="take the classes of this file, in order: lines 'name r g b'")
     colors.add_argument("--discover", action="store_true",
                         help=f"make a class of every colour, black first, then by pixels; at most {MOST}")

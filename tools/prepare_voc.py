@@ -4,6 +4,7 @@
     python -m tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz --out data/VOC2012
     python -m tools.prepare_voc --download --out data/VOC2012
     python -m tools.prepare_voc --voc VOCdevkit/VOC2012 --sbd benchmark.tgz     (unpacked already: completed in place)
+    python -m tools.prepare_voc --out data/VOC2012 --animals data/voc-animals   (afterwards: a small slice of it)
 
 The folder --out becomes the root that VOC_ROOT names:
 
@@ -43,6 +44,7 @@ from tools.archives import check_all_there, missing_files, open_files, unpack  #
 from tools.preparation import (  # noqa: E402
     add_count_options, check_counts, check_room, in_parallel, make_split_lists, print_counts, print_next)
 from tools.reporting.pictures import palette_bytes  # noqa: E402
+from tools.voc_animals import write_animals  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
 from utils.files import locked, remove_left_overs, sync, write_bytes  # noqa: E402
@@ -309,6 +311,8 @@ def main(arguments=None):
     if args.threads < 1:
         raise UserError(f"--threads is {args.threads}; it must be at least 1")
     spec = load_spec("voc")
+    if args.animals:
+        return _animals(args, spec)
     voc, sbd, out = _sources(args)
     plan = make_plan(voc, sbd)
     expected = (None,) * len(COUNTS) if args.no_counts else args.counts
@@ -343,12 +347,25 @@ def _parser():
     parser.add_argument("--out", metavar="FOLDER", help="root of the prepared dataset (default: the folder given with "
                         "--voc, else the environment variable VOC_ROOT)")
     add_count_options(parser, ("TRAINAUG", "VAL", "TRAIN"), COUNTS)
+    parser.add_argument("--animals", metavar="FOLDER",
+                        help="write the images of the prepared VOC in --out that show an animal, at half the resolution, "
+                             "to this folder, for --dataset=voc-animals")
     parser.add_argument("--no-splits", action="store_true",
                         help="make only the SBD split, not the random ones of generate_splits.py and dms_sample.py")
     parser.add_argument("--redo", action="store_true", help="make every mask again, even if it is there and whole")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), metavar="N",
                         help="threads that make masks (default here: %(default)s)")
     return parser
+
+
+def _animals(args, spec):
+    root, out = args.out or os.environ.get("VOC_ROOT"), Path(args.animals).expanduser()
+    if args.voc or args.sbd or args.download is not None or not root:
+        raise UserError("--animals reads a VOC that is prepared already; give its folder with --out, and neither --voc, "
+                        "--sbd nor --download")
+    animals = load_spec("voc-animals")
+    write_animals(spec, Path(root).expanduser(), animals, out, args.threads)
+    print_next(animals, out.absolute(), splits_made=True)
 
 
 def _sources(args):

@@ -98,16 +98,20 @@ def _path(root, pattern, name, subset):
     return patterns.find(root, (pattern,) if isinstance(pattern, str) else pattern, name, subset)[0]
 
 
+def built_in_names():
+    """The names of the built-in specs, sorted."""
+    return sorted(file.stem for file in BUILT_IN.glob("*.yaml"))
+
+
 def load_spec(name_or_file):
-    """The built-in spec of that name (voc, city, camvid, shapes) or the one in the given YAML file.
+    """The built-in spec of that name (see ``built_in_names``) or the one in the given YAML file.
 
     Raises ``UserError`` naming the file, the line, the key and the fix.
     """
     text = str(name_or_file)
-    built_in = BUILT_IN / f"{text}.yaml"
-    path = built_in if text.isidentifier() and built_in.is_file() else Path(text)
+    path = BUILT_IN / f"{text}.yaml" if text in built_in_names() else Path(text)
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.yaml")))
+        known = ", ".join(built_in_names())
         raise UserError(f"--dataset {text}: no such dataset; use one of {known}, or the path of a YAML spec")
     return DatasetSpec(**reader.read(path))
 
