@@ -49,14 +49,7 @@ KEEP=${KEEP-1}  # the dataset is small, and the table and the picture at the end
 source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 lock_run
 EXTRA="--backbone=$backbone --weights=$weights --crop-size $crop $EXTRA"
-
-if [ -z "$LISTS_DIR" ]; then
-    LISTS_DIR=$OUTPUT_DIR/lists
-    data=(--dataset="$dataset")
-    if [ -n "$DATA_ROOT" ]; then data+=(--data-root="$DATA_ROOT"); fi
-    once "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
-    once "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
-fi
+make_lists "$OUTPUT_DIR/lists"
 
 check_run l r
 watch_report l r

@@ -37,7 +37,8 @@ fi
 if [ "$DRY_RUN" = 0 ]; then DRY_RUN=; fi
 if [ "$KEEP" = 0 ]; then KEEP=; fi
 if [ "$ARMS_PARALLEL" = 0 ]; then ARMS_PARALLEL=; fi
-check_options=()  # more options for the check, every labelling, and every training of a round
+first_options=()  # more options for a training from first weights, the check, every labelling, every training of a round
+check_options=()
 label_options=()
 train_options=()
 
@@ -133,6 +134,17 @@ stage() {
     fi
 }
 
+# make_lists FOLDER: the split lists go there, unless LISTS_DIR says where they are: the data are only read.
+make_lists() {
+    local data=(--dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"})
+    if [ -z "$LISTS_DIR" ]; then
+        LISTS_DIR=$1
+        once "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
+        once "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
+    fi
+    export LISTS_DIR
+}
+
 # coco_file: the COCO weights, beside the launcher when they are not where it was started.
 coco_file() {
     local weights=$coco_weights
@@ -164,6 +176,7 @@ check_run() {
     if [ -n "$start" ]; then options+=(--coco --continue-from="$start"); fi
     if [ -z "$start" ] && [ -z "$other" ]; then options+=(--continue-from="$(checkpoint 0 "$1")"); fi
     if [ -n "$start" ] && [ -n "$other" ]; then options+=(--check-weights); fi
+    if [ -n "$other" ]; then options+=("${first_options[@]}"); fi
     stage "${options[@]}" "${check_options[@]}"
 }
 
@@ -173,6 +186,8 @@ train_labeled() {
     if is_coco "$2"; then
         need_coco "$2"
         options+=(--coco --continue-from="$(coco_file)")
+    else
+        options+=("${first_options[@]}")
     fi
     stage "${options[@]}" --epochs="$4" --batch-size-labeled="$batch0" --lr="$lr0" --weight-decay="$weight_decay" \
         --seed="$5" --val-num-steps="$6"

@@ -8,7 +8,7 @@ if [ "$NNODES" != 1 ]; then
         "them, with an OUTPUT_DIR of its own"
 fi
 
-planned=  # rows that a dry run has printed, and ROW:ARM for single arms
+planned=${planned:-}  # rows that a dry run has printed, and ROW:ARM for single arms
 
 # link ROW FILE [LAST]: a file or folder of another row, without copying its content where the disk can. LAST is the file
 # in the folder that is written last: where it is linked already, so is the rest.

@@ -26,12 +26,6 @@ betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.3}  # for the estimate: one core, small network, with labelling and validation
 
-for number in $IDS $ID; do
-    case $number in
-        [012]) ;;
-        *) echo "error: a split id is '$number'; there are 0, 1 and 2, as in IDS='0 1' $0" >&2; exit 2 ;;
-    esac
-done
 id=${ID:-0} exp=ablations-camvid
 eval "$(sed '/^source /,$d' "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-camvid.sh")"  # its numbers, and DATA_ROOT
 seed_c=$seed_b seed_f=$seed_b gamma=$gamma1 beta_ple=$beta images=367
@@ -40,23 +34,10 @@ REPORT=${REPORT:-end}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # ids run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
 estimate "processor hours"
-
-if [ -z "$LISTS_DIR" ]; then
-    LISTS_DIR=$RUNS/lists
-    call "$PYTHON" "${root}generate_splits.py" --dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"} --out="$LISTS_DIR"
-    call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" --lists="$LISTS_DIR" --out="$LISTS_DIR" \
-        ${DATA_ROOT:+--data-root="$DATA_ROOT"}
-fi
-export LISTS_DIR
+make_lists "$RUNS/lists"
 
 if [ -z "$ID" ]; then
-    read -ra ids <<< "$IDS"
-    one_by_one ID camvid "${ids[@]}"
-    runs=()
-    for id in "${ids[@]}"; do
-        for row in $ROWS; do runs+=("$RUNS/camvid-$id/$row"); done
-    done
-    call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
+    run_ids camvid "$ROWS"
     exit
 fi
 

@@ -101,23 +101,48 @@ run_row() {
         online) online_training ;;
         ple) beta=$beta_ple; mutual_training ;;
         ple-no-conflict-reduction) beta=$beta_ple label_options=(--no-conflict-reduction); mutual_training ;;
+        ple-batch-statistics) beta=$beta_ple label_options=(--previous-statistics=batch); mutual_training ;;
         beta-*) beta=${1#beta-}; mutual_training ;;
         *) fail "there is no row '$1'; choose of baseline full cbst dst dmt naive flip online ple ple-no-conflict-reduction" \
-            "beta" ;;
+            "ple-batch-statistics beta" ;;
     esac
     planned+="${DRY_RUN:+ $1}"
     print_results
 }
 
-# run_rows ROW ...: "beta" stands for all values of betas but the one of the row ple.
-run_rows() {
+# all_rows ROW ...: "beta" stands for all values of betas but the one of the row ple.
+all_rows() {
     local one value
     for one in "$@"; do
-        if [ "$one" != beta ]; then run_row "$one"; continue; fi
+        if [ "$one" != beta ]; then echo "$one"; continue; fi
         for value in $betas; do
-            if [ "$value" != "$beta_ple" ]; then run_row "beta-$value"; fi
+            if [ "$value" != "$beta_ple" ]; then echo "beta-$value"; fi
         done
     done
+}
+
+run_rows() {
+    local one
+    for one in $(all_rows "$@"); do run_row "$one"; done
+}
+
+# run_ids PREFIX ROWS ...: this launcher once for every one of IDS, into RUNS/PREFIX-ID: first with the first ROWS for all
+# of them, then with the next. Then the table of all.
+run_ids() {
+    local ids id rows one runs=()
+    read -ra ids <<< "$IDS"
+    for id in "${ids[@]}"; do
+        [[ $id == [012] ]] || fail "a split id is '$id'; there are 0, 1 and 2, as in IDS='0 1' $0"
+    done
+    for rows in "${@:2}"; do
+        if [ -z "$rows" ]; then continue; fi
+        ROWS=$rows one_by_one ID "$1" "${ids[@]}"
+        export planned+="${DRY_RUN:+ $rows}"  # known to those that follow
+        for one in $(all_rows $rows); do
+            for id in "${ids[@]}"; do runs+=("$RUNS/$1-$id/$one"); done
+        done
+    done
+    call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
 }
 
 # The numbers that all rows of the folder have in common.
@@ -126,5 +151,6 @@ check_numbers() {
     numbers="$dataset $split $id $exp $EXTRA $MIXED_PRECISION $coco_arms $weight_decay | $ep0 $batch0 $lr0 $val0 |"
     numbers+=" $ratios | $ep $batch_labeled $batch_pseudo $lr $gamma $val $batch_labeling | $seed_c $seed_l $seed_r${seed0_l+ $seed0_l $seed0_r}"
     if [ "$previous_statistics" != running ]; then numbers+=" | $previous_statistics"; fi
+    numbers+="${first_options[*]:+ | ${first_options[*]}}"
     keep_numbers ablations "$numbers"
 }
