@@ -13,7 +13,7 @@ import pytest
 from utils.options import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHERS = [f"scripts/ablations/{name}.sh" for name in ("voc", "shapes", "camvid")]
+LAUNCHERS = [f"scripts/ablations/{name}.sh" for name in ("voc", "shapes", "camvid", "voc-animals")]
 BETAS = ["0", "0.05", "0.1", "0.2", "0.3", "0.5"]  # 0.15 is the row ple
 ROWS = ["baseline", "cbst", "dst", "dmt", "naive", "flip", "online", "ple", "ple-no-conflict-reduction",
         *(f"beta-{beta}" for beta in BETAS)]
@@ -174,12 +174,40 @@ def test_camvid_takes_the_numbers_of_its_launcher_and_makes_lists_once():
         f"runs/ablations-camvid/camvid-{number}/{row}" for number in (0, 1) for row in ("dmt", "ple")]
 
 
+def test_animals_have_the_first_rows_of_all_ids_before_the_others():
+    done = launch("scripts/ablations/voc-animals.sh", "my data", DRY_RUN="1", OUTPUT_DIR="a", weights="w")
+    assert (done.returncode, done.stderr) == (0, "")
+    estimate, *lines = done.stdout.splitlines()
+    first, later = ["baseline", "full", "dmt", "ple"], [
+        "ple-batch-statistics", "ple-no-conflict-reduction", "cbst", "beta-0", "beta-0.05", "beta-0.3"]
+    assert [line.split()[2] for line in lines if line.startswith("# ---")] == 3 * first + 3 * later
+    runs = [f"a/voc-animals-{number}/{row}" for number in range(3) for row in (*first, *later)]
+    assert shlex.split(lines[-1])[3:] == ["-m", "tools.tables", *runs]
+    stages = [parse_options(shlex.split(line)[2:]) for line in lines if " main.py " in line]
+    assert list(dict.fromkeys(stage.output_dir for stage in stages)) == [
+        f"a/voc-animals-{number}/{row}" for rows in (first, later) for number in range(3) for row in rows]
+    assert {(stage.dataset, stage.data_root, stage.lists_dir) for stage in stages} == {
+        ("voc-animals", "my data", "a/lists")}
+    for stage in stages:
+        assert f"voc-animals-{stage.sets_id}/" in stage.output_dir
+        assert (stage.weights == "w") == (stage.continue_from is None) == (stage.state == 2 and not stage.labeling)
+        released = stage.labeling and stage.output_dir.endswith("/ple-batch-statistics")
+        assert (stage.previous_statistics == "batch") == released
+    supervised = [(stage.exp_name[-1], stage.train_set, stage.epochs) for stage in stages if stage.state == 2
+                  and not stage.labeling and stage.sets_id == "2"]
+    assert supervised == [("b", "31", 204), ("c", "31", 48), ("l", "31-l", 48), ("r", "31-r", 48), ("f", "1", 7)]
+    steps = 13 * 204 + 13 * 48 + 2 * 10 * 48 + 392 * 7 + 433 * (5 * 2 + 5 * 4 * 2 + 5 + 4 * 2)
+    trainings = [stage for stage in stages if not stage.labeling]
+    assert estimate.startswith(f"# {len(trainings)} trainings of {3 * steps} steps in all")
+
+
 @pytest.mark.parametrize("script", LAUNCHERS)
 def test_help_unknown_arguments_rows_and_seeds(script):
     shown = launch(script, "--help")
     assert shown.returncode == 0 and "ROWS=" in shown.stdout and "betas=" in shown.stdout and "KEEP=" in shown.stdout
     for wrong in (launch(script, "--quick"), launch(script, ROWS="dmp", DRY_RUN="1"),
                   launch("scripts/ablations/shapes.sh", SEEDS="1 x"), launch("scripts/ablations/camvid.sh", IDS="0 3"),
+                  launch("scripts/ablations/voc-animals.sh", IDS="a"),
                   launch("scripts/ablations/shapes.sh", JOBS="0")):
         assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and wrong.stderr.startswith("error: ")
 

@@ -17,7 +17,7 @@ from utils.options import parse_options
 ROOT = Path(__file__).parent.parent
 CHAINS = ["dmt_ple-voc-20-1", "dmt_ple-voc-106-1lr", "dmt_ple-city-8-1", "dmt_ple-voc-sbd-0"]
 SCRIPTS = [*(f"{chain}.sh" for chain in CHAINS), "prepare_coco.sh", "scripts/dmt_ple-camvid.sh",
-           "scripts/dmt_ple-own.sh"]
+           "scripts/dmt_ple-voc-animals.sh", "scripts/dmt_ple-own.sh"]
 RATIOS = ("0.2", "0.4", "0.6", "0.8", "1.0")
 
 
@@ -178,20 +178,43 @@ def test_launchers_work_from_any_directory(tmp_path):
     assert f"--output-dir={ROOT.resolve()}/runs/dmt_ple-city-8-1" in commands("dmt_ple-city-8-1.sh", cwd=tmp_path)[0]
 
 
-def test_camvid_makes_its_lists_beside_the_run():
-    printed = commands("scripts/dmt_ple-camvid.sh", "/data/camvid", OUTPUT_DIR="out")
-    data = ["--dataset=camvid", "--data-root=/data/camvid"]
+@pytest.mark.parametrize("name, split", [("camvid", 8), ("voc-animals", 31)])
+def test_a_baseline_beside_the_arms_and_lists_beside_the_run(name, split):
+    printed = commands(f"scripts/dmt_ple-{name}.sh", "/my data", OUTPUT_DIR="out")
+    data = [f"--dataset={name}", "--data-root=/my data"]
     assert printed[0] == ["python", "generate_splits.py", *data, "--out=out/lists"]
     assert printed[1] == ["python", "dms_sample.py", *data, "--lists=out/lists", "--out=out/lists"]
-    assert printed[-1][-4:] == ["-m", "tools.summarize", "out", "--data-root=/data/camvid"]
+    assert printed[-1][-4:] == ["-m", "tools.summarize", "out", "--data-root=/my data"]
     stages = printed[2:-1]
     assert len(stages) == 3 + 20 + 3
     assert [word for words in stages[:3] for word in words if word.startswith("--train-set")] == [
-        "--train-set=8", "--train-set=8-l", "--train-set=8-r"]
+        f"--train-set={split}", f"--train-set={split}-l", f"--train-set={split}-r"]
+    assert {word for words in stages[3:-3] for word in words if word.startswith("--train-set")} == {
+        f"--train-set={split}"}
     for words in stages:
         parse_options(words[2:])
-        assert {"--backbone=small", "--weights=none", "--lists-dir=out/lists", "--dataset=camvid"} <= set(words)
+        assert {"--lists-dir=out/lists", *data} <= set(words)
+        assert name != "camvid" or {"--backbone=small", "--weights=none"} <= set(words)
     assert all("--state=3" in words for words in stages[-3:])
+
+
+def test_animals_name_encoder_and_weights_where_no_checkpoint_does():
+    stages = commands("scripts/dmt_ple-voc-animals.sh", weights="my file", output_stride="8", LISTS_DIR="lists")[:-1]
+    assert all("--lists-dir=lists" in words for words in stages)
+    encoder = {"--backbone=timm/tf_efficientnet_lite0", "--output-stride=8", "--weights=my file"}
+    for words in stages:
+        assert encoder & set(words) == (set() if any("--continue-from" in word for word in words) else encoder)
+    baseline, left, right, *rounds = [parse_options(words[2:]) for words in stages if "--labeling" not in words][:-3]
+    # 13 steps an epoch for 100 images, 10 for 80, 433 for 3031 by 7: b sees as many as an arm in all
+    assert (13 * baseline.epochs, 10 * left.epochs, 10 * right.epochs) == (2652, 480, 480) and 480 + 5 * 433 == 2645
+    for stage in (baseline, left, right):
+        assert (stage.batch_size_labeled, stage.lr, stage.val_num_steps) == (8, 0.002, 120)
+    for stage in rounds:
+        assert (stage.epochs, stage.batch_size_labeled, stage.batch_size_pseudo, stage.lr) == (1, 1, 7, 0.001)
+        assert (stage.gamma1, stage.gamma2, stage.val_num_steps) == (5, 5, 145)
+    plain = commands("scripts/dmt_ple-voc-animals.sh", output_stride="", beta="")
+    left_out = ("--output-stride", "--weights", "--oldfilename")
+    assert not any(word.startswith(left_out) for words in plain for word in words)
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "scripts/rounds.sh"])

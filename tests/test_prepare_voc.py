@@ -279,6 +279,54 @@ def test_an_unpacked_voc_is_completed_in_place(prepared, archives, tmp_path, pre
     assert digests(voc) == {**before, **digests(prepared[0])}
 
 
+# --- the slice of animals ---------------------------------------------------------------------------------------------
+
+
+def test_images_with_an_animal_are_halved(tmp_path, prepare):
+    """Widths and heights are rounded up, masks keep VOC's numbers and colours, and VOC is only read."""
+    voc, out = tmp_path / "voc", tmp_path / "animals"
+    values = {"a": 12, "b": 15, "c": 17, "d": 8, "e": 3}  # dog, person, sheep; cat, bird
+    for name, value in values.items():
+        mask = np.zeros((31, 40), np.uint8)
+        mask[1, 1], mask[2:9, 4:20], mask[-1] = value, 15, 255  # a single pixel, which the halved mask has not
+        pixels = np.add.outer(np.arange(31), np.arange(40))[..., None] * np.uint8([3, 2, 1])
+        picture = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(picture, "JPEG", quality=100, subsampling=0)
+        write_folder(voc, {f"JPEGImages/{name}.jpg": picture.getvalue(),
+                           f"SegmentationClassAug/{name}.png": voc_png(mask)})
+    write_folder(voc, {f"{LISTS}/trainaug.txt": lines("abc"), f"{LISTS}/val.txt": lines("de")})
+    before = digests(voc)
+    status, text, error = prepare("--out", voc, "--animals", out)
+    assert (status, error) == (0, "") and "2 of 3 images of trainaug.txt" in text
+    assert f"export VOC_ANIMALS_ROOT={out}" in text.splitlines()
+    assert digests(voc) == before
+    assert set(digests(out)) == {f"{LISTS}/trainaug.txt", f"{LISTS}/val.txt", *(
+        path for name in "acd" for path in (f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"))}
+    assert read_list(out / LISTS / "trainaug.txt") == ["a", "c"] and read_list(out / LISTS / "val.txt") == ["d"]
+    for name in "acd":
+        mask = np.zeros((16, 20), np.uint8)
+        mask[1:5, 2:10], mask[-1] = 15, 255
+        with Image.open(out / "SegmentationClassAug" / f"{name}.png") as file:
+            assert file.mode == "P" and (np.asarray(file) == mask).all()
+            assert file.getpalette()[45:48] == [192, 128, 128] and file.getpalette()[765:] == [224, 224, 192]
+        with Image.open(out / "JPEGImages" / f"{name}.jpg") as file:
+            middle = np.add.outer(2 * np.arange(16), 2 * np.arange(20) + 1)[..., None] * [3, 2, 1]  # of four pixels
+            assert file.size == (20, 16) and np.abs(np.asarray(file)[1:-1, 1:-1] - middle[1:-1, 1:-1]).max() <= 8
+            same = io.BytesIO()
+            file.copy().save(same, "JPEG", quality=85)
+            assert file.quantization == Image.open(same).quantization
+
+
+def test_animals_are_made_of_a_prepared_voc(archives, prepared, tmp_path, prepare):
+    folder = shutil.copytree(prepared[0], tmp_path / "voc")
+    for arguments, word in ((("--out", folder, "--animals", folder), "VOC itself"),
+                            (("--out", tmp_path, "--animals", tmp_path), "no training list"),
+                            (("--animals", tmp_path / "new"), "--out"),
+                            (("--voc", archives[0], "--out", folder, "--animals", tmp_path / "new"), "neither --voc")):
+        assert word in refused(prepare(*arguments))
+    assert digests(folder) == digests(prepared[0]) and not (tmp_path / "new").exists()
+
+
 # --- going on after an interruption -----------------------------------------------------------------------------------
 
 

@@ -8,6 +8,9 @@ import pytest
 from data.lists import unlabeled_names, write_list
 from data.specs import UNLABELED, load_spec
 from data.specs.reader import OPTIONAL, REQUIRED
+from dmt.arms import built_in_spec
+from models.description import Description
+from models.input_format import IMAGENET
 from tests.conftest import REPOSITORY
 from utils.errors import UserError
 
@@ -61,11 +64,24 @@ def test_every_key(tmp_path):
 def test_built_in_specs_give_the_fingerprints_they_always_gave():
     """New keys are None, which counts as absent when a finished stage is compared."""
     new = {"unlabeled_images", "mask_colors", "ignore_other_colors", "lists_root"}
-    for name in ("voc", "city", "camvid", "shapes"):
+    for name in ("voc", "city", "camvid", "shapes", "voc-animals"):
         values = dataclasses.asdict(load_spec(name))
         assert all(values[key] is None for key in new)
         assert isinstance(values["images"], str) and isinstance(values["ignore"], int)
     assert len(load_spec("city").label_ids) == 256
+
+
+def test_seven_of_vocs_classes():
+    voc, animals = load_spec("voc"), load_spec("voc-animals")
+    ids = (0, 8, 10, 12, 13, 15, 17)
+    assert animals.class_names == tuple(voc.class_names[value] for value in ids)
+    assert animals.palette == tuple(voc.palette[value] for value in ids)
+    assert animals.label_ids == tuple(ids.index(value) if value in ids else 255 for value in range(256))
+    assert (animals.crop, animals.test_size, animals.test_by, animals.background) == ((161, 161), (257, 257), "pad", 0)
+    assert animals.divisors == (("8", 8), ("31", 31.31)) and animals.dms_splits == ("8", "31")
+    checkpoint = Description("voc-animals", animals.class_names, (), 0, 255, "small", 2, IMAGENET, None, None)
+    assert built_in_spec(checkpoint) == animals  # a name with a hyphen
+    assert built_in_spec(dataclasses.replace(checkpoint, name="../specs/voc-animals")) is None
 
 
 @pytest.mark.parametrize("changed, line, words", [

@@ -174,6 +174,21 @@ def test_voc_scripts(tmp_path):
     assert _digest(folder) == digest
 
 
+def test_animals_have_100_labels_and_their_folder_is_only_read(tmp_path):
+    names = [f"2008_{number:06d}" for number in range(3131)]
+    write_list(tmp_path / "data" / "ImageSets" / "Segmentation" / "trainaug.txt", names)
+    before = sorted((tmp_path / "data").rglob("*"))
+    data = ("--dataset", "voc-animals", "--data-root", "data")
+    for script, source in (("generate_splits.py", ()), ("dms_sample.py", ("--lists", "lists"))):
+        done = _run(script, *data, *source, "--out", "lists", cwd=tmp_path)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+    lists = {path.name: read_list(path) for path in (tmp_path / "lists").glob("*labeled*.txt")}
+    _check_splits(lists, names, {8: 391, 31: 100})
+    for split, side in ((8, 312), (31, 80)):
+        assert all(len(lists[f"{split}-{half}_labeled_{number}.txt"]) == side for half in "lr" for number in range(3))
+    assert sorted((tmp_path / "data").rglob("*")) == before
+
+
 def test_cityscapes_scripts(tmp_path):
     names = _released("cityscapes_train.txt")
     for subset, listed in (("train", names), ("val", _released("cityscapes_val.txt"))):

@@ -24,12 +24,12 @@ def write_animals(voc, root, spec, out, threads):
     Images are resampled (Lanczos), of masks every second pixel is taken: heights and widths are rounded up.
     Raises ``UserError``.
     """
+    sources = ((find_training_list(voc, root), spec.train_lists), (find_validation_list(voc, root), spec.val_lists))
     if out.exists() and out.samefile(root):
         raise UserError(f"--animals {out} is the folder of VOC itself, whose images would be replaced; choose another")
     lists = {}
     write = functools.partial(_write_halved, voc, root, spec, out)
-    for find, (file_name,) in ((find_training_list, spec.train_lists), (find_validation_list, spec.val_lists)):
-        path = find(voc, root)
+    for path, (file_name,) in sources:
         names = read_list(path)
         show = progress_bar(f"animals of {path.name}", "image", len(names))
         chosen = [name for name, has in zip(names, show(in_parallel(write, names, threads))) if has]

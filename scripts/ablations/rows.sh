@@ -138,9 +138,9 @@ run_ids() {
         if [ -z "$rows" ]; then continue; fi
         ROWS=$rows one_by_one ID "$1" "${ids[@]}"
         export planned+="${DRY_RUN:+ $rows}"  # known to those that follow
-        for one in $(all_rows $rows); do
-            for id in "${ids[@]}"; do runs+=("$RUNS/$1-$id/$one"); done
-        done
+    done
+    for id in "${ids[@]}"; do
+        for one in $(all_rows ${*:2}); do runs+=("$RUNS/$1-$id/$one"); done
     done
     call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
 }
