@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Real photographs: rows of the papers' ablation on VOC's animals, with 100 labels and a small pre-trained encoder, and
-# supervised on all labels, for three split ids. About half a day of two cores:
+# supervised on all labels, for three split ids. About half a day of two cores; the rows baseline, full, dmt and ple of
+# all ids come before the others:
 #     scripts/ablations/voc-animals.sh DATA_ROOT
 #     IDS=0 ROWS="baseline dmt" weights=FILE scripts/ablations/voc-animals.sh DATA_ROOT
 #     JOBS=3 scripts/ablations/voc-animals.sh DATA_ROOT        # on a GPU
@@ -11,13 +12,12 @@ set -euo pipefail
 IDS=${IDS:-0 1 2}  # random splits
 JOBS=${JOBS:-1}  # ids that run side by side; on a CPU with OMP_NUM_THREADS=1
 ID=${ID:-}  # this id alone, into OUTPUT_DIR itself
-# rows to run, in this order, but baseline, full, dmt and ple of all ids before the others:
-ROWS=${ROWS:-baseline full dmt ple ple-batch-statistics ple-no-conflict-reduction cbst beta}
+ROWS=${ROWS:-baseline full dmt ple ple-batch-statistics ple-no-conflict-reduction cbst beta}  # rows, in this order
 baseline_arms=${baseline_arms:-b c l r}  # b, where cbst starts, and round 0 of l and r
 ep_full=${ep_full:-7}  # epochs of "full", supervised on all labels: 2744 steps, about as many as b
 betas=${betas:-0 0.05 0.15 0.3}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
-SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.45}  # for the estimate: two cores, with labelling and validation
+SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.45}  # for the estimate: two idle cores (0.35 s), and labelling and validation
 
 id=${ID:-0} exp=ablations-voc-animals
 eval "$(sed '/^source /,$d' "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-voc-animals.sh")"  # its numbers, and DATA_ROOT
