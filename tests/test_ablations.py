@@ -182,7 +182,7 @@ def test_animals_have_the_first_rows_of_all_ids_before_the_others():
         "ple-batch-statistics", "ple-no-conflict-reduction", "cbst", "beta-0", "beta-0.05", "beta-0.3"]
     assert [line.split()[2] for line in lines if line.startswith("# ---")] == 3 * first + 3 * later
     runs = [f"a/voc-animals-{number}/{row}" for number in range(3) for row in (*first, *later)]
-    assert shlex.split(lines[-1])[3:] == ["-m", "tools.tables", *runs]
+    assert shlex.split(lines[-1])[3:] == ["-m", "tools.tables", *runs, "--by", "beta"]
     stages = [parse_options(shlex.split(line)[2:]) for line in lines if " main.py " in line]
     assert list(dict.fromkeys(stage.output_dir for stage in stages)) == [
         f"a/voc-animals-{number}/{row}" for rows in (first, later) for number in range(3) for row in rows]

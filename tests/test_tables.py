@@ -120,6 +120,11 @@ def test_ple_stands_beside_dmt(tmp_path, three, capsys):
            for number, beta in enumerate((0.15, 0.15))]
     text = printed(capsys, *three, *ple)
     assert row_of(text, "DMT+PLE")[-2:] == ["69.92 (DMT)", "+2.08"] and "3.31" in text
+    variants = [run_file(tmp_path, f"v{number}", (0.7, 0.7), 0, ple=True, beta=0.15, **values) for number, values in (
+        enumerate(({"no_conflict_reduction": True}, {"previous_statistics": "batch"})))]
+    text = printed(capsys, *ple, *variants)  # each has a row of its own
+    assert [row_of(text, f"DMT+PLE{more}")[3] for more in ("", " without conflict reduction", " with batch statistics")
+            ] == ["72.00 ± 0.00", "70.00", "70.00"]
     lower = run_file(tmp_path, "lower", (0.6, 0.6), 0, ple=True, beta=0.0)
     assert "beta is 0.15 in the first and 0.0 in the second" in refused(capsys, *ple, lower)
     text = printed(capsys, *ple, lower, *three, "--by", "beta", "--methods", "DMT+PLE")

@@ -116,6 +116,8 @@ def method_of(stages):
         name += "+PLE"
         if any("no_conflict_reduction" in recipe for recipe in recipes):
             name += " without conflict reduction"
+        if any(recipe.get("previous_statistics") == "batch" for recipe in recipes):
+            name += " with batch statistics"
     return name
 
 

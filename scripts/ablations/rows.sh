@@ -129,7 +129,7 @@ run_rows() {
 # run_ids PREFIX ROWS ...: this launcher once for every one of IDS, into RUNS/PREFIX-ID: first with the first ROWS for all
 # of them, then with the next. Then the table of all.
 run_ids() {
-    local ids id rows one runs=()
+    local ids id rows one words=(env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables)
     read -ra ids <<< "$IDS"
     for id in "${ids[@]}"; do
         [[ $id == [012] ]] || fail "a split id is '$id'; there are 0, 1 and 2, as in IDS='0 1' $0"
@@ -140,9 +140,10 @@ run_ids() {
         export planned+="${DRY_RUN:+ $rows}"  # known to those that follow
     done
     for id in "${ids[@]}"; do
-        for one in $(all_rows ${*:2}); do runs+=("$RUNS/$1-$id/$one"); done
+        for one in $(all_rows ${*:2}); do words+=("$RUNS/$1-$id/$one"); done
     done
-    call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
+    if [[ " ${*:2} " == *" beta"* ]]; then words+=(--by beta); fi
+    call "${words[@]}"
 }
 
 # The numbers that all rows of the folder have in common.
