@@ -2,6 +2,7 @@
 """One stage of DMT+PLE: train (supervised or on pseudo labels), label the unlabelled images, or test."""
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Job:
 
     def __init__(self, options, processes):
         from data import images
-        from dmt.session import Data, Machine, Network, choose_device
+        from dmt.session import Data, Machine, choose_device
         from utils import precision
         from utils.processors import loaders
 
@@ -53,7 +54,17 @@ class Job:
         graphs = graphs and chosen.kind != "apex"  # it reads the GPU in every step
         self.machine = Machine(device, chosen, workers, options.batch_size_labeling, options.compile, graphs,
                                options.fused_norm, processes)
-        self.network = Network(options.backbone, options.aspp_branches, options.coco, self.spec)
+
+    @functools.cached_property
+    def network(self):
+        """The network of --continue-from, if there is one, and else of the options."""
+        return self._network(self._checkpoint("continue_from") if self.options.continue_from else None)
+
+    def _network(self, checkpoint):
+        from dmt.session import choose_network
+        options = self.options
+        return choose_network(self.spec, checkpoint, options.backbone, options.aspp_branches, options.coco,
+                              options.output_stride)
 
     def train(self, mutual):
         """Supervised training, or mutual training on the pseudo labels of another arm and the labelled images."""
@@ -75,7 +86,9 @@ class Job:
                         options.online, val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
                         save_num_steps=options.save_num_steps)
         name = options.exp_name or "-".join((self.spec.name, *self.split))
-        parts = self._parts(self._batch_size(), None if options.redo else known_parts(options.output_dir, name))
+        self._check_sizes("crop_size", "test_size")
+        parts = self._parts(self._batch_size(), self.network,
+                            None if options.redo else known_parts(options.output_dir, name))
         plan = stages.Training(
             name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
             options.batch_size_pseudo if mutual else None, options.seed,
@@ -96,14 +109,15 @@ class Job:
         options = self.options
         rules = LabelingRules(options.label_ratio, options.increment, self._background(),
                               not options.no_conflict_reduction, options.previous_statistics)
-        self._parts(batch_size=0)
+        self._check_sizes("test_size")
+        self._parts(0, self.network)
         stages.label(self._setting(), self._pseudo_dir(), self._checkpoint("continue_from"),
                      self._checkpoint("oldfilename") if options.oldfilename else None, rules, options.redo)
 
     def test(self):
         """Test --continue-from, and the other arm and their ensemble if there is one: a table, and the same as JSON."""
         from dmt import testing
-        from dmt.arms import load_arm
+        from dmt.arms import check_test_size, common_sides, load_arm
         from dmt.protocol import choose_protocol
         from utils.files import make_folder
 
@@ -111,16 +125,18 @@ class Job:
         files = [(self._checkpoint("continue_from"), options.coco)]
         if options.second_arm:
             files.append((self._checkpoint("second_arm"), options.second_coco))
-        protocol = choose_protocol(options.protocol, spec.test_size, spec.test_by, options.window or spec.crop,
-                                   options.stride, options.scales, options.flip)
-        if protocol.kind == "papers":  # the other protocols' batches have sizes of their own
-            self._parts(batch_size=0)
         name = "+".join(path.stem for path, _ in files)
         result = Path(options.json or Path(options.output_dir) / f"{name}-test.json").expanduser()
         if result.is_dir():
             raise UserError(f"--json {result} is a folder; give the name of a file")
         arms = [load_arm(path, machine.device, machine.precision, spec, coco, options.aspp_branches)
                 for path, coco in files]
+        protocol = choose_protocol(options.protocol, spec.test_size, spec.test_by, options.window or spec.crop,
+                                   options.stride, options.scales, options.flip, *common_sides(arms))
+        if protocol.kind == "papers":  # the other protocols' batches have sizes of their own
+            check_test_size(arms, spec.test_size)
+            for arm in arms:
+                self._parts(0, arm.description)
         machine.processes.first(make_folder, result.parent)
         names = self.data.validation(options.valtiny)
         print(testing.headline(arms, protocol), flush=True)
@@ -133,6 +149,7 @@ class Job:
     def check(self):
         """Check everything that the run needs, and return whether nothing is missing or wrong."""
         from dmt.check import Subset, check, print_report
+        from models.input_format import IMAGENET
         from utils.console import progress_bar
 
         options, split = self.options, self.split
@@ -144,9 +161,14 @@ class Job:
         if options.continue_from:
             weights.append(lambda: self.network.build("cpu", self._checkpoint("continue_from")))
         if options.check_weights or not options.continue_from:
-            imagenet = dataclasses.replace(self.network, coco=self.network.coco and not options.check_weights)
-            weights.append(lambda: imagenet.build("cpu", weights=options.weights))
-        plan = self._plan(self._batch_size())
+            first = {"input_format": IMAGENET} if options.check_weights else {}
+            weights.append(lambda: dataclasses.replace(self.network, **first).build("cpu", weights=options.weights))
+        weights.append(lambda: self._check_sizes("crop_size", "test_size"))
+        try:
+            network = self.network
+        except UserError:  # the functions say it, too
+            network = self._network(None)
+        plan = self._plan(self._batch_size(), network)
         report = check(self.data, subsets, plan, functions=weights, progress=progress_bar("check", "image"))
         print_report(report)
         return not report.errors
@@ -155,20 +177,25 @@ class Job:
         """Images a training step."""
         return self.options.batch_size_labeled + (self.options.batch_size_pseudo if self.options.state == 1 else 0)
 
-    def _plan(self, batch_size):
+    def _plan(self, batch_size, network):
         from dmt.check import Plan
         options, machine = self.options, self.machine
-        return Plan(Path(options.output_dir), str(machine.device), options.backbone, options.aspp_branches,
+        return Plan(Path(options.output_dir), str(machine.device), network.backbone, network.aspp_branches,
                     machine.precision.kind != "fp32", batch_size, options.batch_size_labeling, options.accumulate or 1,
-                    machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0)
+                    machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0,
+                    output_stride=network.output_stride)
 
-    def _parts(self, batch_size, known=None):
+    def _parts(self, batch_size, network, known=None):
         """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed."""
         from dmt import memory
-        plan = memory.fit(self.spec, self._plan(batch_size), known)
+        plan = memory.fit(self.spec, self._plan(batch_size, network), known)
         if plan.max_memory is not None:
             print(f"memory: {memory.estimate(self.spec, plan)}", flush=True)
         return plan.accumulate
+
+    def _check_sizes(self, *options):
+        sizes = {"crop_size": self.spec.crop, "test_size": self.spec.test_size}
+        self.network.check_sizes(**{option: sizes[option] for option in options})
 
     def _setting(self):
         from dmt.stages import Setting

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from pathlib import Path
 import torch
 
 from data.specs import built_in_names, load_spec
+from dmt.memory import largest_map
 from dmt.prediction import for_inference, network_maps
-from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
-from models.description import Description, describe_checkpoint
+from models.deeplab import deeplab_v2
+from models.description import UNKNOWN, Description, describe_checkpoint
+from models.encoder import check_size
 from models.exported import OnnxNetwork
 from models.input_format import COCO
 from utils.checkpoints import load_checkpoint, load_model
@@ -47,11 +50,9 @@ class Arm:
 
     @functools.cached_property
     def bytes_a_pixel(self):
-        """What a forward pass in float32 takes for each pixel, measured on a CPU: 5 of its last maps."""
+        """What a forward pass in float32 takes for each pixel, measured on a CPU: 5 of its largest maps."""
         backbone = self.description.backbone
-        with torch.device("meta"):
-            network = deeplab_v2(1, backbone if backbone in BACKBONES else "resnet101")
-        return 5 * 4 * network.backbone.layer4[-1].conv3.out_channels / OUTPUT_STRIDE**2
+        return 5 * largest_map("resnet101" if backbone == UNKNOWN else backbone, self.description.output_stride)
 
     @functools.cached_property
     def _maps(self):
@@ -82,7 +83,8 @@ def load_arm(path, device, precision, spec=None, coco=None, aspp_branches=None):
         says = load_checkpoint(path)
         description = describe_checkpoint(says, path, None if "input_format" in says else coco,
                                           None if "aspp_branches" in says else aspp_branches)
-        network = deeplab_v2(description.num_classes, description.backbone, description.aspp_branches)
+        network = deeplab_v2(description.num_classes, description.backbone, description.aspp_branches,
+                             description.output_stride)
         load_model(network, path)
         network = network.to(device, memory_format=torch.channels_last).eval()
     if coco and "input_format" in says and description.input_format != COCO:
@@ -118,6 +120,19 @@ def common_description(arms):
             raise UserError(f"{best.path} and {arm.path} have different classes and cannot decide together; give "
                             "checkpoints of one dataset")
     return best.description
+
+
+def common_sides(arms):
+    """(every, plus): all ``arms`` take images whose sides are k · every + plus (see ``models.encoder.Traits``)."""
+    found = [arm.description.traits for arm in arms]
+    steps = [one.output_stride for one in found if one.exact]
+    return (math.lcm(*steps), 0) if steps else max((one.output_stride, one.plus) for one in found)
+
+
+def check_test_size(arms, size):
+    """Raise ``UserError`` when one of ``arms`` does not take images of the test size (height, width)."""
+    for arm in arms:
+        check_size(size, arm.description.backbone, arm.description.traits, "--test-size")
 
 
 def built_in_spec(description):

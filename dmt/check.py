@@ -21,7 +21,7 @@ import torch
 from data import images
 from dmt import memory
 from dmt.memory import gb, in_pixels
-from models.deeplab import OUTPUT_STRIDE
+from models.deeplab import traits
 from utils.errors import UserError
 
 # Bytes of a labelling on the disk (see data/store.py), from above: generated images took up to 0.68 a pixel with what
@@ -67,6 +67,7 @@ class Plan:
     arms: int = 2
     rounds: int = 5
     keep: bool = False
+    output_stride: int | None = None
 
 
 @dataclass
@@ -276,11 +277,12 @@ def disk_bytes(spec, plan, sizes):
     predictions and one of labels.
     """
     labels = sum(_LABEL_BYTES * height * width + _IMAGE_BYTES for height, width in sizes)
-    points = sum((-(-height // OUTPUT_STRIDE) + 1) * (-(-width // OUTPUT_STRIDE) + 1) for height, width in sizes)
+    stride = traits(plan.backbone, plan.output_stride).output_stride
+    points = sum((-(-height // stride) + 1) * (-(-width // stride) + 1) for height, width in sizes)
     logits = points * spec.num_classes * 2  # 16 bits each
     rounds = plan.rounds if plan.keep else min(plan.rounds, 2)
     labelings = plan.arms * ((rounds if plan.keep else min(plan.rounds, 1)) * labels + rounds * logits)
-    network = memory.meta_network(spec.num_classes, plan.backbone, plan.aspp_branches)
+    network = memory.meta_network(spec.num_classes, plan.backbone, plan.aspp_branches, plan.output_stride)
     checkpoint = 4 * sum(tensor.numel() for tensor in network.state_dict().values())
     stages = plan.arms * (plan.rounds + 1) + _TRAINING_FILES if plan.batch_size else 0
     return int(labelings), checkpoint * stages

@@ -9,7 +9,7 @@ import functools
 
 import torch
 
-from models.deeplab import deeplab_v2
+from models.deeplab import deeplab_v2, traits
 from utils.errors import UserError
 
 # GPU memory that no tensor of ours takes: convolution workspaces, and 10 % for gaps between tensors.
@@ -48,18 +48,19 @@ def _divided(count, shares):
 
 def _network_memory(spec, plan, count, size):
     """(number of parameters, bytes that a forward pass of ``count`` images keeps for backward, the largest of them)."""
-    parameters, few, more = _passes(spec.num_classes, plan.backbone, plan.aspp_branches, plan.mixed_precision, size)
+    parameters, few, more = _passes(spec.num_classes, plan.backbone, plan.aspp_branches, plan.output_stride,
+                                    plan.mixed_precision, tuple(size))
     return parameters, *(one + (count - _FEW) * (other - one) for one, other in zip(few, more))
 
 
 @functools.cache
-def _passes(num_classes, backbone, aspp_branches, mixed_precision, size):
+def _passes(num_classes, backbone, aspp_branches, output_stride, mixed_precision, size):
     """The number of parameters; for ``_FEW`` and for ``_MORE`` images (bytes kept for backward, the largest of them).
 
     The network runs without data, on torch's meta device. Every tensor that it keeps grows by the same for each image.
     """
     dtype = torch.float16 if mixed_precision else torch.float32
-    network = meta_network(num_classes, backbone, aspp_branches).to(dtype)
+    network = meta_network(num_classes, backbone, aspp_branches, output_stride).to(dtype)
     own = {tensor.untyped_storage()._cdata for tensor in network.state_dict(keep_vars=True).values()}
     found = []
     for count in (_FEW, _MORE):
@@ -77,10 +78,17 @@ def _passes(num_classes, backbone, aspp_branches, mixed_precision, size):
     return sum(parameter.numel() for parameter in network.parameters()), *found
 
 
-def meta_network(num_classes, backbone, aspp_branches):
+def meta_network(num_classes, backbone, aspp_branches, output_stride=None):
     """The network without values: shapes only."""
     with torch.device("meta"):
-        return deeplab_v2(num_classes, backbone, aspp_branches)
+        return deeplab_v2(num_classes, backbone, aspp_branches, output_stride)
+
+
+def largest_map(backbone, output_stride):
+    """Bytes of float32 for each pixel of an image that the largest of the maps in a forward pass takes."""
+    side = 16 * traits(backbone, output_stride).output_stride
+    _, (_, largest), _ = _passes(1, backbone, 2, output_stride, False, (side, side))
+    return largest / (_FEW * side * side)
 
 
 # --- what fits --------------------------------------------------------------------------------------------------------

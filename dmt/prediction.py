@@ -25,7 +25,7 @@ def for_inference(model, precision, device):
 
     Apex patches torch's functions to choose the precision: there the model stays as it is.
     """
-    folds = torch.device(device).type == "cuda" and precision.kind != "apex"
+    folds = torch.device(device).type == "cuda" and precision.kind != "apex" and model.foldable
     return FoldedDeepLab(model, precision.dtype) if folds else model
 
 

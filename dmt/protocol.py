@@ -13,7 +13,6 @@ from utils.errors import UserError
 PAPERS, ORIGINAL, SLIDING = "papers", "original", "sliding"
 PROTOCOLS = (PAPERS, ORIGINAL, SLIDING)
 STRIDE = 2 / 3
-_EVERY = 8  # pixels from one point of a logit map to the next (models.deeplab.OUTPUT_STRIDE)
 _BATCH_PIXELS = 1 << 20  # a group of N images has N times as many pixels at most, unless one image alone has more
 
 
@@ -25,6 +24,7 @@ class Protocol:
     that move by at most the share ``stride`` of it). ``test_by`` is what training did with images: "pad" left them as
     they are; "resize" resized them to ``test_size``, so every protocol does that first.
     ``scales`` are factors of the size that is shown, ``flip`` adds mirror images; what all of them say is averaged.
+    Networks are shown sides of k · ``every`` + ``plus`` pixels (see ``dmt.arms.common_sides``).
     """
 
     kind: str = ORIGINAL
@@ -34,6 +34,8 @@ class Protocol:
     stride: float = STRIDE
     scales: tuple = (1.0,)
     flip: bool = False
+    every: int = 8
+    plus: int = 1
 
     def __post_init__(self):
         lacking = {PAPERS: self.test_size is None, ORIGINAL: False, SLIDING: self.window is None}
@@ -52,16 +54,23 @@ class Protocol:
         elif self.kind == ORIGINAL:
             shown = f"{resized}, undivided" if resized else "undivided, at original resolution"
         else:
-            window = f"sliding windows of {_text(_grid(self.window))}, {self.stride:.3g} of it apart"
+            window = f"sliding windows of {_text(self.grid(self.window))}, {self.stride:.3g} of it apart"
             shown = f"{resized}, {window}" if resized else window
         scales = "one scale" if self.scales == (1.0,) else f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"
         papers = " (the papers')" if self.kind == PAPERS and self.seen_once else ""
         return f"{shown}, {scales}, {'flip' if self.flip else 'no flip'}{papers}"
 
+    def grid(self, size):
+        """The next larger size that the networks like: points of the map lie on every eighth pixel, from border to border.
+
+        Two points at least: exported networks take no less.
+        """
+        return tuple(max(-(-(side - self.plus) // self.every), 2 - self.plus) * self.every + self.plus for side in size)
+
     def values(self):
         """The protocol as plain values, for JSON."""
         return {"kind": self.kind, "test_size": self.test_size and list(self.test_size), "test_by": self.test_by,
-                "window": list(_grid(self.window)) if self.kind == SLIDING else None,
+                "window": list(self.grid(self.window)) if self.kind == SLIDING else None,
                 "stride": self.stride if self.kind == SLIDING else None, "scales": list(self.scales),
                 "flip": self.flip, "text": str(self)}
 
@@ -70,7 +79,8 @@ def _text(size):
     return f"{size[0]} x {size[1]}"
 
 
-def choose_protocol(kind, test_size=None, test_by=None, window=None, stride=STRIDE, scales=(1.0,), flip=False):
+def choose_protocol(kind, test_size=None, test_by=None, window=None, stride=STRIDE, scales=(1.0,), flip=False,
+                    every=8, plus=1):
     """The ``Protocol`` that the options ask for; None is what nobody knows. Raises ``UserError``."""
     if kind == PAPERS and test_size is None:
         raise UserError("--protocol papers: the checkpoint says no test size; give --test-size H W or --dataset")
@@ -79,7 +89,7 @@ def choose_protocol(kind, test_size=None, test_by=None, window=None, stride=STRI
     if len(set(scales)) < len(scales):
         raise UserError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give each scale once")
     return Protocol(kind, test_size and tuple(test_size), test_by or "pad", window and tuple(window), stride,
-                    tuple(scales), flip)
+                    tuple(scales), flip, every, plus)
 
 
 class Tile(NamedTuple):
@@ -109,28 +119,20 @@ def tiles(size, protocol, name="the image"):
     for scale, flip in itertools.product(protocol.scales, (False, True) if protocol.flip else (False,)):
         scaled = _scaled(base, scale)
         if protocol.kind == SLIDING:
-            window = _grid(protocol.window)
+            window = protocol.grid(protocol.window)
             part = tuple(map(min, window, scaled))
             tops, lefts = (_starts(*sides, protocol.stride) for sides in zip(scaled, window))
             result += [Tile(scaled, flip, top, left, part, window) for top in tops for left in lefts]
         elif protocol.kind == ORIGINAL:
-            result.append(Tile(scaled, flip, 0, 0, scaled, _grid(scaled)))
+            result.append(Tile(scaled, flip, 0, 0, scaled, protocol.grid(scaled)))
         else:
-            canvas = protocol.test_size if scale == 1 else _grid(_scaled(protocol.test_size, scale))
+            canvas = protocol.test_size if scale == 1 else protocol.grid(_scaled(protocol.test_size, scale))
             result.append(Tile(scaled, flip, 0, 0, scaled, canvas))
     return result
 
 
 def _scaled(size, scale):
     return tuple(max(1, round(scale * side)) for side in size)
-
-
-def _grid(size):
-    """The next larger size in which points of the map lie on every eighth pixel, from the first to the last.
-
-    Two points at least: exported networks take no less.
-    """
-    return tuple(max(-(-(side - 1) // _EVERY), 1) * _EVERY + 1 for side in size)
 
 
 def _starts(length, window, stride):

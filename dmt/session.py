@@ -23,10 +23,12 @@ from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from dmt.prediction import Forward  # noqa: E402
 from models import deeplab_v2, fused_norm  # noqa: E402
-from models.description import Description, said  # noqa: E402
-from models.input_format import input_format  # noqa: E402
+from models.deeplab import traits  # noqa: E402
+from models.description import Description, network_values, recognized, said, said_format  # noqa: E402
+from models.encoder import check_size  # noqa: E402
+from models.input_format import COCO, IMAGENET, InputFormat  # noqa: E402
 from models.weights import load_imagenet_weights  # noqa: E402
-from utils.checkpoints import load_model  # noqa: E402
+from utils.checkpoints import load_checkpoint, load_model  # noqa: E402
 from utils.distributed import ALONE  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.runs import software  # noqa: E402
@@ -185,24 +187,50 @@ class Machine:
         return validate
 
 
+def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coco=None, output_stride=None):
+    """The ``Network`` for ``spec`` that the options ask for; None is what was not given.
+
+    Then it is as the file ``checkpoint`` says, if there is one, or as its weights show; else the papers'.
+    Raises ``UserError``.
+    """
+    says = {}
+    if checkpoint is not None:
+        content = load_checkpoint(checkpoint)
+        says = said(content, checkpoint)
+        says.setdefault("backbone", recognized(content["model"]) or "resnet101")
+    backbone = backbone or says.get("backbone", "resnet101")
+    own = backbone == says.get("backbone")
+    found = traits(backbone, output_stride or (says.get("output_stride") if own else None))
+    if coco and found.input_format != IMAGENET:
+        raise UserError(f"--coco: {backbone} takes its input in a form of its own; leave the option out")
+    form = COCO if coco else said_format(says) if own and "input_format" in says else found.input_format
+    return Network(backbone, aspp_branches or says.get("aspp_branches", 2), form, spec, found.output_stride)
+
+
 @dataclass(frozen=True)
 class Network:
     """Which network: what a checkpoint must have been trained as to be used with it."""
 
     backbone: str
     aspp_branches: int
-    coco: bool
+    input_format: InputFormat
     spec: object
+    output_stride: int | None = None
 
     @property
-    def input_format(self):
-        """The ``models.input_format.InputFormat`` of its weights."""
-        return input_format(self.coco)
+    def traits(self):
+        """The ``models.encoder.Traits`` of the backbone."""
+        return traits(self.backbone, self.output_stride)
 
     def identity(self):
         """Plain values that tell networks apart."""
-        return {"backbone": self.backbone, "aspp_branches": self.aspp_branches,
-                "input_format": self.input_format.name, "num_classes": self.spec.num_classes}
+        return {**network_values(self.backbone, self.aspp_branches, self.output_stride, self.input_format),
+                "num_classes": self.spec.num_classes}
+
+    def check_sizes(self, **sizes):
+        """Raise ``UserError`` when the backbone does not take images of ``sizes``, by the names of their options."""
+        for option, size in sizes.items():
+            check_size(size, self.backbone, self.traits, f"--{option.replace('_', '-')}")
 
     def describe(self, fingerprint):
         """What its checkpoints carry beside the weights, as plain values that depend on neither time nor place.
@@ -218,7 +246,7 @@ class Network:
                          pseudo_labels=hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest())
         return Description(
             spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, self.backbone, self.aspp_branches,
-            self.input_format, spec.test_size, spec.test_by,
+            self.input_format, spec.test_size, spec.test_by, self.output_stride,
             facts={"recipe": recipe, "lists": lists, "software": software()}).values()
 
     def build(self, device, checkpoint=None, weights=None, seed=1):
@@ -228,12 +256,12 @@ class Network:
         ``models.weights.load_imagenet_weights``) and a head drawn from ``seed``. Raises ``UserError``.
         """
         torch.manual_seed(seed)
-        model = deeplab_v2(self.spec.num_classes, self.backbone, self.aspp_branches)
+        model = deeplab_v2(self.spec.num_classes, self.backbone, self.aspp_branches, self.output_stride)
         content = {}
         if checkpoint is not None:
             content = load_model(model, checkpoint)
             self._check(checkpoint, content)
-        elif self.coco and not weights:
+        elif self.input_format == COCO and not weights:
             raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
                             "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from nothing")
         else:
@@ -244,6 +272,11 @@ class Network:
     def _check(self, checkpoint, content):
         """Refuse a checkpoint that says it is of another network; warn of another input format. Old ones say nothing."""
         content = said(content, checkpoint)
+        for key, option in (("backbone", "--backbone"), ("output_stride", "--output-stride")):
+            own = self.identity().get(key)
+            if content.get(key, own) != own:
+                raise UserError(f"{checkpoint} was trained with {option} {content[key]}, but this stage has {own}; leave "
+                                f"{option} out, or give a checkpoint of that network")
         branches = content.get("aspp_branches", self.aspp_branches)
         if branches != self.aspp_branches:
             raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "

@@ -21,7 +21,6 @@ from dmt.loss import STOP
 from dmt.prediction import network_maps
 from dmt.training import Interrupted, Recipe, Trainer, stop
 from models import batch_norm
-from models.deeplab import OUTPUT_STRIDE
 from utils.checkpoints import load_checkpoint
 from utils.console import progress_bar
 from utils.errors import UserError
@@ -126,9 +125,9 @@ def _steps(plan, dataset, processes):
     return batches.Steps(streams, plan.epochs, plan.accumulate, processes.rank, processes.size)
 
 
-def _check_parts(steps, crop):
+def _check_parts(steps, crop, stride):
     """Raise ``UserError`` where batch normalization would get one image with one feature; it needs two."""
-    if max(crop) > OUTPUT_STRIDE:
+    if max(crop) > stride:
         return
     fewest = min(steps.samples(step) for step in range(steps.per_epoch))
     if fewest // steps.accumulate < 2:
@@ -141,7 +140,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     """Train from the beginning, or from where an interrupted training of the stage stopped; returns its result."""
     machine, network, processes = setting.machine, setting.network, setting.machine.processes
     steps = _steps(plan, dataset, processes)
-    _check_parts(steps, network.spec.crop)
+    _check_parts(steps, network.spec.crop, network.traits.output_stride)
     model, carried = processes.after_first(
         lambda: network.build(machine.device, plan.start, plan.weights, plan.seed))
     batch_norm.average_parts(model, plan.accumulate)

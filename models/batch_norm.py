@@ -9,15 +9,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def synchronize(model):
     """Make every ``BatchNorm2d`` of ``model`` normalize over all processes, in place; names and tensors stay.
 
+    What follows within timm's normalizations stays, too.
     Returns the model, which has to be on its device. A process may have no sample of a batch.
     """
     for name, module in model.named_children():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             kind = GPUBatchNorm if module.weight.is_cuda else CPUBatchNorm
             own = kind(module.num_features, module.eps, module.momentum, device="meta")
             own._parameters.update(module._parameters)
             own._buffers.update(module._buffers)
             own.train(module.training)
+            if hasattr(module, "act"):  # timm's BatchNormAct2d: dropout and activation follow
+                own.drop, own.act = module.drop, module.act
+                own.register_forward_hook(lambda norm, _, normalized: norm.act(norm.drop(normalized)))
             setattr(model, name, own)
         else:
             synchronize(module)

@@ -1,4 +1,4 @@
-"""DeepLab-v2: a dilated ResNet and an atrous spatial pyramid head (Chen et al., TPAMI 2018, arXiv 1606.00915)."""
+"""DeepLab-v2: a dilated ResNet, or any encoder of timm, and an atrous spatial pyramid head (Chen et al., TPAMI 2018, arXiv 1606.00915)."""
 
 import itertools
 
@@ -8,9 +8,11 @@ from torch import nn
 from torchvision.models import resnet50, resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models import fused_norm
+from models import encoder, fused_norm
+from models.encoder import Encoder, Traits
+from models.input_format import IMAGENET
+from utils.errors import UserError
 
-OUTPUT_STRIDE = 8
 DILATIONS = (6, 12, 18, 24)
 # The stride of layer3 and layer4 becomes dilation: the output stride is 8 instead of 32.
 _DILATED = {"weights": None, "replace_stride_with_dilation": [False, True, True]}
@@ -28,6 +30,7 @@ def _small(weights=None, replace_stride_with_dilation=None):
 
 
 BACKBONES = {"resnet101": resnet101, "resnet50": resnet50, "small": _small}
+_TRAITS = Traits(output_stride=8, plus=1, exact=False, input_format=IMAGENET)  # of these
 
 
 class PyramidHead(nn.Module):
@@ -53,25 +56,32 @@ class PyramidHead(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """DeepLab-v2 at output stride 8; build it with ``deeplab_v2``.
+    """DeepLab-v2; build it with ``deeplab_v2``.
 
-    State-dict names: ``backbone.`` + torchvision's ResNet names, ``classifier.0.convs.{0..3}.{weight,bias}``.
+    State-dict names: ``backbone.`` + torchvision's ResNet names, or those of ``models.encoder.Encoder``;
+    ``classifier.0.convs.{0..3}.{weight,bias}``.
     """
 
-    def __init__(self, num_classes, backbone, aspp_branches):
+    def __init__(self, num_classes, backbone, aspp_branches, output_stride=None):
         super().__init__()
         self.num_classes = num_classes
         self.backbone_name = backbone
         self.aspp_branches = aspp_branches
         self.fused = False  # whether normalization, sum and ReLU are computed at once in training (models.fused_norm)
-        self.backbone = BACKBONES[backbone](**_DILATED)
-        channels = self.backbone.layer4[-1].conv3.out_channels
-        del self.backbone.avgpool, self.backbone.fc  # of the image classifier
+        if backbone in BACKBONES:
+            self.backbone = BACKBONES[backbone](**_DILATED)
+            channels = self.backbone.layer4[-1].conv3.out_channels
+            del self.backbone.avgpool, self.backbone.fc  # of the image classifier
+        else:
+            self.backbone = Encoder(backbone, output_stride)
+            channels = self.backbone.channels
         self.classifier = nn.Sequential(PyramidHead(channels, num_classes, aspp_branches))
 
     def forward(self, images):
-        """``images`` (N, 3, H, W) float, normalized -> logits (N, C, ceil(H / 8), ceil(W / 8))."""
+        """``images`` (N, 3, H, W) float, normalized -> logits (N, C, h, w): ceil(H / 8), ceil(W / 8) for a ResNet."""
         net = self.backbone
+        if isinstance(net, Encoder):
+            return self.classifier(net(images))
         if self.fused:
             features = net.maxpool(fused_norm.normalize(net.conv1(images), net.bn1))
             for block in self.blocks():
@@ -82,9 +92,16 @@ class DeepLabV2(nn.Module):
             features = block(features)
         return self.classifier(features)
 
+    @property
+    def foldable(self):
+        """Whether ``models.folded.FoldedDeepLab`` can compute it."""
+        return not isinstance(self.backbone, Encoder)
+
     def blocks(self):
-        """The residual blocks (torchvision's ``Bottleneck``), from the image to the head."""
+        """The parts from the image to the head: residual blocks (torchvision's ``Bottleneck``), or an encoder as a whole."""
         net = self.backbone
+        if isinstance(net, Encoder):
+            return iter([net])
         return itertools.chain(net.layer1, net.layer2, net.layer3, net.layer4)
 
     def compile_blocks(self, backend="inductor"):
@@ -103,20 +120,32 @@ class DeepLabV2(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
-def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2):
+def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2, output_stride=None):
     """A DeepLab-v2 with random weights for ``num_classes`` classes.
 
-    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet of 13 convolutions in a row, for CPUs).
+    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet of 13 convolutions in a row, for CPUs), all three of
+    output stride 8; or timm/NAME with the ``output_stride`` (see ``models.encoder.Encoder``).
     ``aspp_branches`` is 2, as in what DMT's authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError``
-    for anything else.
+    for anything else, ``UserError`` for an encoder or a stride that timm does not have.
     """
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}")
+    traits(backbone, output_stride)
     if aspp_branches not in (2, 4):
         raise ValueError(f"aspp_branches is {aspp_branches!r}; use 2 or 4")
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes!r}; it must be at least 1")
-    return DeepLabV2(num_classes, backbone, aspp_branches)
+    return DeepLabV2(num_classes, backbone, aspp_branches, output_stride)
+
+
+def traits(backbone, output_stride=None):
+    """The ``models.encoder.Traits`` of a backbone. Raises as ``deeplab_v2`` does."""
+    if backbone not in BACKBONES:
+        if not backbone.startswith(encoder.PREFIX):
+            raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}, or {encoder.PREFIX}NAME")
+        return encoder.traits(backbone, output_stride)
+    if output_stride not in (None, _TRAITS.output_stride):
+        raise UserError(f"--output-stride {output_stride}: {backbone} has output stride {_TRAITS.output_stride}; leave the option "
+                        f"out, or give an encoder of timm, as in --backbone {encoder.PREFIX}resnet50")
+    return _TRAITS
 
 
 def upsample(logits, size):

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from models.deeplab import BACKBONES, OUTPUT_STRIDE, deeplab_v2
-from models.input_format import COCO, IMAGENET, InputFormat, input_format
+from models.deeplab import BACKBONES, deeplab_v2, traits
+from models.encoder import PREFIX
+from models.input_format import COCO, IMAGENET, OWN, InputFormat, input_format
 from utils.errors import UserError
 
 HEAD = "classifier.0.convs.0.bias"  # one number a class
 INPUT_FORMATS = {form.name: form for form in (IMAGENET, COCO)}
+UNKNOWN = "unknown"  # a backbone, in the words of an exported file that does not say
 _LARGEST = 1 << 16
 
 
@@ -49,9 +51,11 @@ def _plain(value):
 
 
 _VALID = {  # key -> whether a value can be meant
-    "backbone": lambda value: _text(value) and value in BACKBONES,
+    "backbone": lambda value: _text(value) and (value in BACKBONES or value.startswith(PREFIX)),
+    "output_stride": _whole(1, 256),
     "aspp_branches": lambda value: _whole(2, 4)(value) and value != 3,
-    "input_format": lambda value: _text(value) and value in INPUT_FORMATS,
+    "input_format": lambda value: _text(value) and (value in INPUT_FORMATS or value == OWN),
+    "mean": _several(_number, 3, 3), "std": _several(lambda value: _number(value) and value > 0, 3, 3),
     "num_classes": _whole(1, 255),
     "class_names": _several(_text, 1, 255),
     "palette": _several(_several(_whole(0, 255), 3, 3), 1, 255),
@@ -76,6 +80,8 @@ def said(values, path):
         if not _VALID[key](value):
             raise UserError(f"{path} says of its network {key} = {reprlib.repr(value)}, which cannot be; the file is "
                             "damaged or was made by a newer version of this software: get it again or use that version")
+    if known.get("input_format") == OWN and not {"mean", "std"} <= known.keys():
+        raise UserError(f"{path} does not say the mean and std of its input; the file is damaged: get it again")
     count = known.get("num_classes")
     for key in ("class_names", "palette", "iou"):
         if known.get(key) is not None and len(known[key]) != (count or len(known[key])):
@@ -104,6 +110,7 @@ class Description:
     input_format: InputFormat
     test_size: tuple | None
     test_by: str | None
+    output_stride: int | None = None  # None: that of the backbone
     facts: dict = field(default_factory=dict)
     assumed: tuple = ()
 
@@ -112,14 +119,34 @@ class Description:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def traits(self):
+        """The ``models.encoder.Traits`` of its backbone; usual ones where nobody knows it."""
+        known = self.backbone if self.backbone.startswith(PREFIX) else next(iter(BACKBONES))
+        return traits(known, self.output_stride)
+
     def values(self):
         """The description as plain values, as checkpoints and exported files carry it; ``said`` reads them."""
         known = {
             "dataset": self.name, "num_classes": self.num_classes, "class_names": list(self.class_names),
             "palette": [list(color) for color in self.palette], "background": self.background, "ignore": self.ignore,
-            "backbone": self.backbone, "aspp_branches": self.aspp_branches, "input_format": self.input_format.name,
-            "test_size": list(self.test_size) if self.test_size else None, "test_by": self.test_by, **self.facts}
+            "test_size": list(self.test_size) if self.test_size else None, "test_by": self.test_by,
+            **network_values(self.backbone, self.aspp_branches, self.output_stride, self.input_format), **self.facts}
         return {key: value for key, value in known.items() if value is not None or key in ("background", "ignore")}
+
+
+def network_values(backbone, aspp_branches, output_stride, form):
+    """Plain values that tell networks apart. The built-in ones have one stride and formats that a name tells."""
+    values = {"backbone": backbone, "aspp_branches": aspp_branches, "input_format": form.name}
+    if backbone.startswith(PREFIX):
+        values.update(output_stride=traits(backbone, output_stride).output_stride, mean=list(form.mean), std=list(form.std))
+    return values
+
+
+def said_format(values):
+    """The ``InputFormat`` that checked ``values`` of a file (see ``said``) name."""
+    name = values["input_format"]
+    return INPUT_FORMATS.get(name) or InputFormat(name, True, 1.0, tuple(values["mean"]), tuple(values["std"]))
 
 
 def describe_checkpoint(content, path, coco=None, aspp_branches=None):
@@ -136,7 +163,10 @@ def describe_checkpoint(content, path, coco=None, aspp_branches=None):
         raise UserError(f"{path} says it has {values['num_classes']} classes, but its head has {count}; "
                         "the file is damaged: get it again")
     if "backbone" not in values:
-        values["backbone"] = _backbone(state, path)
+        values["backbone"] = recognized(state)
+    if values["backbone"] is None:
+        raise UserError(f"{path} holds another network: its backbone is none of {', '.join(BACKBONES)}; "
+                        "give a checkpoint of this software")
     return _complete(values, {"input_format": None if coco is None else input_format(coco).name,
                               "aspp_branches": aspp_branches})
 
@@ -158,7 +188,7 @@ def _complete(values, answers):
         name=values.get("dataset", "unknown"), class_names=tuple(values["class_names"]),
         palette=tuple(map(tuple, values["palette"])), background=values.get("background"),
         ignore=values.get("ignore", 255), backbone=values["backbone"], aspp_branches=values["aspp_branches"],
-        input_format=INPUT_FORMATS[values["input_format"]],
+        input_format=said_format(values), output_stride=values.get("output_stride"),
         test_size=tuple(values["test_size"]) if "test_size" in values else None, test_by=values.get("test_by"),
         facts={key: values[key] for key in _FACTS if key in values}, assumed=tuple(assumed))
 
@@ -171,14 +201,10 @@ def _num_classes(state, path):
     return len(bias)
 
 
-def _backbone(state, path):
-    """The backbone whose tensors have the names and shapes of those in ``state``."""
+def recognized(state):
+    """The built-in backbone whose tensors have the names and shapes of those in ``state``; None if there is none."""
     shapes = _backbone_shapes(state)
-    for backbone in BACKBONES:
-        if shapes == _known_shapes(backbone):
-            return backbone
-    raise UserError(f"{path} holds another network: its backbone is none of {', '.join(BACKBONES)}; "
-                    "give a checkpoint of this software")
+    return next((backbone for backbone in BACKBONES if shapes == _known_shapes(backbone)), None)
 
 
 @functools.cache
@@ -207,7 +233,7 @@ def exported_metadata(description, upsampled, **more):
     ``upsampled`` says whether the file itself brings the logits to the size of its input.
     """
     return {**description.values(), **more, "preprocessing": _preprocessing(description),
-            "postprocessing": _postprocessing(upsampled)}
+            "postprocessing": _postprocessing(upsampled, description.traits.output_stride)}
 
 
 def _preprocessing(description):
@@ -223,10 +249,10 @@ def _preprocessing(description):
             "size": size}
 
 
-def _postprocessing(upsampled):
+def _postprocessing(upsampled, stride):
     return {"output": "logits", "layout": "NCHW, one channel a class", "dtype": "float32",
-            "stride": 1 if upsampled else OUTPUT_STRIDE,
-            "size": "as the input" if upsampled else "ceil(height / 8), ceil(width / 8) of the input",
+            "stride": 1 if upsampled else stride,
+            "size": "as the input" if upsampled else f"ceil(height / {stride}), ceil(width / {stride}) of the input",
             "upsample": "done in the graph" if upsampled else "bilinear with aligned corners, to the size of the input",
             "decide": "class = argmax over the channels; confidence = its softmax"}
 
@@ -257,6 +283,6 @@ def describe_exported(strings, path):
                         "tools/export.py made")
     form = _read_input_format(values["preprocessing"], str(values.get("input_format", "own"))[:80], path)
     known = said({key: value for key, value in values.items() if key != "input_format"}, path)
-    known.setdefault("backbone", "unknown")
+    known.setdefault("backbone", UNKNOWN)
     described = _complete({**known, "input_format": IMAGENET.name}, {})
     return Description(**{**vars(described), "input_format": form, "assumed": ()})

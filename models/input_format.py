@@ -1,4 +1,4 @@
-"""The two forms in which networks take their input: torchvision's (ImageNet weights) and Caffe's (COCO weights)."""
+"""The forms in which networks take their input: torchvision's (ImageNet weights), Caffe's (COCO weights), timm's."""
 
 import functools
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ class InputFormat:
 
 IMAGENET = InputFormat("imagenet", rgb=True, full=1.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 COCO = InputFormat("coco", rgb=False, full=255.0, mean=(104.008, 116.669, 122.675), std=(1.0, 1.0, 1.0))
+OWN = "own"  # the name of any other
 
 
 def input_format(coco):

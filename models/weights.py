@@ -14,6 +14,7 @@ import torch
 from torchvision.models import ResNet50_Weights, ResNet101_Weights
 
 from models.deeplab import deeplab_v2
+from models.encoder import Encoder
 from utils.errors import UserError, reports_user_errors
 from utils.files import replacing, sha256
 
@@ -25,13 +26,17 @@ COCO_FILES = {"voc_coco_resnet101.pt": 21, "city_coco_resnet101.pt": 19}
 
 
 def load_imagenet_weights(model, source=None):
-    """Load torchvision's ImageNet weights into the backbone of ``model``, in place; the head keeps its initialization.
+    """Load pre-trained weights into the backbone of ``model``, in place; the head keeps its initialization.
 
-    ``source`` is None (download them, or take torchvision's cached copy), "none" (leave the backbone random), or a
+    ``source`` is None (download torchvision's, or take torchvision's cached copy), "none" (leave the backbone random), or a
     file with a torchvision ResNet state dict, whose ``fc.*`` are ignored. ``small`` has no ImageNet weights: None
     leaves it random and says so. Raises ``UserError`` when the file or the download cannot be had or does not fit.
+    An encoder of timm loads timm's own (``models.encoder.Encoder.load``).
     """
     if source == "none":
+        return
+    if isinstance(model.backbone, Encoder):
+        model.backbone.load(source)
         return
     if source is not None:
         state, where = load_tensors(source), source

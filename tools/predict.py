@@ -259,8 +259,9 @@ def load_arms(options, spec):
     return arms
 
 
-def make_protocol(options, description, spec):
+def make_protocol(options, arms, description, spec):
     """The ``dmt.protocol.Protocol`` of the options, with the sizes that the network was made for."""
+    from dmt.arms import check_test_size, common_sides
     from dmt.protocol import choose_protocol
 
     test_size = options.test_size or description.test_size
@@ -268,8 +269,10 @@ def make_protocol(options, description, spec):
     if not (isinstance(crop, list) and len(crop) == 2 and all(isinstance(side, int) and side > 0 for side in crop)):
         crop = spec and spec.crop
     window = options.window or crop or test_size
+    if options.protocol == "papers" and test_size:
+        check_test_size(arms, test_size)
     return choose_protocol(options.protocol, test_size, description.test_by, window, options.stride, options.scales,
-                           options.flip)
+                           options.flip, *common_sides(arms))
 
 
 def label_values(description, spec, ids):
@@ -331,7 +334,7 @@ def main(arguments=None):
     check_no_overwriting(sources, folder, suffix)
     arms = load_arms(options, spec)
     description = common_description(arms)
-    protocol = make_protocol(options, description, spec)
+    protocol = make_protocol(options, arms, description, spec)
     job = Job(arms, protocol, options.batch_size, options.confidence, options.max_pixels)
     values = label_values(description, spec, options.ids)
     make_folder(folder)

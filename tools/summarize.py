@@ -168,20 +168,15 @@ def predictions(checkpoint, data, names, test_size):
     from data.datasets import WholeImages, collate_whole
     from data.specs import UNLABELED
     from dmt.prediction import classify, covering
-    from models import deeplab_v2
-    from models.input_format import input_format
-    from utils.checkpoints import load, load_model
+    from dmt.arms import load_arm
+    from utils.precision import Precision
 
-    made_with = load(checkpoint)
-    model = deeplab_v2(made_with["num_classes"], made_with["backbone"], made_with["aspp_branches"])
-    load_model(model, checkpoint)
-    model.eval()
-    form = input_format(made_with["input_format"] == "coco")
+    arm = load_arm(checkpoint, "cpu", Precision("fp32", "cpu"))
     dataset = WholeImages(data.spec, data.root, names, UNLABELED, test_size, labels=False)
     result = []
     with torch.inference_mode():
         for batch, _, _, sizes in DataLoader(dataset, batch_size=4, collate_fn=collate_whole):
-            for logits, size in zip(model(form.normalize(batch)), sizes):
+            for logits, size in zip(arm.logits(batch), sizes):
                 (rows, columns), _ = covering(size, test_size, logits.shape[1:])
                 classes = classify(logits[:, :rows, :columns], size, test_size, logits.shape[1:])
                 result.append(classes.numpy().astype(np.uint8))
