@@ -66,6 +66,7 @@ class DeepLabV2(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.backbone_name = backbone
+        self.traits = traits(backbone, output_stride)
         self.aspp_branches = aspp_branches
         self.fused = False  # whether normalization, sum and ReLU are computed at once in training (models.fused_norm)
         if backbone in BACKBONES:
@@ -128,7 +129,7 @@ def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2, output_stride
     ``aspp_branches`` is 2, as in what DMT's authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError``
     for anything else, ``UserError`` for an encoder or a stride that timm does not have.
     """
-    traits(backbone, output_stride)
+    traits(backbone, output_stride)  # raises
     if aspp_branches not in (2, 4):
         raise ValueError(f"aspp_branches is {aspp_branches!r}; use 2 or 4")
     if num_classes < 1:

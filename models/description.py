@@ -233,12 +233,14 @@ def exported_metadata(description, upsampled, **more):
     ``upsampled`` says whether the file itself brings the logits to the size of its input.
     """
     return {**description.values(), **more, "preprocessing": _preprocessing(description),
-            "postprocessing": _postprocessing(upsampled, description.traits.output_stride)}
+            "postprocessing": _postprocessing(upsampled, description.traits)}
 
 
 def _preprocessing(description):
     form = description.input_format
-    size = "any height and width, at least 9"
+    step, _, exact, _ = description.traits
+    size = f"height and width are multiples of {step}" if exact else "any height and width"
+    size += f", at least {description.traits.smallest}"
     if description.test_size:
         how = {"pad": "padded at the bottom and right with black (0, before normalization) to",
                "resize": "resized to"}.get(description.test_by, "brought to")
@@ -249,10 +251,10 @@ def _preprocessing(description):
             "size": size}
 
 
-def _postprocessing(upsampled, stride):
+def _postprocessing(upsampled, traits):
     return {"output": "logits", "layout": "NCHW, one channel a class", "dtype": "float32",
-            "stride": 1 if upsampled else stride,
-            "size": "as the input" if upsampled else f"ceil(height / {stride}), ceil(width / {stride}) of the input",
+            "stride": 1 if upsampled else traits.output_stride,
+            "size": "as the input" if upsampled else f"{traits.map_size('height', 'width')} of the input",
             "upsample": "done in the graph" if upsampled else "bilinear with aligned corners, to the size of the input",
             "decide": "class = argmax over the channels; confidence = its softmax"}
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.input_format import IMAGENET, OWN, InputFormat
 from utils.errors import UserError
@@ -33,11 +34,23 @@ class Traits(NamedTuple):
     exact: bool
     input_format: InputFormat
 
+    @property
+    def smallest(self):
+        """The smallest side, in pixels, with two points."""
+        return (2 - self.plus) * self.output_stride + self.plus
+
+    def map_size(self, *sides):
+        """The size of the map, in words, for ``sides`` in words."""
+        rounded = "{} / {}" if self.exact else "ceil({} / {})" if self.plus else "floor({} / {})"
+        return ", ".join(rounded.format(side, self.output_stride) for side in sides)
+
 
 class _Found(NamedTuple):
-    options: dict
+    options: dict  # of timm's create_model
     channels: int
     channels_last: bool
+    idle: frozenset  # names of parameters that the map does not depend on
+    takes_none: bool  # whether it computes a batch of no images
     traits: Traits
 
 
@@ -52,13 +65,20 @@ class Encoder(nn.Module):
         super().__init__()
         found = _look_at(backbone, output_stride)
         self.backbone, self.channels, self.traits = backbone, found.channels, found.traits
-        self._options, self._channels_last = found.options, found.channels_last
+        self._found = found
         self.network = _create(backbone, **found.options)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name not in found.idle)
 
     def forward(self, images):
         """``images`` (N, 3, H, W) float, normalized -> features (N, channels, h, w)."""
+        if self.training and not self._found.takes_none and not len(images):  # as one of several processes may have
+            if any(isinstance(module, _BatchNorm) for module in self.network.modules()):
+                raise UserError(f"{self.backbone} cannot compute an empty share of a batch; give a batch size with which each "
+                                "process has an image of every batch, the last one, too, or start fewer processes")
+            return self(images.new_zeros(1, *images.shape[1:]))[:0]
         features = self.network(images)[-1]
-        return features.permute(0, 3, 1, 2) if self._channels_last else features
+        return features.permute(0, 3, 1, 2) if self._found.channels_last else features
 
     def load(self, source=None):
         """Load timm's own weights (``source`` None: downloaded, or from its cache), or those in the file ``source``.
@@ -70,17 +90,17 @@ class Encoder(nn.Module):
         if source is not None:
             more["pretrained_cfg_overlay"] = {"state_dict": _tensors(source), "source": "", "custom_load": False}
         with torch.random.fork_rng(devices=[]):  # whatever is drawn after this does not depend on where weights are from
-            fresh, loaded = (self._drawn_anew(source, **some) for some in ({}, more))
-        for name, tensor in loaded.items():  # timm only notes what a file lacks
-            if tensor.is_floating_point() and torch.equal(tensor, fresh[name]) and tensor.numel() > 1 and tensor.std() > 0:
+            loaded, other = (self._loaded(seed, source, more) for seed in (0, 1))
+        for name, tensor in loaded.items():  # timm is silent on what a file lacks, which then stays as it was drawn
+            if not torch.equal(tensor, other[name]):
                 raise UserError(f"{source or 'the download'} does not fit the backbone {self.backbone}: it has nothing for "
                                 f"{name}; give another --weights FILE")
         self.network.load_state_dict(loaded)
 
-    def _drawn_anew(self, source, **more):
-        torch.manual_seed(0)
+    def _loaded(self, seed, source, more):
+        torch.manual_seed(seed)
         try:
-            return _create(self.backbone, **self._options, **more).state_dict()
+            return _create(self.backbone, **self._found.options, **more).state_dict()
         except Exception as error:  # of network, hub, disk or shapes: timm and its hub have many kinds
             reason = next((line.strip() for line in str(error).splitlines()[1:] or [str(error)]), type(error).__name__)
             if source is not None:
@@ -120,9 +140,13 @@ def _create(backbone, **options):
 def _look_at(backbone, output_stride):
     """What timm's encoder is, found out by building it without memory and showing it images without values."""
     name, timm = backbone.removeprefix(PREFIX), _timm()
-    if not timm.is_model(name):  # also keeps out what timm would fetch from elsewhere
-        raise UserError(f"--backbone {backbone}: timm {timm.__version__} has no such model; {_nearest(name)}")
-    options = {"output_stride": output_stride or DEFAULT_STRIDE, "dynamic_img_size": True, "strict_img_size": False}
+    known = [*timm.list_models(), *timm.list_pretrained()]  # those with a tag are the latter's
+    if name not in known:  # also keeps out what timm would fetch from elsewhere
+        near = [PREFIX + one for one in difflib.get_close_matches(name, known, _NEAREST, cutoff=0.5)]
+        raise UserError(f"--backbone {backbone}: timm {timm.__version__} has no such model; "
+                        + (f"the nearest are {', '.join(near)}" if near else "timm.list_models() names them all"))
+    options = {"output_stride": output_stride or DEFAULT_STRIDE, "dynamic_img_size": True, "strict_img_size": False,
+               "drop_path_rate": 0.0}  # what a training that goes on would draw anew is not its seed's
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = _with_what_it_takes(backbone, options, output_stride is not None)
     stride, channels = network.feature_info.reduction()[-1], network.feature_info.channels()[-1]
@@ -130,16 +154,31 @@ def _look_at(backbone, output_stride):
         raise UserError(f"--output-stride {output_stride}: {backbone} has its own, {stride}"
                         f"{'' if 'output_stride' in options else ', which cannot be changed'}; leave the option out")
     channels_last = str(getattr(network, "output_fmt", None)).endswith("NHWC")
-    points = _points(network, _POINTS * stride, channels, channels_last)
-    if points != _POINTS:
-        raise UserError(f"--backbone {backbone}: this encoder does not give a map with a point every {stride} pixels for images "
-                        f"of any size ({points}); choose another one")
-    more = _points(network, _POINTS * stride + 1, channels, channels_last)
+
+    def points(side, count=1):
+        """How many points along an axis the map of square images has; or in words, why there is none."""
+        try:
+            shape = tuple(network.eval()(torch.empty(count, 3, side, side, device="meta"))[-1].shape)
+        except Exception as error:
+            return str(error) or type(error).__name__
+        size = shape[1:3] if channels_last else shape[2:]
+        whole = (count, *size, channels) if channels_last else (count, channels, *size)
+        return size[0] if shape == whole and size[0] == size[1] else f"a map of the shape {shape}"
+
+    found = points(_POINTS * stride)
+    if found != _POINTS:
+        found = f"{found} points" if isinstance(found, int) else f"{found:.200}"
+        raise UserError(f"--backbone {backbone}: this encoder does not give {_POINTS} x {_POINTS} points for an image of "
+                        f"{_POINTS * stride} x {_POINTS * stride} pixels ({found}); choose another one")
+    more, none = points(_POINTS * stride + 1), points(_POINTS * stride, count=0)
+    with torch.inference_mode(False), torch.enable_grad():
+        network.train()(torch.empty(2, 3, _POINTS * stride, _POINTS * stride, device="meta"))[-1].sum().backward()
+    idle = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
     config = network.pretrained_cfg
     form = InputFormat(OWN, True, 1.0, tuple(config["mean"]), tuple(config["std"]))
     if (form.mean, form.std) == (IMAGENET.mean, IMAGENET.std):
         form = IMAGENET
-    return _Found(options, channels, channels_last,
+    return _Found(options, channels, channels_last, idle, isinstance(none, int),
                   Traits(stride, int(more == _POINTS + 1), not isinstance(more, int), form))
 
 
@@ -158,23 +197,6 @@ def _with_what_it_takes(backbone, options, asked):
             raise UserError(f"--backbone {backbone}: timm cannot make an encoder of it ({reason:.200}); choose another one"
                             + (", or leave --output-stride out" if asked else ""))
         del options[unknown]
-
-
-@torch.no_grad()
-def _points(network, side, channels, channels_last):
-    """How many points along an axis the map of a square image has; or in words, why there is none."""
-    try:
-        shape = network.eval()(torch.empty(1, 3, side, side, device="meta"))[-1].shape
-    except Exception as error:
-        return f"{str(error) or type(error).__name__:.200}"
-    expected = (1, shape[2], shape[2], channels) if channels_last else (1, channels, shape[3], shape[3])
-    return shape[2] if len(shape) == 4 and tuple(shape) == expected else f"its map has the shape {tuple(shape)}"
-
-
-def _nearest(name):
-    timm = _timm()
-    near = difflib.get_close_matches(name, timm.list_models(), _NEAREST, cutoff=0.5)
-    return f"the nearest are {', '.join(PREFIX + one for one in near)}" if near else "timm.list_models() names them all"
 
 
 def _tensors(path):

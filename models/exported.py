@@ -21,9 +21,9 @@ from utils.files import write_bytes
 
 OPSET = 18
 TOLERANCE = 1e-4  # of the largest logit: float32 arithmetic in another order
-SMALLEST = 9  # pixels: smaller images have a map of one point, of which torch.export would make a constant
-_TRACED = (2, 3, 65, 97)  # (N, 3, H, W), all of them different and none special
-COMPARED = ((1, 65, 65), (2, 64, 97), (3, 129, 33), (1, SMALLEST, SMALLEST), (1, 200, 321))  # (N, H, W)
+_TRACED = (65, 97)  # height and width, different and none special
+_COMPARED = ((1, 65, 65), (2, 64, 97), (3, 129, 33), (1, 9, 9), (1, 200, 321))  # (N, H, W)
+COMPARED = len(_COMPARED)
 
 
 class OnnxNetwork:
@@ -126,18 +126,29 @@ def with_size(network, upsampled):
 def trace(network, upsampled=False):
     """``network`` in eval mode as a ``torch.export.ExportedProgram`` for any batch, height and width.
 
-    It takes normalized images (N, 3, H, W) float32, H and W at least 9, and gives logits (N, C, ceil(H / 8),
-    ceil(W / 8)), or (N, C, H, W) if ``upsampled``.
+    It takes normalized images (N, 3, H, W) float32 and gives logits (N, C, h, w), or (N, C, H, W) if ``upsampled``. The
+    sides have two points at least: of one point torch.export would make a constant. Raises ``UserError`` for an encoder
+    that it cannot follow.
     """
     network.eval().to(memory_format=torch.contiguous_format)  # else the order in memory becomes part of the graph
     try:
         return _traced(network, upsampled)
-    except Exception:  # torch 2.11 believes that the rest of a division in max pooling is the same for every size
+    except Exception as error:
+        if not hasattr(network.backbone, "maxpool"):
+            raise UserError(refusal(network, "torch.export", error)) from error
+        # torch 2.11 believes that the rest of a division in max pooling is the same for every size
         strided, network.backbone.maxpool = network.backbone.maxpool, SlicedPool()
         try:
             return _traced(network, upsampled)
         finally:
             network.backbone.maxpool = strided
+
+
+def _taken(side, traits):
+    """About ``side`` pixels, as a backbone with ``traits`` takes them: any number, or so many points."""
+    if traits.exact:
+        return max(2, side // 8) * traits.output_stride
+    return max(side, traits.smallest)
 
 
 class SlicedPool(nn.Module):
@@ -148,12 +159,21 @@ class SlicedPool(nn.Module):
         return F.max_pool2d(features, 3, stride=1, padding=1)[:, :, ::2, ::2]
 
 
+def refusal(network, exporter, error):
+    """In one line, why a network cannot be exported."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return (f"the backbone {network.backbone_name} cannot be exported for images of any size: {exporter} does not follow it "
+            f"({type(error).__name__}: {reason:.200}); give --to safetensors")
+
+
 def _traced(network, upsampled):
+    step, _, exact, _ = network.traits
+    height, width = (torch.export.Dim(name, min=2 if exact else network.traits.smallest) for name in ("height", "width"))
+    sizes = {0: torch.export.Dim("batch", min=1), 2: step * height if exact else height, 3: step * width if exact else width}
+    images = torch.zeros(2, 3, *(_taken(side, network.traits) for side in _TRACED))
     network = with_size(network, upsampled)
-    sizes = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("height", min=SMALLEST),
-             3: torch.export.Dim("width", min=SMALLEST)}
     with _quiet():
-        program = torch.export.export(network, (torch.zeros(_TRACED),), dynamic_shapes=(sizes,))
+        program = torch.export.export(network, (images,), dynamic_shapes=(sizes,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
@@ -197,15 +217,16 @@ def read_program(path):
 
 
 @torch.inference_mode()
-def largest_difference(reference, exported, input_format):
+def largest_difference(reference, exported, input_format, traits):
     """(largest difference of the logits, largest logit) of two networks, over random images of several sizes.
 
-    Both take normalized images (N, 3, H, W) float32, as ``input_format`` makes them, and give logits of equal shapes.
-    Not a number where either gives none.
+    Both take normalized images (N, 3, H, W) float32, as ``input_format`` makes them, of sides that a backbone with
+    ``traits`` takes, and give logits of equal shapes. Not a number where either gives none.
     """
     generator = torch.Generator().manual_seed(0)
     differences, largest = [], []
-    for count, height, width in COMPARED:
+    for count, *sides in _COMPARED:
+        height, width = (_taken(side, traits) for side in sides)
         pixels = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
         images = input_format.normalize(pixels)
         expected, found = reference(images), exported(images)

@@ -14,6 +14,7 @@ from PIL import Image
 from data.specs import load_spec
 from models import deeplab_v2, upsample
 from models.description import describe_checkpoint, exported_metadata
+from models.deeplab import traits
 from models.exported import OnnxNetwork, SlicedPool, largest_difference, read_program
 from models.input_format import COCO, IMAGENET
 from tests.conftest import REPOSITORY
@@ -209,10 +210,10 @@ def test_largest_difference_finds_it():
             logits[1, 0, 5, 7] += 0.5
         return logits
 
-    difference, largest = largest_difference(double, with_error, IMAGENET)
+    difference, largest = largest_difference(double, with_error, IMAGENET, traits("small"))
     assert difference == pytest.approx(0.5, rel=1e-5) and 1 < largest < 2 * 2.7
-    assert largest_difference(double, double, IMAGENET)[0] == 0
-    assert largest_difference(double, lambda images: double(images)[:, :, :-1], IMAGENET)[0] == float("inf")
+    assert largest_difference(double, double, IMAGENET, traits("small"))[0] == 0
+    assert largest_difference(double, lambda images: double(images)[:, :, :-1], IMAGENET, traits("small"))[0] == float("inf")
 
 
 def test_pooling_by_slices_has_the_same_bits():

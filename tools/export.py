@@ -125,22 +125,28 @@ def _write_graph(path, kind, network, input_format, upsampled, metadata):
 
     from models import exported
 
-    size = "height, width" if upsampled else "ceil(height / 8), ceil(width / 8)"
+    size = "height, width" if upsampled else network.traits.map_size("height", "width")
     print(f"images (batch, 3, height, width) float32 -> logits (batch, {network.num_classes}, {size}) float32",
           flush=True)
     program = exported.trace(network, upsampled)
     if kind == "onnx":
-        exported.write_onnx(program, path, metadata)
+        try:
+            exported.write_onnx(program, path, metadata)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(exported.refusal(network, "torch.onnx", error)) from error
         run, runtime = exported.OnnxNetwork(path), f"onnxruntime {exported.needed('onnxruntime').__version__}"
     else:
         exported.write_program(program, path, metadata)
         (run, _), runtime = exported.read_program(path), f"torch {torch.__version__}"
-    difference, largest = exported.largest_difference(exported.with_size(network, upsampled), run, input_format)
+    difference, largest = exported.largest_difference(exported.with_size(network, upsampled), run, input_format,
+                                                      network.traits)
     if not difference <= exported.TOLERANCE * largest:  # not a number is not good, either
         raise UserError(f"the exported network differs from the checkpoint's by up to {difference:.2g}, with logits up "
                         f"to {largest:.3g}, when run by {runtime}: more than {exported.TOLERANCE:g} of the largest, so "
                         "nothing was written; are its weights those of a training that went well?")
-    return (f"checked with {runtime} on {len(exported.COMPARED)} sizes: largest difference {difference:.2g}, with "
+    return (f"checked with {runtime} on {exported.COMPARED} sizes: largest difference {difference:.2g}, with "
             f"logits up to {largest:.3g} (allowed: {exported.TOLERANCE * largest:.2g})")
 
 
