@@ -129,7 +129,7 @@ class Job:
         result = Path(options.json or Path(options.output_dir) / f"{name}-test.json").expanduser()
         if result.is_dir():
             raise UserError(f"--json {result} is a folder; give the name of a file")
-        arms = [load_arm(path, machine.device, machine.precision, spec, coco, options.aspp_branches)
+        arms = [load_arm(path, machine.device, machine.precision, spec, bool(coco), options.aspp_branches or 2)
                 for path, coco in files]
         protocol = choose_protocol(options.protocol, spec.test_size, spec.test_by, options.window or spec.crop,
                                    options.stride, options.scales, options.flip, *common_sides(arms))

@@ -22,11 +22,11 @@ from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from dmt.prediction import Forward  # noqa: E402
-from models import deeplab_v2, fused_norm  # noqa: E402
+from models import BACKBONES, deeplab_v2, fused_norm  # noqa: E402
 from models.deeplab import traits  # noqa: E402
 from models.description import Description, network_values, recognized, said, said_format  # noqa: E402
 from models.encoder import check_size  # noqa: E402
-from models.input_format import COCO, IMAGENET, InputFormat  # noqa: E402
+from models.input_format import COCO, InputFormat  # noqa: E402
 from models.weights import load_imagenet_weights  # noqa: E402
 from utils.checkpoints import load_checkpoint, load_model  # noqa: E402
 from utils.distributed import ALONE  # noqa: E402
@@ -201,7 +201,7 @@ def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coc
     backbone = backbone or says.get("backbone", "resnet101")
     own = backbone == says.get("backbone")
     found = traits(backbone, output_stride or (says.get("output_stride") if own else None))
-    if coco and found.input_format != IMAGENET:
+    if coco and backbone not in BACKBONES:
         raise UserError(f"--coco: {backbone} takes its input in a form of its own; leave the option out")
     form = COCO if coco else said_format(says) if own and "input_format" in says else found.input_format
     return Network(backbone, aspp_branches or says.get("aspp_branches", 2), form, spec, found.output_stride)

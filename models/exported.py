@@ -16,6 +16,7 @@ from torch import nn
 
 from models.deeplab import upsample
 from models.description import describe_exported
+from models.encoder import Encoder
 from utils.errors import UserError
 from utils.files import write_bytes
 
@@ -134,8 +135,8 @@ def trace(network, upsampled=False):
     try:
         return _traced(network, upsampled)
     except Exception as error:
-        if not hasattr(network.backbone, "maxpool"):
-            raise UserError(refusal(network, "torch.export", error)) from error
+        if isinstance(network.backbone, Encoder):
+            raise _refusal("torch.export", error) from error
         # torch 2.11 believes that the rest of a division in max pooling is the same for every size
         strided, network.backbone.maxpool = network.backbone.maxpool, SlicedPool()
         try:
@@ -159,11 +160,11 @@ class SlicedPool(nn.Module):
         return F.max_pool2d(features, 3, stride=1, padding=1)[:, :, ::2, ::2]
 
 
-def refusal(network, exporter, error):
-    """In one line, why a network cannot be exported."""
+def _refusal(exporter, error):
+    """The ``UserError`` of a network that cannot be exported, with the reason."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (f"the backbone {network.backbone_name} cannot be exported for images of any size: {exporter} does not follow it "
-            f"({type(error).__name__}: {reason:.200}); give --to safetensors")
+    return UserError(f"this network cannot be exported for images of any size: {exporter} does not follow its backbone "
+                     f"({reason:.200}); give another --to, safetensors takes every network")
 
 
 def _traced(network, upsampled):
@@ -171,9 +172,11 @@ def _traced(network, upsampled):
     height, width = (torch.export.Dim(name, min=2 if exact else network.traits.smallest) for name in ("height", "width"))
     sizes = {0: torch.export.Dim("batch", min=1), 2: step * height if exact else height, 3: step * width if exact else width}
     images = torch.zeros(2, 3, *(_taken(side, network.traits) for side in _TRACED))
+    deferred = isinstance(network.backbone, Encoder)  # some compute sizes in ways of which torch cannot prove anything
     network = with_size(network, upsampled)
     with _quiet():
-        program = torch.export.export(network, (images,), dynamic_shapes=(sizes,))
+        program = torch.export.export(network, (images,), dynamic_shapes=(sizes,),
+                                      prefer_deferred_runtime_asserts_over_guards=deferred)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
@@ -183,9 +186,12 @@ def write_onnx(program, path, metadata):
     """Write ``program`` to ``path`` as one ONNX file; each of the plain values in the dict ``metadata`` as JSON."""
     needed("onnx")
     needed("onnxscript")
-    with _quiet():
-        model = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True,
-                                  opset_version=OPSET, verbose=False).model_proto
+    try:
+        with _quiet():
+            model = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True,
+                                      opset_version=OPSET, verbose=False).model_proto
+    except Exception as error:  # operations that ONNX does not have, of some encoders
+        raise _refusal("torch.onnx", error) from error
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output):
         del part.metadata_props[:]  # the exporter's notes; they name files of this machine
@@ -204,8 +210,12 @@ def write_onnx(program, path, metadata):
 def write_program(program, path, metadata):
     """Write ``program`` to ``path`` for ``torch.export.load``; ``metadata`` becomes the extra file metadata.json."""
     content = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata, allow_nan=False)})
+    extra = {"metadata.json": json.dumps(metadata, allow_nan=False)}
+    try:
+        with _quiet():
+            torch.export.save(program, content, extra_files=extra)
+    except Exception as error:  # it cannot write down every size that some encoders compute
+        raise _refusal("torch.export.save", error) from error
     write_bytes(path, content.getvalue())
 
 

@@ -48,5 +48,10 @@ def test_help_does_not_load_torch(script):
     start = time.monotonic()
     done = script("-X", "importtime", "main.py", "--help")
     assert done.returncode == 0 and "--continue-from" in done.stdout
-    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "timm"} & {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert time.monotonic() - start < 30  # a hang, not a measurement
+
+
+def test_the_built_in_networks_do_not_load_timm(script):
+    done = script("-c", "import sys; from models import deeplab_v2; deeplab_v2(2, 'small'); print('timm' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr

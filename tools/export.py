@@ -130,12 +130,7 @@ def _write_graph(path, kind, network, input_format, upsampled, metadata):
           flush=True)
     program = exported.trace(network, upsampled)
     if kind == "onnx":
-        try:
-            exported.write_onnx(program, path, metadata)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(exported.refusal(network, "torch.onnx", error)) from error
+        exported.write_onnx(program, path, metadata)
         run, runtime = exported.OnnxNetwork(path), f"onnxruntime {exported.needed('onnxruntime').__version__}"
     else:
         exported.write_program(program, path, metadata)

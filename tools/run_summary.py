@@ -18,7 +18,7 @@ FORMAT = 1
 _OPTIONS = ("state", "train_set", "epochs", "batch_size_labeled", "batch_size_pseudo", "lr", "weight_decay", "gamma1",
             "gamma2", "on_student_win", "online", "accumulate", "val_num_steps", "batch_size_labeling", "no_aug")
 RECIPE_KEYS = _OPTIONS + (
-    "backbone", "aspp_branches", "input_format", "crop", "test_size", "test_by", "background", "ignore", "dataset",
+    "backbone", "output_stride", "aspp_branches", "input_format", "crop", "test_size", "test_by", "background", "ignore", "dataset",
     "precision", "classes", "validation_list", "first_weights", "label_ratio", "ple", "beta", "ple_background",
     "no_conflict_reduction", "previous_statistics")  # everything that ``recipe`` may say
 _STAGE_KEYS = {"name", "round", "arm", "miou", "iou", "step", "steps", "checkpoint_sha256", "split", "split_id", "seed",
@@ -133,7 +133,7 @@ def recipe(stage):
     fingerprint, options = stage.fingerprint, stage.options
     spec, network = fingerprint.get("dataset") or {}, fingerprint.get("network") or options
     values = {name: options.get(name) for name in _OPTIONS}
-    values.update({name: network.get(name) for name in ("backbone", "aspp_branches", "input_format")})
+    values.update({name: network.get(name) for name in ("backbone", "output_stride", "aspp_branches", "input_format")})
     values.update({name: spec.get(name) for name in ("crop", "test_size", "test_by", "background", "ignore")})
     values.update(dataset=spec.get("name", stage.config.get("dataset")), precision=fingerprint.get("precision"),
                   classes=len(spec.get("class_names", ())) or None)
