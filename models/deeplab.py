@@ -1,4 +1,7 @@
-"""DeepLab-v2: a dilated ResNet, or any encoder of timm, and an atrous spatial pyramid head (Chen et al., TPAMI 2018, arXiv 1606.00915)."""
+"""DeepLab-v2: an encoder and an atrous spatial pyramid head (Chen et al., TPAMI 2018, arXiv 1606.00915).
+
+The encoder is a dilated ResNet, as in the papers, or any of timm's.
+"""
 
 import itertools
 
@@ -99,14 +102,14 @@ class DeepLabV2(nn.Module):
         return not isinstance(self.backbone, Encoder)
 
     def blocks(self):
-        """The parts from the image to the head: residual blocks (torchvision's ``Bottleneck``), or an encoder as a whole."""
+        """From the image to the head: residual blocks (torchvision's ``Bottleneck``), or timm's encoder as a whole."""
         net = self.backbone
         if isinstance(net, Encoder):
             return iter([net])
         return itertools.chain(net.layer1, net.layer2, net.layer3, net.layer4)
 
     def compile_blocks(self, backend="inductor"):
-        """Let torch.compile fuse what follows each convolution, within every residual block; returns the network.
+        """Let torch.compile fuse what follows each convolution, within every block; returns the network.
 
         Parameters keep their names. The 33 blocks of ResNet-101 share a few compiled forms, which is sooner done than
         the network as a whole. Each size of batch is compiled anew.
@@ -129,7 +132,6 @@ def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2, output_stride
     ``aspp_branches`` is 2, as in what DMT's authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError``
     for anything else, ``UserError`` for an encoder or a stride that timm does not have.
     """
-    traits(backbone, output_stride)  # raises
     if aspp_branches not in (2, 4):
         raise ValueError(f"aspp_branches is {aspp_branches!r}; use 2 or 4")
     if num_classes < 1:
@@ -144,8 +146,8 @@ def traits(backbone, output_stride=None):
             raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}, or {encoder.PREFIX}NAME")
         return encoder.traits(backbone, output_stride)
     if output_stride not in (None, _TRAITS.output_stride):
-        raise UserError(f"--output-stride {output_stride}: {backbone} has output stride {_TRAITS.output_stride}; leave the option "
-                        f"out, or give an encoder of timm, as in --backbone {encoder.PREFIX}resnet50")
+        raise UserError(f"--output-stride {output_stride}: {backbone} has output stride {_TRAITS.output_stride}; leave the "
+                        f"option out, or give an encoder of timm, as in --backbone {encoder.PREFIX}resnet50")
     return _TRAITS
 
 

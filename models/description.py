@@ -139,7 +139,8 @@ def network_values(backbone, aspp_branches, output_stride, form):
     """Plain values that tell networks apart. The built-in ones have one stride and formats that a name tells."""
     values = {"backbone": backbone, "aspp_branches": aspp_branches, "input_format": form.name}
     if backbone.startswith(PREFIX):
-        values.update(output_stride=traits(backbone, output_stride).output_stride, mean=list(form.mean), std=list(form.std))
+        stride = traits(backbone, output_stride).output_stride
+        values.update(output_stride=stride, mean=list(form.mean), std=list(form.std))
     return values
 
 

@@ -26,7 +26,7 @@ class Traits(NamedTuple):
     """What others ask of a backbone.
 
     ``output_stride``: pixels from one point of its map to the next. Images whose sides are k · ``output_stride`` +
-    ``plus`` have points from border to border; if ``exact``, it takes no others. ``input_format``: what it was made for.
+    ``plus`` have points from border to border; if ``exact``, it takes no others. ``input_format`` is what it expects.
     """
 
     output_stride: int
@@ -57,8 +57,8 @@ class _Found(NamedTuple):
 class Encoder(nn.Module):
     """timm's ``features_only`` network with random weights, of which the last feature map is used.
 
-    ``backbone`` is ``timm/NAME``, ``output_stride`` None (8 where the encoder can have it, else its own) or what it must
-    be. ``channels`` and ``traits`` say what it gives. State-dict names: ``network.`` + timm's. Raises ``UserError``.
+    ``backbone`` is ``timm/NAME``, ``output_stride`` None (8 where the encoder can have it, else its own) or what it has
+    to be. ``channels`` and ``traits`` say what it gives. State-dict names: ``network.`` + timm's. Raises ``UserError``.
     """
 
     def __init__(self, backbone, output_stride=None):
@@ -74,8 +74,8 @@ class Encoder(nn.Module):
         """``images`` (N, 3, H, W) float, normalized -> features (N, channels, h, w)."""
         if self.training and not self._found.takes_none and not len(images):  # as one of several processes may have
             if any(isinstance(module, _BatchNorm) for module in self.network.modules()):
-                raise UserError(f"{self.backbone} cannot compute an empty share of a batch; give a batch size with which each "
-                                "process has an image of every batch, the last one, too, or start fewer processes")
+                raise UserError(f"{self.backbone} cannot compute an empty share of a batch; give a batch size with which "
+                                "each process has an image of every batch, the last one, too, or start fewer processes")
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
         features = self.network(images)[-1]
         return features.permute(0, 3, 1, 2) if self._found.channels_last else features
@@ -89,12 +89,12 @@ class Encoder(nn.Module):
         more = {"pretrained": True}
         if source is not None:
             more["pretrained_cfg_overlay"] = {"state_dict": _tensors(source), "source": "", "custom_load": False}
-        with torch.random.fork_rng(devices=[]):  # whatever is drawn after this does not depend on where weights are from
+        with torch.random.fork_rng(devices=[]):  # what is drawn after this does not depend on where weights are from
             loaded, other = (self._loaded(seed, source, more) for seed in (0, 1))
         for name, tensor in loaded.items():  # timm is silent on what a file lacks, which then stays as it was drawn
             if not torch.equal(tensor, other[name]):
-                raise UserError(f"{source or 'the download'} does not fit the backbone {self.backbone}: it has nothing for "
-                                f"{name}; give another --weights FILE")
+                raise UserError(f"{source or 'the download'} does not fit the backbone {self.backbone}: it has nothing "
+                                f"for {name}; give another --weights FILE")
         self.network.load_state_dict(loaded)
 
     def _loaded(self, seed, source, more):
@@ -104,11 +104,11 @@ class Encoder(nn.Module):
         except Exception as error:  # of network, hub, disk or shapes: timm and its hub have many kinds
             reason = next((line.strip() for line in str(error).splitlines()[1:] or [str(error)]), type(error).__name__)
             if source is not None:
-                raise UserError(f"{source} does not fit the backbone {self.backbone} ({reason:.200}); give another --weights "
-                                "FILE") from error
-            raise UserError(f"the weights of {self.backbone} cannot be had from timm's hub ({reason:.200}); fetch them on a "
-                            "machine with network and give --weights FILE, or --weights none to start from random "
-                            "ones") from error
+                raise UserError(f"{source} does not fit the backbone {self.backbone} ({reason:.200}); give another "
+                                "--weights FILE") from error
+            raise UserError(f"the weights of {self.backbone} cannot be had from timm's hub ({reason:.200}); fetch them "
+                            "on a machine with network and give --weights FILE, or --weights none to start from "
+                            "random ones") from error
 
 
 def check_size(size, backbone, traits, option):
@@ -117,8 +117,8 @@ def check_size(size, backbone, traits, option):
     if traits.exact and any(side % step for side in size):
         near = [" ".join(str(max(1, rounded) * step) for rounded in sides)
                 for sides in ([side // step for side in size], [-(-side // step) for side in size])]
-        raise UserError(f"{option} {size[0]} {size[1]}: {backbone} takes images whose sides are multiples of {step} only; the "
-                        f"nearest are {option} {near[0]} and {option} {near[1]}")
+        raise UserError(f"{option} {size[0]} {size[1]}: {backbone} takes images whose sides are multiples of {step} only; "
+                        f"the nearest are {option} {near[0]} and {option} {near[1]}")
 
 
 def traits(backbone, output_stride=None):
@@ -168,11 +168,12 @@ def _look_at(backbone, output_stride):
     found = points(_POINTS * stride)
     if found != _POINTS:
         found = f"{found} points" if isinstance(found, int) else f"{found:.200}"
-        raise UserError(f"--backbone {backbone}: this encoder does not give {_POINTS} x {_POINTS} points for an image of "
-                        f"{_POINTS * stride} x {_POINTS * stride} pixels ({found}); choose another one")
+        raise UserError(f"--backbone {backbone}: this encoder does not give {_POINTS} x {_POINTS} points for an image "
+                        f"of {_POINTS * stride} x {_POINTS * stride} pixels ({found}); choose another one")
     more, none = points(_POINTS * stride + 1), points(_POINTS * stride, count=0)
     with torch.inference_mode(False), torch.enable_grad():
-        network.train()(torch.empty(2, 3, _POINTS * stride, _POINTS * stride, device="meta"))[-1].sum().backward()
+        images = torch.empty(2, 3, _POINTS * stride, _POINTS * stride, device="meta")
+        network.train()(images)[-1].sum().backward()
     idle = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
     config = network.pretrained_cfg
     form = InputFormat(OWN, True, 1.0, tuple(config["mean"]), tuple(config["std"]))
@@ -183,7 +184,7 @@ def _look_at(backbone, output_stride):
 
 
 def _with_what_it_takes(backbone, options, asked):
-    """The network of ``backbone``, made with those of ``options`` that it knows; the others are removed from the dict."""
+    """The network of ``backbone``, made with those of ``options`` that it knows; others are removed from the dict."""
     while True:
         try:
             return _create(backbone, **options)
@@ -208,9 +209,9 @@ def _tensors(path):
     try:
         state = load_state_dict(str(path))
     except Exception as error:  # damaged bytes meet nearly every kind of exception
-        raise UserError(f"{path} is not a file of weights, or it is damaged ({type(error).__name__}); get it again or give "
-                        "another file") from error
+        raise UserError(f"{path} is not a file of weights, or it is damaged ({type(error).__name__}); get it again or "
+                        "give another file") from error
     if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UserError(f"{path} does not hold a state dict (names to tensors); give a .safetensors file or one made by "
-                        "torch.save(model.state_dict(), FILE)")
+        raise UserError(f"{path} does not hold a state dict (names to tensors); give a .safetensors file or one made "
+                        "by torch.save(model.state_dict(), FILE)")
     return state

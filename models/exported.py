@@ -169,10 +169,12 @@ def _refusal(exporter, error):
 
 def _traced(network, upsampled):
     step, _, exact, _ = network.traits
-    height, width = (torch.export.Dim(name, min=2 if exact else network.traits.smallest) for name in ("height", "width"))
-    sizes = {0: torch.export.Dim("batch", min=1), 2: step * height if exact else height, 3: step * width if exact else width}
+    sizes = {0: torch.export.Dim("batch", min=1)}
+    for axis, name in ((2, "height"), (3, "width")):
+        side = torch.export.Dim(name, min=2 if exact else network.traits.smallest)
+        sizes[axis] = step * side if exact else side
     images = torch.zeros(2, 3, *(_taken(side, network.traits) for side in _TRACED))
-    deferred = isinstance(network.backbone, Encoder)  # some compute sizes in ways of which torch cannot prove anything
+    deferred = isinstance(network.backbone, Encoder)  # torch cannot prove all that some do with sizes
     network = with_size(network, upsampled)
     with _quiet():
         program = torch.export.export(network, (images,), dynamic_shapes=(sizes,),

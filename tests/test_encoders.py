@@ -117,11 +117,10 @@ def test_prediction_of_any_size_and_export(chain, tmp_path, called, shapes_root)
         assert len(list((tmp_path / folder / "labels").iterdir())) == 3
 
 
+@pytest.mark.parametrize("chain", ["stride 8", "transformer"], indirect=True)
 def test_two_processes_learn_what_one_does(chain, command):
     """The last batch has one image, so one process has none of it."""
-    name, out, common = chain
-    if name == "stride 16":
-        return  # as stride 8
+    _, out, common = chain
     words = ["--state=2", "--continue-from=a.pt", "--epochs=1", "--batch-size-labeled=7", "--lr=0.01", "--device=cpu", *common]
     assert command(*words, "--exp-name=by1")[0] == 0
     done = torchrun(2, "main.py", *words, "--exp-name=by2")
