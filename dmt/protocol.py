@@ -61,7 +61,7 @@ class Protocol:
         return f"{shown}, {scales}, {'flip' if self.flip else 'no flip'}{papers}"
 
     def grid(self, size):
-        """The next larger size that the networks like: points of the map lie on every eighth pixel, from border to border.
+        """The next larger size that the networks like: points of the map lie evenly, from border to border.
 
         Two points at least: exported networks take no less.
         """

@@ -275,8 +275,8 @@ class Network:
         for key, option in (("backbone", "--backbone"), ("output_stride", "--output-stride")):
             own = self.identity().get(key)
             if content.get(key, own) != own:
-                raise UserError(f"{checkpoint} was trained with {option} {content[key]}, but this stage has {own}; leave "
-                                f"{option} out, or give a checkpoint of that network")
+                raise UserError(f"{checkpoint} was trained with {option} {content[key]}, but this stage has {own}; "
+                                f"leave {option} out, or give a checkpoint of that network")
         branches = content.get("aspp_branches", self.aspp_branches)
         if branches != self.aspp_branches:
             raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "

@@ -242,7 +242,7 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
     processes.first(lambda: images.check_present(data.images(names, UNLABELED)))
     processes.first(make_folder, folder)
     store = PseudoLabelStore(folder, data.spec.palette)
-    if rules.previous_statistics == labeling.BATCH and max(data.spec.test_size) <= OUTPUT_STRIDE:
+    if rules.previous_statistics == labeling.BATCH and max(data.spec.test_size) <= setting.network.traits.output_stride:
         raise UserError("--previous-statistics batch: this --test-size leaves one feature an image, but batch "
                         "normalization needs two; give a larger one")
 

@@ -146,8 +146,8 @@ def traits(backbone, output_stride=None):
             raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}, or {encoder.PREFIX}NAME")
         return encoder.traits(backbone, output_stride)
     if output_stride not in (None, _TRAITS.output_stride):
-        raise UserError(f"--output-stride {output_stride}: {backbone} has output stride {_TRAITS.output_stride}; leave the "
-                        f"option out, or give an encoder of timm, as in --backbone {encoder.PREFIX}resnet50")
+        raise UserError(f"--output-stride {output_stride}: {backbone} has output stride {_TRAITS.output_stride}; leave "
+                        f"the option out, or give an encoder of timm, as in --backbone {encoder.PREFIX}resnet50")
     return _TRAITS
 
 

@@ -74,8 +74,8 @@ class Encoder(nn.Module):
         """``images`` (N, 3, H, W) float, normalized -> features (N, channels, h, w)."""
         if self.training and not self._found.takes_none and not len(images):  # as one of several processes may have
             if any(isinstance(module, _BatchNorm) for module in self.network.modules()):
-                raise UserError(f"{self.backbone} cannot compute an empty share of a batch; give a batch size with which "
-                                "each process has an image of every batch, the last one, too, or start fewer processes")
+                raise UserError(f"{self.backbone} cannot compute an empty share of a batch; give a batch size with "
+                                "which each process has an image of every batch, the last one, too, or start fewer")
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
         features = self.network(images)[-1]
         return features.permute(0, 3, 1, 2) if self._found.channels_last else features
@@ -112,13 +112,13 @@ class Encoder(nn.Module):
 
 
 def check_size(size, backbone, traits, option):
-    """Raise ``UserError`` naming the nearest sizes when the backbone does not take images of ``size`` (height, width)."""
+    """Raise ``UserError`` naming the nearest sizes when the backbone does not take ``size`` (height, width)."""
     step = traits.output_stride
     if traits.exact and any(side % step for side in size):
         near = [" ".join(str(max(1, rounded) * step) for rounded in sides)
                 for sides in ([side // step for side in size], [-(-side // step) for side in size])]
-        raise UserError(f"{option} {size[0]} {size[1]}: {backbone} takes images whose sides are multiples of {step} only; "
-                        f"the nearest are {option} {near[0]} and {option} {near[1]}")
+        raise UserError(f"{option} {size[0]} {size[1]}: {backbone} takes images whose sides are multiples of {step} "
+                        f"only; the nearest are {option} {near[0]} and {option} {near[1]}")
 
 
 def traits(backbone, output_stride=None):
@@ -195,7 +195,7 @@ def _with_what_it_takes(backbone, options, asked):
             unknown = "output_stride" if "output_stride" in options and not asked else None
             reason = str(error) or f"{type(error).__name__}, as for an --output-stride that it does not allow"
         if unknown is None:
-            raise UserError(f"--backbone {backbone}: timm cannot make an encoder of it ({reason:.200}); choose another one"
+            raise UserError(f"--backbone {backbone}: timm cannot make an encoder of it ({reason:.200}); choose another"
                             + (", or leave --output-stride out" if asked else ""))
         del options[unknown]
 

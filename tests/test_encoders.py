@@ -22,6 +22,8 @@ CNN, TRANSFORMER = "timm/test_efficientnet", "timm/test_vit"
 CASES = {"stride 8": (CNN, [], 8, 33, 65), "stride 16": (CNN, ["--output-stride=16"], 16, 33, 65),
          "transformer": (TRANSFORMER, [], 16, 32, 64)}
 
+MUTUAL = ["--continue-from=a.pt", "--epochs=1", "--batch-size-pseudo=5", "--accumulate=2", "--gamma1=5", "--gamma2=5"]
+
 
 def whole(backbone, **options):
     """timm's network with its classifier, and weights that a seed tells."""
@@ -43,8 +45,7 @@ def chain(request, shapes_root, tmp_path_factory):
     for words in (["--state=2", "--exp-name=a", f"--backbone={backbone}", *stride, f"--weights={weights}", "--epochs=2",
                    "--batch-size-labeled=4", "--lr=0.01"],
                   ["--labeling", "--continue-from=a.pt", "--label-ratio=0.5"],
-                  ["--exp-name=b", "--continue-from=a.pt", "--epochs=1", "--batch-size-pseudo=5", "--accumulate=2",
-                   "--gamma1=5", "--gamma2=5"],
+                  ["--exp-name=b", *MUTUAL],
                   ["--labeling", "--continue-from=b.pt", "--oldfilename=a.pt", f"--pseudo-dir={out}/ple"]):
         main.main([*words, *common])
     for number, handler in handlers.items():
@@ -63,8 +64,8 @@ def test_the_checkpoint_says_its_network_and_learnt(chain):
     first = load(out / "a.pt")["model"]
     drawn = deeplab_v2(8, backbone, 2, stride).state_dict()
     assert list(first) == list(drawn)
-    losses = [json.loads(line)["loss"] for line in (out / "b" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
-    assert losses and all(0 < loss < 10 for loss in losses)
+    changed = [name for name, tensor in load(out / "b.pt")["model"].items() if not torch.equal(tensor, first[name])]
+    assert any("backbone" in name for name in changed) and any("classifier" in name for name in changed)
     assert json.loads((out / "ple" / "manifest.json").read_text())["previous"] == "a.pt"
 
 
@@ -86,8 +87,7 @@ def test_no_stage_needs_an_option_and_a_wrong_one_is_refused(chain, command):
 def test_a_stopped_training_ends_with_the_same_bits(chain, command, monkeypatch):
     from dmt.training import Trainer
     _, out, common = chain
-    line = ["--exp-name=b2", *(["--continue-from=a.pt", "--epochs=1", "--batch-size-pseudo=5", "--accumulate=2", "--gamma1=5",
-                                "--gamma2=5"]), *common]
+    line = ["--exp-name=b2", *MUTUAL, *common]
     learn = Trainer._train_step
 
     def stopped(trainer, *batch):
@@ -121,12 +121,13 @@ def test_prediction_of_any_size_and_export(chain, tmp_path, called, shapes_root)
 def test_two_processes_learn_what_one_does(chain, command):
     """The last batch has one image, so one process has none of it."""
     _, out, common = chain
-    words = ["--state=2", "--continue-from=a.pt", "--epochs=1", "--batch-size-labeled=7", "--lr=0.01", "--device=cpu", *common]
+    words = ["--state=2", "--continue-from=a.pt", "--epochs=1", "--batch-size-labeled=7", "--lr=0.01", "--device=cpu",
+             *common]
     assert command(*words, "--exp-name=by1")[0] == 0
     done = torchrun(2, "main.py", *words, "--exp-name=by2")
     assert done.returncode == 0, done.stderr
     before, alone, both = (load(out / f"{name}.pt")["model"] for name in ("a", "by1", "by2"))
-    learnt = [key for key, tensor in alone.items() if tensor.is_floating_point() and not torch.equal(tensor, before[key])]
+    learnt = [key for key in alone if alone[key].is_floating_point() and not torch.equal(alone[key], before[key])]
     assert len(learnt) > 20
     for key in learnt:
         change = alone[key] - before[key]
@@ -179,7 +180,8 @@ def test_a_download_that_fails_names_the_way_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("backbone, stride, said", [
-    ("timm/efficientnet_lite9", None, "timm/efficientnet_lite0"), ("timm/resnet50.a9_in1k", None, "timm/resnet50.a1_in1k"),
+    ("timm/efficientnet_lite9", None, "timm/efficientnet_lite0"),
+    ("timm/resnet50.a9_in1k", None, "timm/resnet50.a1_in1k"),
     ("timm/hf-hub:somebody/model", None, "no such model"), ("timm/test_vit", 8, "has its own, 16"),
     ("timm/vgg11", 16, "leave --output-stride out"), ("timm/test_vit_relpos", None, "choose another one"),
     ("resnet50", 16, "output stride 8")])
