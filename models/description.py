@@ -130,8 +130,8 @@ class Description:
         known = {
             "dataset": self.name, "num_classes": self.num_classes, "class_names": list(self.class_names),
             "palette": [list(color) for color in self.palette], "background": self.background, "ignore": self.ignore,
-            "test_size": list(self.test_size) if self.test_size else None, "test_by": self.test_by,
-            **network_values(self.backbone, self.aspp_branches, self.output_stride, self.input_format), **self.facts}
+            **network_values(self.backbone, self.aspp_branches, self.output_stride, self.input_format),
+            "test_size": list(self.test_size) if self.test_size else None, "test_by": self.test_by, **self.facts}
         return {key: value for key, value in known.items() if value is not None or key in ("background", "ignore")}
 
 

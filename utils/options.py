@@ -155,19 +155,19 @@ def _network(parser):
     group = parser.add_argument_group("network")
     group.add_argument("--coco", action="store_true", default=None,
                        help="the weights take the input format of the COCO (Caffe) model, BGR in 0..255, instead of "
-                            "ImageNet's; a checkpoint that says its network (all but old ones) needs none of these options")
+                            "ImageNet's; checkpoints that say their network (all but old ones) need no such option")
     group.add_argument("--backbone", type=_backbone, metavar="NAME",
                        help="resnet101 (the papers'), resnet50, small for CPUs, or timm/NAME: any encoder of timm that "
                             "gives a feature map (default: the checkpoint's, else resnet101)")
     group.add_argument("--output-stride", type=int, choices=(8, 16),
-                       help="of a timm encoder: pixels from one point of its map to the next (default: 8, or the encoder's "
+                       help="of a timm encoder: pixels from one point of its map to the next (default: 8, or its "
                             "own where it has only one, as transformers have)")
     group.add_argument("--aspp-branches", type=int, choices=(2, 4),
                        help="active branches of the head: 2 as released, 4 as in the DeepLab-v2 paper (default: the "
                             "checkpoint's, else 2)")
     group.add_argument("--weights", metavar="FILE|none",
-                       help="backbone weights when there is no --continue-from: a file of torchvision's or (.safetensors, "
-                            "too) of timm's, or none for random ones (default: theirs, downloaded)")
+                       help="backbone weights when there is no --continue-from: a file of torchvision's or "
+                            "(.safetensors, too) of timm's, or none for random ones (default: theirs, downloaded)")
 
 
 def _training(parser):
