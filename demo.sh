@@ -32,12 +32,12 @@ seed_l=$((10 * SEED + 2))
 seed_r=$((10 * SEED + 3))
 crop=${crop:-65 65}  # height and width of the training crops
 test_size=${test_size:-81 81}  # images are padded to this for validation and labelling
-weight_decay=${weight_decay:-0.0005}
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0, supervised, each arm on its subset of the labels:
 ep0=${ep0:-100}  # epochs
-batch0=${batch0:-8}
-lr0=${lr0:-0.04}
+batch0=${batch0:-8}  # images a step
+lr0=${lr0:-0.04}  # initial learning rate
 val0=${val0:-100}  # steps between validations
 
 # The supervised baseline, on all labels of the split, with more steps than an arm has in all its rounds:
@@ -50,7 +50,7 @@ beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
 ep=${ep:-3}  # epochs a round
 batch_labeled=${batch_labeled:-2}  # labelled images a step
 batch_pseudo=${batch_pseudo:-6}  # pseudo-labelled images a step
-lr=${lr:-0.04}
+lr=${lr:-0.04}  # initial learning rate of every round
 gamma1=${gamma1:-5}  # dynamic weight where the arms agree
 gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-100}  # steps between validations

@@ -2,22 +2,26 @@
 # DMT+PLE on Cityscapes with 1/8 of the labels: two arms with different pre-training, c (COCO) and i (ImageNet).
 # Plain DMT has other numbers here: ep0=170 batch_labeled=2 batch_pseudo=6 beta= exp=dmt-city-8-1 ./dmt_ple-city-8-1.sh
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 
-dataset=${dataset:-city}
+dataset=${dataset:-city}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-8}  # 1/8 of the images are labelled
 id=${id:-1}  # which of the random splits
 exp=${exp:-dmt_ple-city-$split-$id}  # name of the experiment
 
+backbone=${backbone:-resnet101}  # or resnet50, small, timm/NAME: of arms that do not start from COCO weights
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
+weights=${weights:-}  # first weights of the backbone: a file, or none for random ones; empty: downloaded
 coco_arms=${coco_arms:-c}  # arms from COCO weights; the other starts from ImageNet weights
 coco_weights=${coco_weights-city_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
-seed_c=${seed_c:-1}
-seed_i=${seed_i:-2}
-weight_decay=${weight_decay:-0.0005}
+seed_c=${seed_c:-1}  # of every random draw of arm c
+seed_i=${seed_i:-2}  # of every random draw of arm i
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0, supervised:
 ep0=${ep0:-329}  # epochs
-batch0=${batch0:-8}
-lr0=${lr0:-0.004}
+batch0=${batch0:-8}  # images a step
+lr0=${lr0:-0.004}  # initial learning rate
 val0=${val0:-350}  # steps between validations
 
 # Rounds of mutual training, one for each ratio:
@@ -27,16 +31,15 @@ previous_statistics=${previous_statistics:-running}  # of PLE's previous network
 ep=${ep:-10}  # epochs a round
 batch_labeled=${batch_labeled:-2 1}  # labelled images a step: in round 1, then
 batch_pseudo=${batch_pseudo:-6 7}  # pseudo-labelled images a step: in round 1, then
-lr=${lr:-0.004}
+lr=${lr:-0.004}  # initial learning rate of every round
 gamma1=${gamma1:-3}  # dynamic weight where the arms agree
 gamma2=${gamma2:-3}  # and where they disagree and the teacher is surer
 val=${val:-300}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
-lock_run
-check_run c i
-watch_report c i
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
+
+start c i
 
 round0_of_both c "$split" i "$split"
 
@@ -44,8 +47,7 @@ round=0
 for ratio in $ratios; do
     round=$((round + 1))
     teach_each_other $round i c "$ratio"  # i labels and c learns from that, then the other way round
-    report $round c i
-    tidy $round c i
+    end_round $round
 done
 
 print_results

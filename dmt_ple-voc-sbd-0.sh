@@ -2,22 +2,26 @@
 # DMT+PLE beyond human labels: VOC's own 1464 labels, and the images of SBD without theirs. Two arms with different
 # pre-training, c (COCO) and i (ImageNet).
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 
-dataset=${dataset:-voc}
+dataset=${dataset:-voc}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-train}  # labelled: VOC's own 1464 images, unlabelled: the 9118 of SBD
 id=${id:-0}  # which of the random splits
 exp=${exp:-dmt_ple-voc-sbd-$id}  # name of the experiment
 
+backbone=${backbone:-resnet101}  # or resnet50, small, timm/NAME: of arms that do not start from COCO weights
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
+weights=${weights:-}  # first weights of the backbone: a file, or none for random ones; empty: downloaded
 coco_arms=${coco_arms:-c}  # arms from COCO weights; the other starts from ImageNet weights
 coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
-seed_c=${seed_c:-1}
-seed_i=${seed_i:-2}
-weight_decay=${weight_decay:-0.0005}
+seed_c=${seed_c:-1}  # of every random draw of arm c
+seed_i=${seed_i:-2}  # of every random draw of arm i
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0, supervised:
 ep0=${ep0:-85}  # epochs
-batch0=${batch0:-8}
-lr0=${lr0:-0.002}
+batch0=${batch0:-8}  # images a step
+lr0=${lr0:-0.002}  # initial learning rate
 val0=${val0:-350}  # steps between validations
 
 # Rounds of mutual training, one for each ratio:
@@ -27,7 +31,7 @@ previous_statistics=${previous_statistics:-running}  # of PLE's previous network
 ep=${ep:-5}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
-lr=${lr:-0.001}
+lr=${lr:-0.001}  # initial learning rate of every round
 gamma1=${gamma1:-5}  # dynamic weight where the arms agree
 gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-500}  # steps between validations
@@ -35,14 +39,13 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 # The oracle, supervised on all 10582 images:
 ORACLE=${ORACLE:-}  # 1: train it too, after the rounds
-ep_oracle=${ep_oracle:-30}
-seed_oracle=${seed_oracle:-$id}
-val_oracle=${val_oracle:-500}
+ep_oracle=${ep_oracle:-30}  # its epochs
+seed_oracle=${seed_oracle:-$id}  # its seed
+val_oracle=${val_oracle:-500}  # its steps between validations
 
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
-lock_run
-check_run c i
-watch_report c i
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
+
+start c i
 
 round0_of_both c "$split" i "$split"
 
@@ -50,13 +53,12 @@ round=0
 for ratio in $ratios; do
     round=$((round + 1))
     teach_each_other $round i c "$ratio"  # i labels and c learns from that, then the other way round
-    report $round c i
-    tidy $round c i
+    end_round $round
 done
 
 if [ -n "$ORACLE" ] && [ "$ORACLE" != 0 ]; then
     train_labeled "${exp}__oracle" c 1 "$ep_oracle" "$seed_oracle" "$val_oracle"
-    report $round c i
+    report $round
 fi
 
 print_results

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One stage of DMT+PLE: train (supervised or on pseudo labels), label the unlabelled images, or test."""
 
-import dataclasses
+import copy
 import functools
 import sys
 from pathlib import Path
@@ -14,11 +14,18 @@ from utils.options import parse_options
 @reports_user_errors
 def main(arguments=None):
     """Parse the command line and run the stage it asks for, alone or as one of the processes of torchrun."""
+    options = parse_options(arguments)
+    stages = [options]
+    if options.plan:
+        stages = plan(options.redo)
+        if not options.check or not stages:
+            return
+        options = stages[0]
+        options.check = True
     with Processes() as processes:
-        options = parse_options(arguments)
         job = Job(options, processes)
         if options.check:
-            if not processes.first(job.check):
+            if not processes.first(job.check, stages):
                 sys.exit(2)
         elif options.labeling:
             job.label()
@@ -26,6 +33,26 @@ def main(arguments=None):
             job.test()
         else:
             job.train(mutual=options.state == 1)
+
+
+def plan(redo):
+    """Read the commands of a launcher from standard input and print what they come to; returns their stages' options.
+
+    Finished stages that would be done again, since their numbers have changed, are named; without ``redo`` that is an
+    error.
+    """
+    from dmt.plan import Plan
+    found = Plan(sys.stdin, parse_options)
+    print(found, flush=True)
+    if found.changed:
+        own = [f"{product.name} ({reason})" for product, reason in found.changed.items() if reason]
+        again = "; ".join(own) + (f"; and {len(found.changed) - len(own)} that follow from them"
+                                  if len(own) < len(found.changed) else "")
+        if not redo:
+            raise UserError(f"these stages are finished, with other numbers: {again}; set REDO=1 to replace them, or give "
+                            "another OUTPUT_DIR or exp")
+        print(f"done again: {again}", flush=True)
+    return found.stages
 
 
 class Job:
@@ -146,32 +173,48 @@ class Job:
             lambda: testing.write_results(result, self.data, names, arms, protocol, matrices))
         print(f"written to {result}")
 
-    def check(self):
-        """Check everything that the run needs, and return whether nothing is missing or wrong."""
+    def check(self, stages):
+        """Check everything that ``stages`` (options of one dataset) need, and return whether nothing is missing or wrong.
+
+        Of several stages those that start from first weights need them; the others start from what is not there yet.
+        """
         from dmt.check import Subset, check, print_report
-        from models.input_format import IMAGENET
         from utils.console import progress_bar
 
-        options, split = self.options, self.split
-        subsets = {"labelled": Subset(lambda: self.data.labeled(*split)),
-                   "validation": Subset(lambda: self.data.validation(options.valtiny), "val")}
-        if options.state == 1:
-            subsets["unlabelled"] = Subset(lambda: self.data.unlabeled(*split), "unlabeled", labelled=False)
-        weights = []
-        if options.continue_from:
-            weights.append(lambda: self.network.build("cpu", self._checkpoint("continue_from")))
-        if options.check_weights or not options.continue_from:
-            first = {"input_format": IMAGENET} if options.check_weights else {}
-            weights.append(lambda: dataclasses.replace(self.network, **first).build("cpu", weights=options.weights))
-        weights.append(lambda: self._check_sizes("crop_size", "test_size"))
+        trainings = [stage for stage in stages if not stage.labeling] or stages
+        splits = dict.fromkeys((stage.train_set, stage.sets_id) for stage in trainings)
+        subsets = {"labelled" if len(splits) == 1 else f"labelled {split[0]}":
+                   Subset(functools.partial(self.data.labeled, *split)) for split in splits}
+        subsets["validation"] = Subset(lambda: self.data.validation(self.options.valtiny), "val")
+        for stage in trainings:
+            if stage.state == 1:
+                subsets["unlabelled"] = Subset(functools.partial(self.data.unlabeled, stage.train_set, stage.sets_id),
+                                               "unlabeled", labelled=False)
+        first = [stage for stage in trainings if stage.state == 2
+                 and not Path(stage.output_dir, f"{stage.exp_name}.pt").is_file()] if len(stages) > 1 else stages
+        largest = self._of(max(trainings, key=lambda stage: self._of(stage)._batch_size()))
         try:
-            network = self.network
-        except UserError:  # the functions say it, too
-            network = self._network(None)
-        plan = self._plan(self._batch_size(), network)
-        report = check(self.data, subsets, plan, functions=weights, progress=progress_bar("check", "image"))
+            network = largest.network
+        except UserError:  # not there yet; where it has to be, the functions say it
+            network = self._of((first or trainings)[0])._network(None)
+        needed = largest._plan(largest._batch_size(), network)
+        report = check(self.data, subsets, needed, functions=[self._of(stage)._check_start for stage in first],
+                       progress=progress_bar("check", "image"))
         print_report(report)
         return not report.errors
+
+    def _of(self, options):
+        """The job of another stage on the same data and machine."""
+        job = copy.copy(self)
+        job.__dict__.pop("network", None)
+        job.options = options
+        return job
+
+    def _check_start(self):
+        """Raise ``UserError`` where the network that the stage starts with cannot be had."""
+        start = self._checkpoint("continue_from") if self.options.continue_from else None
+        self.network.build("cpu", start, None if start else self.options.weights)
+        self._check_sizes("crop_size", "test_size")
 
     def _batch_size(self):
         """Images a training step."""

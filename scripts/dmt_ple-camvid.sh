@@ -5,27 +5,30 @@
 #     scripts/dmt_ple-camvid.sh DATA_ROOT
 # The folder of the data is only read: the split lists go to OUTPUT_DIR/lists.
 set -euo pipefail
+positional=DATA_ROOT
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
-dataset=${dataset:-camvid}
+dataset=${dataset:-camvid}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-8}  # 1/8 of the images are labelled
 id=${id:-0}  # which of the random splits
 exp=${exp:-dmt_ple-camvid-$split-$id}  # name of the experiment
 
-backbone=${backbone:-small}
+backbone=${backbone:-small}  # or resnet101, resnet50, timm/NAME
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
 weights=${weights:-none}  # none: random; or a file with torchvision's weights of the backbone
 coco_arms=${coco_arms:-}  # arms from COCO weights: none
-coco_weights=${coco_weights-}
-seed_b=${seed_b:-1}
-seed_l=${seed_l:-1}
-seed_r=${seed_r:-2}
+coco_weights=${coco_weights-}  # their weights; empty: no arm has COCO weights
+seed_b=${seed_b:-1}  # of every random draw of arm b
+seed_l=${seed_l:-1}  # of every random draw of arm l
+seed_r=${seed_r:-2}  # of every random draw of arm r
 crop=${crop:-161 225}  # height and width of the training crops
-weight_decay=${weight_decay:-0.0005}
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0 and the baseline, supervised:
 ep0=${ep0:-100}  # epochs of l and r
 ep_b=${ep_b:-240}  # epochs of the baseline b: 1440 steps; l and r take 500 in round 0 and 920 in the rounds
-batch0=${batch0:-8}
-lr0=${lr0:-0.02}
+batch0=${batch0:-8}  # images a step
+lr0=${lr0:-0.02}  # initial learning rate
 val0=${val0:-100}  # steps between validations
 
 # Rounds of mutual training, one for each ratio:
@@ -35,24 +38,20 @@ previous_statistics=${previous_statistics:-running}  # of PLE's previous network
 ep=${ep:-4}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
-lr=${lr:-0.01}
+lr=${lr:-0.01}  # initial learning rate of every round
 gamma1=${gamma1:-5}  # dynamic weight where the arms agree
 gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-92}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
-if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
-    DATA_ROOT=$1
-    shift
-fi
-KEEP=${KEEP-1}  # the dataset is small, and the table and the picture at the end show every round
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
-lock_run
-EXTRA="--backbone=$backbone --weights=$weights --crop-size $crop $EXTRA"
-make_lists "$OUTPUT_DIR/lists"
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
-check_run l r
-watch_report l r
+EXTRA="--crop-size $crop $EXTRA"
+KEEP=${KEEP:-1}  # the dataset is small, and the table and the picture at the end show every round
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
+make_lists "$OUTPUT_DIR/lists"
+start l r
+
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 round0_of_both l "$split-l" r "$split-r"
 
@@ -60,8 +59,7 @@ round=0
 for ratio in $ratios; do
     round=$((round + 1))
     teach_each_other $round l r "$ratio"  # l labels and r learns from that, then the other way round
-    report $round l r
-    tidy $round l r
+    end_round $round
 done
 
 test_arm 0 b
@@ -69,4 +67,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-once env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

@@ -4,30 +4,29 @@
 # The arms l and r differ by their seeds and by the labelled images they see in round 0: two overlapping subsets, which
 # dms_sample.py makes beside the lists. On a CPU put backbone=small in front.
 set -euo pipefail
+positional=dataset
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
-if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
-    dataset=$1
-    shift
-fi
 dataset=${dataset:-}  # the spec, a YAML file; may be given as an argument
 split=${split:-all}  # the lists SPLIT_labeled_ID.txt and SPLIT_unlabeled_ID.txt
-id=${id:-0}
+id=${id:-0}  # which of the random splits
 data_name=$(basename "${dataset%.y*ml}")
 if [ "$data_name" = dataset ]; then data_name=$(basename "$(dirname "$(realpath -m "$dataset")")"); fi
 exp=${exp:-$data_name}  # name of the experiment; empty: that of the spec, or of its folder
 
-backbone=${backbone:-resnet101}  # or resnet50, or small for a CPU
+backbone=${backbone:-resnet101}  # or resnet50, timm/NAME, or small for a CPU
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
 weights=${weights:-}  # empty: ImageNet weights, downloaded (small: none); none: random; or a file
 coco_arms=${coco_arms:-l r}  # arms from COCO weights, if there are such
 coco_weights=${coco_weights-}  # COCO weights made for your number of classes; empty: no arm has COCO weights
 halves=${halves:-1}  # 0: both arms see all labelled images in round 0, and differ by their seeds only
-seed_l=${seed_l:-1}
-seed_r=${seed_r:-2}
-weight_decay=${weight_decay:-0.0005}
+seed_l=${seed_l:-1}  # of every random draw of arm l
+seed_r=${seed_r:-2}  # of every random draw of arm r
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0, supervised:
 ep0=${ep0:-200}  # epochs: passes over the labelled images; about 4000 steps are good
-batch0=${batch0:-8}
+batch0=${batch0:-8}  # images a step
 lr0=${lr0:-}  # empty: 0.002, from random weights 0.02
 val0=${val0:-200}  # steps between validations
 
@@ -47,29 +46,25 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 # For comparison, supervised on all labelled images:
 BASELINE=${BASELINE:-}  # 1: train it too, as arm b of round 0
 ep_b=${ep_b:-$ep0}  # its epochs; as many steps as an arm takes in all rounds make a fair comparison
-seed_b=${seed_b:-1}
+seed_b=${seed_b:-1}  # of every random draw of arm b
 
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
+
 if [ ! -f "$dataset" ]; then
     fail "there is no spec '$dataset': give one as in $0 datasets/weeds/dataset.yaml (tools/new_dataset.py writes it)"
 fi
 if [ "$backbone" = small ]; then : "${weights:=none}"; fi
 if [ "$weights" = none ]; then : "${lr0:=0.02}" "${lr:=0.01}"; fi
 : "${lr0:=0.002}" "${lr:=0.001}"
-lock_run
-EXTRA="--backbone=$backbone ${weights:+--weights=$weights} $EXTRA"
 
 first=$split second=$split
 if [ "$halves" != 0 ]; then
     first=$split-l second=$split-r
-    options=(--dataset="$dataset" --splits "$split" --ids $((id + 1)))
-    if [ -n "$DATA_ROOT" ]; then options+=(--data-root="$DATA_ROOT"); fi
-    if [ -n "$LISTS_DIR" ]; then options+=(--lists="$LISTS_DIR"); fi
-    once "$PYTHON" "${root}dms_sample.py" "${options[@]}"
+    call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" --splits "$split" --ids $((id + 1)) \
+        ${DATA_ROOT:+--data-root="$DATA_ROOT"} ${LISTS_DIR:+--lists="$LISTS_DIR"}
 fi
+start l r
 
-check_run l r
-watch_report l r
 if [ -n "$BASELINE" ] && [ "$BASELINE" != 0 ]; then
     train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 fi
@@ -79,12 +74,11 @@ round=0
 for ratio in $ratios; do
     round=$((round + 1))
     teach_each_other $round l r "$ratio"  # l labels and r learns from that, then the other way round
-    report $round l r
-    tidy $round l r
+    end_round $round
 done
 
 test_arm $round l
 test_arm $round r
 
 print_results
-once env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

@@ -7,29 +7,31 @@
 # The folder of the data is only read: the split lists go to OUTPUT_DIR/lists. Gammas and learning rate of the rounds were
 # chosen on split id 0 alone: so weak a network learns too little under the papers' gammas of 5.
 set -euo pipefail
+positional=DATA_ROOT
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
-dataset=${dataset:-voc-animals}
+dataset=${dataset:-voc-animals}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-31}  # 1/31.31 of the images are labelled: 100; or 8: 391
 id=${id:-0}  # which of the random splits
 exp=${exp:-dmt_ple-voc-animals-$split-$id}  # name of the experiment
 
-backbone=${backbone:-timm/tf_efficientnet_lite0}
-output_stride=${output_stride-16}  # of the encoder: 8 or 16; empty: its default
+backbone=${backbone:-timm/tf_efficientnet_lite0}  # or resnet101, resnet50, small, another of timm
+output_stride=${output_stride:-16}  # of the encoder: 8 or 16; empty: its default
 weights=${weights:-}  # a file with the encoder's weights; empty: timm's own, downloaded; none: random
 coco_arms=${coco_arms:-}  # arms from COCO weights: none
-coco_weights=${coco_weights-}
-seed_b=${seed_b:-1}
-seed0_l=${seed0_l:-1}  # in round 0
-seed0_r=${seed0_r:-2}
-seed_l=${seed_l:-2}  # in the rounds, as released
-seed_r=${seed_r:-1}
-weight_decay=${weight_decay:-0.0005}
+coco_weights=${coco_weights-}  # their weights; empty: no arm has COCO weights
+seed_b=${seed_b:-1}  # of every random draw of arm b
+seed0_l=${seed0_l:-1}  # of arm l in round 0
+seed0_r=${seed0_r:-2}  # of arm r in round 0
+seed_l=${seed_l:-2}  # of arm l in the rounds
+seed_r=${seed_r:-1}  # of every random draw of arm r
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0 and the baseline, supervised:
 ep0=${ep0:-48}  # epochs of l and r: 480 steps
 ep_b=${ep_b:-204}  # epochs of the baseline b: 2652 steps; l and r take 480 in round 0 and 2165 in the rounds
-batch0=${batch0:-8}
-lr0=${lr0:-0.002}
+batch0=${batch0:-8}  # images a step
+lr0=${lr0:-0.002}  # initial learning rate
 val0=${val0:-120}  # steps between validations
 
 # Rounds of mutual training, one for each ratio:
@@ -39,24 +41,18 @@ previous_statistics=${previous_statistics:-running}  # of PLE's previous network
 ep=${ep:-1}  # epochs a round: 433 steps
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
-lr=${lr:-0.002}
+lr=${lr:-0.002}  # initial learning rate of every round
 gamma1=${gamma1:-3}  # dynamic weight where the arms agree
 gamma2=${gamma2:-3}  # and where they disagree and the teacher is surer
 val=${val:-217}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
-if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
-    DATA_ROOT=$1
-    shift
-fi
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
-lock_run
-first_options=(--backbone="$backbone" ${output_stride:+--output-stride="$output_stride"}
-    ${weights:+--weights="$weights"})
-make_lists "$OUTPUT_DIR/lists"
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
-check_run l r
-watch_report l r
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
+make_lists "$OUTPUT_DIR/lists"
+start l r
+
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 round0_of_both l "$split-l" r "$split-r"
 
@@ -64,8 +60,7 @@ round=0
 for ratio in $ratios; do
     round=$((round + 1))
     teach_each_other $round l r "$ratio"  # l labels and r learns from that, then the other way round
-    report $round l r
-    tidy $round l r
+    end_round $round
 done
 
 test_arm 0 b
@@ -73,4 +68,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-once env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

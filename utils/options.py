@@ -95,8 +95,9 @@ def _stage(parser):
     group.add_argument("--check", action="store_true",
                        help="only check, before a long run: every listed image and mask, the lists, the weights, disk and "
                             "GPU memory; all findings at once, exit status 2 if any is an error")
-    group.add_argument("--check-weights", action="store_true",
-                       help="with --check and --continue-from: also the weights an arm without a checkpoint starts from")
+    group.add_argument("--plan", action="store_true",
+                       help="read a launcher's commands from standard input and say what they come to, before the first is "
+                            "run: wrong numbers, finished stages with other numbers; with --check everything they need")
     group.add_argument("--exp-name", metavar="NAME", help="name of the stage: the checkpoint becomes NAME.pt "
                                                           "(default: dataset, split and id)")
     group.add_argument("--output-dir", metavar="DIR", default="runs", help="folder for everything written (runs)")

@@ -7,9 +7,9 @@
 # Numbers that are not named here are those of scripts/dmt_ple-camvid.sh and can be set in the same way, as in ep=1.
 set -euo pipefail
 
+exp=${exp:-ablations-camvid}  # name of the experiment
 IDS=${IDS:-0 1 2}  # random splits
 JOBS=${JOBS:-2}  # ids that run side by side
-ID=${ID:-}  # this id alone, into OUTPUT_DIR itself
 ROWS=${ROWS:-baseline full dmt ple}  # rows to run, in this order; those of voc.sh are there, too
 dataset=${dataset:-$(dirname "${BASH_SOURCE[0]}")/camvid-half.yaml}  # or camvid: at full resolution
 crop=${crop:-97 129}  # height and width of the training crops
@@ -24,26 +24,22 @@ val=${val:-54}  # steps between validations in the rounds
 baseline_arms=${baseline_arms:-b l r}  # b and round 0 of l and r
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
-SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.3}  # for the estimate: one core, small network, with labelling and validation
+source "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-camvid.sh"  # its numbers, for what is not named above
 
-id=${ID:-0} exp=ablations-camvid
-eval "$(sed '/^source /,$d' "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-camvid.sh")"  # its numbers, and DATA_ROOT
-seed_c=$seed_b seed_f=$seed_b gamma=$gamma1 beta_ple=$beta images=367
-export DATA_ROOT=${DATA_ROOT:-}
-REPORT=${REPORT:-end}
+gamma=$gamma1 beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # ids run side by side instead
+EXTRA="--crop-size $crop $EXTRA"
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-estimate "processor hours"
-make_lists "$RUNS/lists"
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
 
-if [ -z "$ID" ]; then
-    run_ids camvid "$ROWS"
-    exit
-fi
+of_id() {
+    id=$1 ARMS_PARALLEL=
+    run_rows "${@:2}"
+}
 
-EXTRA="--backbone=$backbone --weights=$weights --crop-size $crop $EXTRA"
-check_numbers
-OUTPUT_DIR=$RUNS/baseline
-check_run $baseline_arms
-read -ra rows <<< "$ROWS"
-run_rows "${rows[@]}"
+for number in $IDS; do
+    [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in IDS='0 1' $0"
+done
+make_lists "$OUTPUT_DIR/lists"
+start $baseline_arms
+run_all of_id camvid $IDS

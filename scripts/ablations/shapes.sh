@@ -3,10 +3,10 @@
 #     scripts/ablations/shapes.sh        SEEDS="0 1" ROWS="baseline dmt" scripts/ablations/shapes.sh
 # OUTPUT_DIR/seed-N/ROW becomes the run folder of a row. Interrupted, the same command goes on.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
 
 SEEDS=${SEEDS:-0 1 2 3 4}  # each has its own images, split and trainings
 JOBS=${JOBS:-2}  # seeds that run side by side
-SEED=${SEED:-}  # this seed alone, into OUTPUT_DIR itself
 ROWS=${ROWS:-baseline cbst dst dmt naive flip online ple ple-no-conflict-reduction beta}  # rows to run, in this order
 images=${images:-400}  # training images
 val_images=${val_images:-80}  # validation images
@@ -14,19 +14,15 @@ size=${size:-80}  # largest height and width of an image in pixels
 
 dataset=shapes
 split=${split:-25}  # 1/25 of the images are labelled
-id=$((10#${SEED:-0} % 3))  # which of the random splits
 exp=${exp:-ablations-shapes}  # name of the experiment
-backbone=${backbone:-small}
+backbone=${backbone:-small}  # or resnet101, resnet50, timm/NAME
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
+weights=${weights:-none}  # first weights of the backbone: a file, or none for random ones
 crop=${crop:-65 65}  # height and width of the training crops
 test_size=${test_size:-81 81}  # images are padded to this for validation and labelling
 coco_arms=
 coco_weights=
-seed_b=$((10#${SEED:-0} * 10 + 1))
-seed_f=$seed_b
-seed_c=$((10#${SEED:-0} * 10 + 1))
-seed_l=$((10#${SEED:-0} * 10 + 2))
-seed_r=$((10#${SEED:-0} * 10 + 3))
-weight_decay=${weight_decay:-0.0005}
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0, the row baseline: c on the whole split, l and r on its halves; b as c, for as many steps as a whole chain. And
 # the row full: f on all labels.
@@ -34,8 +30,8 @@ baseline_arms=${baseline_arms:-b c l r}
 ep0=${ep0:-100}  # epochs
 ep_b=${ep_b:-390}  # epochs of b
 ep_full=${ep_full:-16}  # epochs of f, about as many steps
-batch0=${batch0:-8}
-lr0=${lr0:-0.04}
+batch0=${batch0:-8}  # images a step
+lr0=${lr0:-0.04}  # initial learning rate
 val0=${val0:-100}  # steps between validations
 
 # Rounds, one for each ratio:
@@ -43,7 +39,7 @@ ratios=${ratios:-0.4 0.6 0.8}  # share of each class's pixels that gets pseudo l
 ep=${ep:-3}  # epochs a round
 batch_labeled=${batch_labeled:-2}  # labelled images a step
 batch_pseudo=${batch_pseudo:-6}  # pseudo-labelled images a step
-lr=${lr:-0.04}
+lr=${lr:-0.04}  # initial learning rate of every round
 gamma=${gamma:-5}  # both exponents of the dynamic weight; cbst has 0
 val=${val:-96}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
@@ -52,33 +48,26 @@ previous_statistics=${previous_statistics:-running}  # of PLE's previous network
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 
-SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.13}  # for the estimate: measured, with starting, labelling and validation
-
-for number in $SEEDS $SEED; do
-    case $number in
-        *[!0-9]*) echo "error: a seed is '$number'; seeds are whole numbers, as in SEEDS='0 1' $0" >&2; exit 2 ;;
-    esac
-done
-MIXED_PRECISION=0
-CHECK=${CHECK:-0}
-KEEP=${KEEP-1}  # pseudo labels of every round, to see what was forgotten
-REPORT=${REPORT:-end}
+MIXED_PRECISION=0 CHECK=0 KEEP=1  # predictions of every round, to see what was forgotten
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-estimate "processor hours"
+EXTRA="--crop-size $crop --test-size $test_size --workers=0 $EXTRA"
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
 
-if [ -z "$SEED" ]; then
-    read -ra seeds <<< "$SEEDS"
-    one_by_one SEED seed "${seeds[@]}"
-    exit
-fi
+# of_seed SEED ROW ...: its own images, split and seeds.
+of_seed() {
+    id=$(($1 % 3)) ARMS_PARALLEL=
+    seed_b=$((10 * $1 + 1)) seed_c=$((10 * $1 + 1)) seed_f=$((10 * $1 + 1)) seed_l=$((10 * $1 + 2)) seed_r=$((10 * $1 + 3))
+    DATA_ROOT=$OUTPUT_DIR/data-$1
+    call env PYTHONPATH="${root:-.}" "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" \
+        --val="$val_images" --seed="$1" --size "$size" "$size" --workers=1
+    call "$PYTHON" "${root}generate_splits.py" --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
+    call "$PYTHON" "${root}dms_sample.py" --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
+    run_rows "${@:2}"
+}
 
-EXTRA="--backbone=$backbone --weights=none --crop-size $crop --test-size $test_size --workers=0 $EXTRA"
-DATA_ROOT=${DATA_ROOT:-$(dirname "$RUNS")/data-$SEED}  # not inside: seed-N/* are the run folders
-check_numbers
-call env PYTHONPATH="${root:-.}" "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
-    --size "$size" "$size" --workers=1
-call "$PYTHON" "${root}generate_splits.py" --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
-call "$PYTHON" "${root}dms_sample.py" --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
-read -ra rows <<< "$ROWS"
-run_rows "${rows[@]}"
+for number in $SEEDS; do
+    case $number in *[!0-9]* | 0?*) fail "a seed is '$number'; seeds are whole numbers, as in SEEDS='0 1' $0" ;; esac
+done
+start $baseline_arms
+run_all of_seed seed $SEEDS

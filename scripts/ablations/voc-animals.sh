@@ -9,41 +9,28 @@
 # table. Numbers that are not named here are those of scripts/dmt_ple-voc-animals.sh and can be set in the same way.
 set -euo pipefail
 
+exp=${exp:-ablations-voc-animals}  # name of the experiment
 IDS=${IDS:-0 1 2}  # random splits
 JOBS=${JOBS:-1}  # ids that run side by side; on a CPU with OMP_NUM_THREADS=1
-ID=${ID:-}  # this id alone, into OUTPUT_DIR itself
 ROWS=${ROWS:-baseline full dmt ple ple-batch-statistics ple-no-conflict-reduction cbst beta}  # rows, in this order
 baseline_arms=${baseline_arms:-b c l r}  # b, where cbst starts, and round 0 of l and r
 ep_full=${ep_full:-7}  # epochs of "full", supervised on all labels: 2744 steps, about as many as b
 betas=${betas:-0 0.05 0.15 0.3}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
-SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.45}  # for the estimate: two idle cores (0.35 s), and labelling and validation
+source "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-voc-animals.sh"  # its numbers, for what is not named above
 
-id=${ID:-0} exp=ablations-voc-animals
-eval "$(sed '/^source /,$d' "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-voc-animals.sh")"  # its numbers, and DATA_ROOT
-seed_c=$seed_b seed_f=$seed_b gamma=$gamma1 beta_ple=$beta images=3131 labeled=voc-animals/31=100
-export DATA_ROOT=${DATA_ROOT:-}
-REPORT=${REPORT:-end}
+gamma=$gamma1 beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-first_options=(--backbone="$backbone" ${output_stride:+--output-stride="$output_stride"}
-    ${weights:+--weights="$weights"})
-estimate hours
-make_lists "$RUNS/lists"
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
 
-if [ -z "$ID" ]; then
-    first= later=
-    for row in $ROWS; do
-        case $row in
-            baseline | full | dmt | ple) first+=" $row" ;;
-            *) later+=" $row" ;;
-        esac
-    done
-    run_ids voc-animals "$first" "$later"
-    exit
-fi
+of_id() {
+    id=$1 ARMS_PARALLEL=
+    run_rows "${@:2}"
+}
 
-check_numbers
-OUTPUT_DIR=$RUNS/baseline
-check_run $baseline_arms
-read -ra rows <<< "$ROWS"
-run_rows "${rows[@]}"
+for number in $IDS; do
+    [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in IDS='0 1' $0"
+done
+make_lists "$OUTPUT_DIR/lists"
+start $baseline_arms
+run_all of_id voc-animals $IDS

@@ -4,29 +4,33 @@
 # OUTPUT_DIR/ROW becomes the run folder of a row. With several GPUs: first ROWS="baseline dmt", then one launcher a GPU,
 # each with a part of the other rows.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
 
-dataset=${dataset:-voc}
+dataset=${dataset:-voc}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-50}  # 1/50 of the images are labelled
 id=${id:-2}  # which of the random splits
 exp=${exp:-ablations-$dataset-$split-$id}  # name of the experiment
 ROWS=${ROWS:-baseline cbst dst dmt naive flip online ple ple-no-conflict-reduction beta}  # rows to run, in this order
 
+backbone=${backbone:-resnet101}  # of arms that do not start from COCO weights
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
+weights=${weights:-}  # first weights of the backbone: a file, or none for random ones; empty: downloaded
 coco_arms=${coco_arms-c f l r}  # arms from COCO weights
 coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
-seed_c=${seed_c:-1}
-seed_f=${seed_f:-$id}
-seed0_l=${seed0_l:-1}  # in round 0
-seed0_r=${seed0_r:-2}
-seed_l=${seed_l:-2}  # in the rounds
-seed_r=${seed_r:-1}
-weight_decay=${weight_decay:-0.0005}
+seed_c=${seed_c:-1}  # of every random draw of arm c
+seed_f=${seed_f:-$id}  # of every random draw of arm f
+seed0_l=${seed0_l:-1}  # of arm l in round 0
+seed0_r=${seed0_r:-2}  # of arm r in round 0
+seed_l=${seed_l:-2}  # of arm l in the rounds
+seed_r=${seed_r:-1}  # of every random draw of arm r
+weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
 # Round 0, the row baseline: c on the whole split, l and r on its halves; and the row full, f on all labels.
 baseline_arms=${baseline_arms:-c l r}
 ep0=${ep0:-134}  # epochs
 ep_full=${ep_full:-30}  # epochs of f, those of the papers' oracle
-batch0=${batch0:-8}
-lr0=${lr0:-0.002}
+batch0=${batch0:-8}  # images a step
+lr0=${lr0:-0.002}  # initial learning rate
 val0=${val0:-220}  # steps between validations
 
 # Rounds, one for each ratio:
@@ -34,7 +38,7 @@ ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets 
 ep=${ep:-4}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
-lr=${lr:-0.001}
+lr=${lr:-0.001}  # initial learning rate of every round
 gamma=${gamma:-5}  # both exponents of the dynamic weight; cbst has 0
 val=${val:-500}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
@@ -43,14 +47,8 @@ previous_statistics=${previous_statistics:-running}  # of PLE's previous network
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 
-images=${images:-10582}  # training images, for the estimate
-# The authors state 8 hours for a DMT run on one RTX 2080 Ti; that of dmt_ple-voc-20-1.sh has 75400 steps.
-SECONDS_PER_STEP=${SECONDS_PER_STEP:-0.38}  # for the estimate, with the step's share of labelling and validation
-
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-estimate "GPU hours"
-check_numbers
-OUTPUT_DIR=$RUNS/baseline
-check_run $baseline_arms
-read -ra rows <<< "$ROWS"
-run_rows "${rows[@]}"
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
+RUNS=$OUTPUT_DIR
+start $baseline_arms
+run_rows $ROWS

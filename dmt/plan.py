@@ -1,0 +1,97 @@
+"""The plan of a launcher, looked at before its first stage: every command parsed, counted, and compared with what is
+there. Nothing here needs torch.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from data import lists
+from data.specs import load_spec, resolve_root
+from utils.errors import UserError
+from utils.files import read_json
+
+SEPARATOR = "\x1f"
+"""Between the words of a command; there is one command a line."""
+
+
+class Plan:
+    """What a launcher is going to do, from its commands: ``lines`` of words between ``SEPARATOR``.
+
+    ``parse(words)`` gives main.py's options, or exits. ``stages`` are those of all trainings and labellings, each once;
+    ``finished`` counts those that are there already, and ``changed`` maps the folders of the ones among them that will be
+    done again to the number that has changed, or to None where another stage has.
+    """
+
+    def __init__(self, lines, parse):
+        self.stages, self.finished, self.changed = [], 0, {}
+        seen = set()
+        for line in lines:
+            words = line.rstrip("\n").split(SEPARATOR)
+            program = next((place for place, word in enumerate(words) if Path(word).name == "main.py"), None)
+            if program is None:
+                continue
+            options = parse(words[program + 1 :])
+            product = _product(options)
+            if product is not None and product not in seen:
+                seen.add(product)
+                self.stages.append(options)
+                self._compare(options, product)
+
+    def __str__(self):
+        trainings = [stage for stage in self.stages if not stage.labeling]
+        steps = [_steps(stage) for stage in trainings]
+        total = "" if None in steps else f" of {sum(steps)} steps in all"
+        there = f"; {self.finished} of these stages are finished" if self.finished else ""
+        return f"plan: {len(trainings)} trainings{total} and {len(self.stages) - len(trainings)} labellings{there}"
+
+    def _compare(self, options, product):
+        made = product / ("manifest.json" if options.labeling else "result.json")
+        if not made.is_file():
+            return
+        self.finished += 1
+        sources = [Path(word) for word in (options.continue_from, options.oldfilename,
+                                           options.pseudo_dir if options.state == 1 else None) if word]
+        reason = _difference(options, read_json(made))
+        if reason or any(path in self.changed or path.with_suffix("") in self.changed for path in sources):
+            self.changed[product] = reason
+
+
+def _product(options):
+    """The folder in which a stage leaves its result; None for a test, which leaves none."""
+    if options.labeling:
+        return Path(options.pseudo_dir or Path(options.output_dir, "pseudo_labels"))
+    if options.state == 3 or options.check:
+        return None
+    return Path(options.output_dir, options.exp_name or "-".join((options.dataset, options.train_set, options.sets_id)))
+
+
+def _steps(options):
+    """The number of steps of a training, or None when its lists are not there yet."""
+    try:
+        spec = load_spec(options.dataset)
+        root = resolve_root(spec, options.data_root)
+        if options.lists_dir:
+            spec = dataclasses.replace(spec, lists=str(Path(options.lists_dir).expanduser().absolute()))
+        names = lists.unlabeled_names if options.state == 1 else lists.labeled_names
+        count = len(names(spec, root, options.train_set, options.sets_id))
+    except UserError:
+        return None
+    return options.epochs * -(-count // (options.batch_size_pseudo if options.state == 1 else options.batch_size_labeled))
+
+
+def _difference(options, made):
+    """In words, the first number with which a finished stage was not made, or None."""
+    try:
+        if options.labeling:
+            before = {"label_ratio": made["rules"]["ratio"]}
+            if options.oldfilename and made["previous"]:
+                before["increment"] = made["rules"]["beta"]
+        else:
+            before = made["fingerprint"]["options"]
+    except (KeyError, TypeError):  # damaged, or of another version: the stage will say so
+        return None
+    for name, value in before.items():
+        now = getattr(options, name, None)
+        if value is not None and now is not None and value != now:
+            return f"--{name.replace('_', '-')} was {value}, now it is {now}"
+    return None
