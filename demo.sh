@@ -5,6 +5,7 @@
 #     ./demo.sh        SEED=1 ./demo.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+source scripts/rounds.sh
 
 SEED=${SEED:-0}  # of the images, of the split id (SEED modulo 3) and of every training
 images=${images:-800}  # training images
@@ -24,12 +25,12 @@ exp=${exp:-demo$suffix}  # name of the experiment: demo, demo-1, ...
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$exp}  # folder for everything written
 DATA_ROOT=${DATA_ROOT:-$OUTPUT_DIR/data}  # where the images go
 
-backbone=${backbone:-small}
+backbone=${backbone:-small}  # or timm/NAME, resnet50, resnet101
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
+weights=${weights:-none}  # first weights of the backbone: a file, or none for random ones
 coco_arms=
 coco_weights=
-seed_b=$((10 * SEED + 1))
-seed_l=$((10 * SEED + 2))
-seed_r=$((10 * SEED + 3))
+seed_b=$((10 * SEED + 1)) seed_l=$((10 * SEED + 2)) seed_r=$((10 * SEED + 3))
 crop=${crop:-65 65}  # height and width of the training crops
 test_size=${test_size:-81 81}  # images are padded to this for validation and labelling
 weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
@@ -58,39 +59,19 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 MIXED_PRECISION=0
 ARMS_PARALLEL=${ARMS_PARALLEL:-1}  # both arms at the same time, and b beside them; 0: one stage after the other
-source scripts/rounds.sh
-EXTRA="--backbone=$backbone --weights=none --crop-size $crop --test-size $test_size --workers=0 $EXTRA"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two stages run side by side instead
-# A folder holds one demo: stages of another one in it would end up in the same table.
-check_numbers() {
-    local numbers file=$OUTPUT_DIR/numbers.txt
-    numbers="$SEED $images $val_images $size $split $id $EXTRA $weight_decay | $ep0 $batch0 $lr0 $val0 $ep_b |"
-    numbers+=" $ratios | $beta | $ep $batch_labeled $batch_pseudo $lr $gamma1 $gamma2 $val"
-    mkdir -p "$OUTPUT_DIR/logs" || fail "the folder $OUTPUT_DIR cannot be made; set OUTPUT_DIR to another one"
-    if [ -f "$file" ] && [ "$(cat "$file")" != "$numbers" ]; then
-        fail "$OUTPUT_DIR holds a demo with other numbers; remove it, or set OUTPUT_DIR to another folder"
-    fi
-    echo "$numbers" > "$file"
-}
-
-if [ -z "$DRY_RUN" ]; then
-    source scripts/setup.sh
-    lock_run
-    check_numbers
-fi
-watch_report l r
+EXTRA="--crop-size $crop --test-size $test_size --workers=0 $EXTRA"
+if [ -z "$DRY_RUN" ]; then source scripts/setup.sh; fi
 SECONDS=0  # bash counts them on
 
 call "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
     --size "$size" "$size" --workers=2
 call "$PYTHON" generate_splits.py --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
 call "$PYTHON" dms_sample.py --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
-if [ -z "$DRY_RUN" ]; then echo; fi
+start l r
 
 begin b train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"  # beside everything else
-begin l-0 round0 l "$split-l"
-begin r-0 round0 r "$split-r"
-finish l-0 r-0
+round0_of_both l "$split-l" r "$split-r"
 
 round=0
 for ratio in $ratios; do
@@ -101,12 +82,12 @@ for ratio in $ratios; do
     begin r-$round train $round r l
     begin l-$round train $round l r
     finish r-$round l-$round
-    report $round l r
+    report $round
 done
 finish b
-report $round l r
+report $round
 
-if [ -z "$DRY_RUN" ]; then echo; fi
+print_results
 call "$PYTHON" -m tools.summarize "$OUTPUT_DIR"
 if [ -z "$DRY_RUN" ]; then
     times > "$OUTPUT_DIR/logs/times.txt"  # in a pipe it would be another shell's
