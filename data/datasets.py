@@ -48,7 +48,7 @@ class TrainingImages(Dataset):
         elif self.store is None:
             label = confidence = np.zeros(image.shape[:2], np.uint8)
         else:
-            label, confidence = self.store.read_pseudo_label(name)
+            label, confidence = self.store.read_label(name)
         if self.spec.test_by == "resize":
             image = transforms.resize_image(image, self.spec.test_size)
             label = transforms.resize_nearest(label, self.spec.test_size)

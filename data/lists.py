@@ -3,6 +3,7 @@
 A name is an image's path without its pattern's folder and suffix: ``2007_000032``, ``aachen/aachen_000000_000019``.
 """
 
+import hashlib
 import os
 import re
 import unicodedata
@@ -71,6 +72,11 @@ def write_list(path, names):
         if wrong:
             raise UserError(f"{path} is not written: the name {_shown(name)} {wrong}; rename that image")
     write_text(path, "".join(name + "\n" for name in names))
+
+
+def names_digest(names):
+    """SHA-256 of a list of names in their order: how results recognize the images they are of."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def split_list_names(split, split_id):

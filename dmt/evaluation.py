@@ -2,7 +2,7 @@
 
 import torch
 
-from dmt.prediction import classify, classify_whole, covering
+from dmt.prediction import winners
 from utils.metrics import ConfusionMatrix
 from utils.transfer import Upload
 
@@ -21,19 +21,9 @@ def evaluate(model, loader, forward, device, progress=iter, see=None):
     for images, labels, indices, sizes in progress(loader):
         test_size = images.shape[1:3]
         on_device, targets = upload(images, labels)
-        maps = forward(on_device)
-        if maps.is_cuda:
-            whole = classify_whole(maps, test_size)
-            matrix.update(targets, whole)  # around the images the targets are ignored
-        for number, (index, (height, width)) in enumerate(zip(indices, sizes)):
-            label = targets[number, :height, :width]
-            if maps.is_cuda:
-                classes = whole[number, :height, :width]
-            else:
-                (rows, columns), _ = covering((height, width), test_size, maps.shape[2:])
-                classes = classify(maps[number, :, :rows, :columns], (height, width), test_size, maps.shape[2:])
-                matrix.update(label, classes)
-            if see is not None:
-                see(index, images[number], label, classes)
+        classes = winners(forward(on_device), test_size)
+        matrix.update(targets, classes)  # around the images the targets are ignored
+        for number, (index, (height, width)) in enumerate(zip(indices, sizes)) if see is not None else ():
+            see(index, images[number], targets[number, :height, :width], classes[number, :height, :width])
     model.train(was_training)
     return matrix

@@ -2,14 +2,14 @@
 
 import torch
 
-from data.confidence import encode
-from data.store import LOGIT_STEP
+from data.confidence import decode, encode
 from models.deeplab import upsample
 from models.folded import FoldedDeepLab
 from utils.precision import search_algorithms
 from utils.replay import Replay
 
-_AT_ONCE = 2**26  # floats at image size that a GPU holds at once: 12 maps of 21 classes at 505 x 505
+LOGIT_STEP = 1 / 2048  # logits below the pixel's largest are kept in steps of this; 16 bits reach down to -32
+_AT_ONCE = 2**26  # floats at image size that are held at once: 12 maps of 21 classes at 505 x 505
 
 
 def network_maps(model, input_format, precision):
@@ -93,42 +93,28 @@ def pixel_logits(logits, size, test_size, map_size):
     return upsample(logits[None].contiguous(), grown)[0, :, : size[0], : size[1]]
 
 
-def classify(logits, size, test_size, map_size):
-    """Winning class of every pixel: part of a logit map (C, h, w) -> (H, W) int64 for an image of ``size``."""
-    return _winners(pixel_logits(logits, size, test_size, map_size))
+def classify(logits, sizes, test_size):
+    """What the logits (N, C, h, w) of a batch say of its images: a list of pairs for the images of ``sizes``.
 
-
-def classify_with_confidence(logits, size, test_size, map_size):
-    """(classes (H, W) uint8, confidence codes (H, W) int32): the winner of the softmax and its probability."""
-    return _winners_and_codes(pixel_logits(logits, size, test_size, map_size))
-
-
-def classify_whole(logits, test_size):
-    """As ``classify`` for a batch of whole maps (N, C, h, w): (N, *test_size) uint8. A GPU is faster with few calls.
-
-    An image's pixels come first in each, the same as it would have alone.
+    Each is (winning classes (H, W) uint8, their probabilities (H, W) float32, rounded as their codes hold them): the
+    winner of the softmax over the logits, upsampled to ``test_size`` and cropped to the image.
     """
-    return _in_parts(lambda pixels: [_winners(pixels).to(torch.uint8)], logits, test_size)[0]
+    images = []
+    for pixels in _upsampled(logits, test_size):
+        largest, classes = pixels.max(dim=1, keepdim=True)
+        confidence = pixels.sub_(largest).exp_().sum(dim=1).reciprocal_()  # of the winner: 1 / sum exp(l - max l)
+        images += zip(classes.squeeze(1).to(torch.uint8), decode(encode(confidence)))
+    return [tuple(part[: size[0], : size[1]] for part in image) for image, size in zip(images, sizes)]
 
 
-def classify_whole_with_confidence(logits, test_size):
-    """As ``classify_with_confidence`` for a batch of whole maps: classes and codes, both (N, *test_size)."""
-    return _in_parts(_winners_and_codes, logits, test_size)
+def winners(logits, test_size):
+    """Winning classes (N, *test_size) uint8 of the logits (N, C, h, w) of a batch."""
+    return torch.cat([pixels.max(dim=1).indices.to(torch.uint8)  # on a CPU argmax takes 5 times as long
+                      for pixels in _upsampled(logits, test_size)])
 
 
-def _in_parts(decide, logits, test_size):
+def _upsampled(logits, test_size):
+    """The logits at ``test_size``, in parts of the batch that the memory holds."""
     at_once = max(1, _AT_ONCE // (logits.shape[1] * test_size[0] * test_size[1]))
-    decided = [decide(upsample(part.contiguous(), test_size)) for part in logits.split(at_once)]
-    return tuple(torch.cat(parts) for parts in zip(*decided))
-
-
-def _winners(pixels):
-    """Classes (..., H, W) int64 of logits (..., C, H, W)."""
-    return pixels.max(dim=-3).indices  # on a CPU argmax takes 5 times as long
-
-
-def _winners_and_codes(pixels):
-    """(classes uint8, confidence codes int32) of logits (..., C, H, W), which are overwritten."""
-    largest, classes = pixels.max(dim=-3, keepdim=True)
-    confidence = pixels.sub_(largest).exp_().sum(dim=-3).reciprocal_()  # softmax of the winner: 1 / sum exp(l - max l)
-    return classes.squeeze(-3).to(torch.uint8), encode(confidence)
+    # Maps in channels_last order would be upsampled in that order, and reductions over the classes are slower there.
+    return (upsample(part.contiguous(), test_size) for part in logits.split(at_once))

@@ -5,7 +5,6 @@ Both look first at what an earlier start has left: a finished stage is only veri
 
 import dataclasses
 import json
-import shutil
 import signal
 import sys
 import time
@@ -14,18 +13,17 @@ from pathlib import Path
 
 from data import batches, datasets, images
 from data.specs import UNLABELED
-from data.store import PseudoLabelStore, names_digest
+from data.lists import names_digest
+from data.store import PseudoLabelStore
 from dmt import collapse, labeling
 from dmt.live_view import LiveView, spread
 from dmt.loss import STOP
-from dmt.prediction import network_maps
 from dmt.training import Interrupted, Recipe, Trainer, stop
 from models import batch_norm
-from utils.checkpoints import load_checkpoint
 from utils.console import progress_bar
 from utils.errors import UserError
-from utils.files import locked, make_folder, sha256
-from utils.runs import Stage
+from utils.files import locked, make_folder, sha256, sync, write_json
+from utils.runs import Stage, difference, peak_memory
 
 _SHOWN = 4  # validation images in TensorBoard
 _ECHO = 5  # seconds in which a signal comes to each of several processes more than once: torchrun passes on its own
@@ -88,7 +86,7 @@ def train(setting, plan):
         pseudo_names = data.unlabeled(*setting.split)
         if plan.recipe.online is None:
             store = PseudoLabelStore(plan.pseudo_dir)
-            manifest = store.check_split(data.spec.name, *setting.split, pseudo_names)
+            manifest = _labels_of(setting, store, pseudo_names)
         else:
             lists["unlabeled"] = pseudo_names
     fingerprint = _fingerprint(setting, plan, manifest, lists)
@@ -97,7 +95,9 @@ def train(setting, plan):
 
     def check():
         if store is not None:
-            store.check_files(pseudo_names)
+            missing = [path for path in map(store.label_path, pseudo_names) if not path.is_file()]
+            if missing:
+                raise UserError(f"the pseudo label {missing[0]} is missing; run the labelling again")
         images.check_present(data.images(pseudo_names, UNLABELED))
         images.check_pairs(data.spec, [*data.pairs(names), *data.pairs(val_names, "val")])
 
@@ -114,6 +114,16 @@ def train(setting, plan):
         fallen = collapse.fall(plan.name, result["start_miou"], result["miou"])
         if fallen:
             setting.on_collapse(fallen)
+
+
+def _labels_of(setting, store, names):
+    """The manifest of ``store``, if it is whole and of the unlabelled images ``names``; ``UserError`` otherwise."""
+    manifest, (split, split_id), dataset = store.read_manifest(), setting.split, setting.data.spec.name
+    if manifest.get("dataset") != dataset or manifest.get("names_sha256") != names_digest(names):
+        raise UserError(f"the pseudo labels in {store.folder} are of {manifest.get('dataset')}, split "
+                        f"{manifest.get('split')}, id {manifest.get('split_id')}, not of {dataset}, split {split}, "
+                        f"id {split_id}; label this split or correct --pseudo-dir")
+    return manifest
 
 
 def _steps(plan, dataset, processes):
@@ -237,43 +247,60 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
 
     ``rules`` are the ``dmt.labeling.LabelingRules``.
     """
-    data, machine = setting.data, setting.machine
+    data, machine, began = setting.data, setting.machine, time.monotonic()
     processes, names = machine.processes, data.unlabeled(*setting.split)
     processes.first(lambda: images.check_present(data.images(names, UNLABELED)))
     processes.first(make_folder, folder)
-    store = PseudoLabelStore(folder, data.spec.palette)
     if rules.previous_statistics == labeling.BATCH and max(data.spec.test_size) <= setting.network.traits.output_stride:
         raise UserError("--previous-statistics batch: this --test-size leaves one feature an image, but batch "
                         "normalization needs two; give a larger one")
+    store = PseudoLabelStore(folder, data.spec.palette)
+    source = {**setting.source(), "names_sha256": names_digest(names), "batch_size": machine.batch_size}
+    sources = {file: {**source, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
+    expected = {**sources[checkpoint], "rules": rules.values(), "previous": old and old.name,
+                "previous_sha256": old and sources[old]["checkpoint_sha256"]}
+    processes.agree(expected, f"the numbers, lists or files of the labelling in {folder}")
 
-    def predict(file, target, batch_indices, batch_statistics=False):
-        model, _ = setting.network.build(machine.device, file)
-        loader = machine.loader(data.whole_images(names, UNLABELED), datasets.collate_whole, batch_sampler=batch_indices)
-        if batch_statistics:  # what makes evaluation fast on a GPU, folded and recorded, has running statistics
-            forward = network_maps(model, setting.network.input_format, machine.precision)
-        else:
-            forward = machine.forward(machine.ready(model, training=False), setting.network.input_format)
-        return labeling.predict(model, loader, names, target, forward, machine.device,
-                                progress_bar(f"predict with {file.name}", "batch"), batch_statistics)
-
-    def check(histogram):
-        labeling.warn_of_empty_classes(histogram, data.spec.class_names)
-        if collapse.one_class(histogram.pixels(), data.spec.class_names):
-            known = load_checkpoint(checkpoint).get("iou")  # of the validation, where the file has it
-            collapsed = collapse.one_class(histogram.pixels(), data.spec.class_names, known)
-            if collapsed:
-                setting.on_collapse(collapsed)
-
-    def forget():
-        shutil.rmtree(folder / "logits", ignore_errors=True)
-        store.remove_manifest()
-
-    own = sum(map(len, machine.whole_batches(len(names))))
     with processes.held_by_first(lambda: locked(folder / ".lock", f"the folder of pseudo labels {folder}")):
-        if redo:
-            processes.first(forget)
-        shares, new = labeling.label(predict, checkpoint, old, names, store, setting.source(), rules, machine,
-                                     progress_bar("thresholds and PLE", "image", own), check)
+        shares = None if redo else processes.first(_finished_labeling, store, expected, names)
+        done = shares is not None
+        if not done:
+            processes.first(store.begin, sources[checkpoint])
+            previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
+            thresholds, shares = labeling.label(setting, names, store, checkpoint, previous, rules)
+            processes.each_machine(sync)  # all is on the disks when the manifest says so
+            manifest = {**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
+                        "thresholds": [float(value) for value in thresholds]}
+            processes.first(write_json, folder / "timing.json", {  # the manifest has to stay the same bytes
+                "seconds": round(time.monotonic() - began, 2), "images": len(names), **peak_memory(machine.device)})
+            processes.first(store.write_manifest, manifest)
     ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
-    print(f"{'labelled' if new else 'already labelled:'} {len(names)} images in {folder}: "
+    print(f"{'already labelled:' if done else 'labelled'} {len(names)} images in {folder}: "
           f"{100 * shares['before']:.2f} % of the pixels{ple}")
+
+
+def _finished_labeling(store, expected, names):
+    """The shares of labelled pixels when ``store`` holds the finished labelling ``expected``, else None.
+
+    Says on standard output why a labelling that had finished is made anew, or which of its files are damaged.
+    """
+    if not (store.folder / "manifest.json").is_file():
+        return None
+    try:
+        manifest = store.read_manifest()
+        reason = difference({key: manifest.get(key) for key in expected}, expected)
+        damaged = [] if reason else store.damaged(names)
+        if damaged:
+            reason = f"{damaged[0]} is missing or damaged" + (f" and {len(damaged) - 1} more" if damaged[1:] else "")
+    except UserError as error:
+        reason = str(error)
+    if reason is None:
+        return manifest["labeled_share"]
+    print(f"{store.folder}: labelled anew, since {reason}", flush=True)
+    return None
+
+
+def _store_of(folder, source):
+    """The store beneath ``folder`` whose logits come from ``source``, or None."""
+    stores = (PseudoLabelStore(path.parent) for path in sorted(folder.glob("*/logits.json")))
+    return next((store for store in stores if store.has_logits_of(source)), None)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from data import datasets, images
-from data.store import names_digest
+from data.lists import names_digest
 from dmt.inference import predict_all
 from dmt.protocol import ORIGINAL, PAPERS, tiles
 from utils.console import progress_bar

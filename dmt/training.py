@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from data.store import GREY_LEVELS
+from data.confidence import GREY_LEVELS
 from dmt.collapse import Collapse, not_finite
 from dmt.loss import STOP, DynamicMutualLoss
 from dmt.online import label_online
@@ -93,7 +93,7 @@ class Trainer:
         self.precision = precision
         self.model, self.optimizer = precision.prepare(model, optimizer)
         self._replica = processes.replicate(self.model)
-        self.levels = torch.from_numpy(GREY_LEVELS).to(self.device)
+        self.levels = GREY_LEVELS.to(self.device)
         self.step = 0
         self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
         self._sums = torch.zeros(6, dtype=torch.float64, device=self.device)
