@@ -89,7 +89,7 @@ def start(stages, out, operation=None, number=signal.SIGKILL, delay=0.0):
 
 def digests(out):
     """SHA-256 of every file whose bytes have to agree, by name."""
-    files = [*out.glob("*.pt"), *out.glob("pseudo/**/*.png"), *out.glob("pseudo/**/*.steps"),
+    files = [*out.glob("*.pt"), *out.glob("pseudo/**/*.png"), *out.glob("pseudo/**/*.npz"),
              *out.glob("pseudo/**/manifest.json"), out / "log.txt"]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -87,11 +87,14 @@ class PseudoLabelStore:
 
     # --- all images ---------------------------------------------------------------------------------------------------
 
-    def begin(self, source):
-        """Make the store invalid and ready for logits that come from ``source`` (plain values); others are removed."""
+    def begin(self, source, anew=False):
+        """Make the store invalid and ready for logits that come from ``source`` (plain values).
+
+        Logits of another source, or all of them if ``anew``, are removed.
+        """
         (self.folder / "manifest.json").unlink(missing_ok=True)
         remove_left_overs(self.folder, "**/*")
-        if not self.has_logits_of(source):
+        if anew or not self.has_logits_of(source):
             shutil.rmtree(self.folder / "logits", ignore_errors=True)
             write_json(self.folder / "logits.json", source)
 

@@ -129,11 +129,16 @@ def predictions(setting, names, checkpoint, store, title, statistics=RUNNING):
                 if store is not None:
                     written = pool.map(lambda name, own, size: _write_logits(store, name, own, size, test_size),
                                        its_names, steps.cpu().numpy().astype(np.uint16), sizes)
+                yield its_names, classify(dequantize(steps), sizes, test_size)
             else:
-                stored, sizes = zip(*pool.map(store.read_logits, its_names))
-                steps = torch.from_numpy(np.stack(stored).astype(np.int32)).to(machine.device)
-            yield its_names, classify(dequantize(steps), sizes, test_size)
+                yield its_names, stored_predictions(store, its_names, test_size, machine.device, pool.map)
         list(written)
+
+
+def stored_predictions(store, names, test_size, device="cpu", read=map):
+    """As ``predictions`` for the images ``names``, whose logits are in ``store``: a list of pairs on ``device``."""
+    steps, sizes = zip(*read(store.read_logits, names))
+    return classify(dequantize(torch.from_numpy(np.stack(steps).astype(np.int32)).to(device)), sizes, test_size)
 
 
 def _write_logits(store, name, steps, size, test_size):

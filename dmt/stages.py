@@ -265,7 +265,7 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
         shares = None if redo else processes.first(_finished_labeling, store, expected, names)
         done = shares is not None
         if not done:
-            processes.first(store.begin, sources[checkpoint])
+            processes.first(store.begin, sources[checkpoint], redo)
             previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
             thresholds, shares = labeling.label(setting, names, store, checkpoint, previous, rules)
             processes.each_machine(sync)  # all is on the disks when the manifest says so

@@ -17,7 +17,7 @@ import torch
 from tests.conftest import REPOSITORY
 from tests.test_stages import SMALL, first_weights, tensors
 from tests.together import run
-from utils.checkpoints import load_sealed
+from utils.checkpoints import load
 from utils.distributed import Processes
 from utils.errors import UserError
 
@@ -237,7 +237,7 @@ def test_processes_end_with_torchrun(early, lines, tmp_path):
                                 "main.py", *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ranks = []
     try:
-        while len(ranks) < 2 or not early and not (stage / "state.sealed").is_file():
+        while len(ranks) < 2 or not early and not (stage / "state.pt").is_file():
             assert started.poll() is None
             ranks = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
             time.sleep(0.02)
@@ -250,7 +250,7 @@ def test_processes_end_with_torchrun(early, lines, tmp_path):
     assert left == []
     if not early:
         steps = [line["step"] for line in map(json.loads, (stage / "metrics.jsonl").read_text().splitlines())]
-        state = load_sealed(stage / "state.sealed")
+        state = load(stage / "state.pt")
         assert state["step"] == max(steps)  # the last thing they did was to save
 
 
@@ -276,7 +276,7 @@ ALONE_HERE = """
 import sys, time
 sys.path.insert(0, {path!r})
 import torch
-from utils.checkpoints import load_sealed
+from utils.checkpoints import load
 from utils.distributed import Processes
 from utils.errors import UserError
 with Processes() as processes:
@@ -315,7 +315,7 @@ def test_the_status_is_that_of_the_one_who_speaks_however_long_it_takes(tmp_path
     (tmp_path / "slow.py").write_text(f"""
 import sys, time
 sys.path.insert(0, {str(REPOSITORY)!r})
-from utils.checkpoints import load_sealed
+from utils.checkpoints import load
 from utils.distributed import Processes
 from utils.errors import UserError
 class Slow(UserError):

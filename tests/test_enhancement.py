@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmt.enhancement import enhance, takes_previous
+from dmt.enhancement import enhance
 
 # current label, current confidence, previous label, previous confidence, is the previous one taken (beta = 0.25)?
 TABLE = [
@@ -44,7 +44,6 @@ def test_every_row_of_the_table(kind):
     assert labels.dtype == current[0].dtype and confidences.dtype == current[1].dtype
     assert np.array(labels).tolist() == np.where(wins, before[2], before[0]).tolist()
     assert np.array(confidences).tolist() == np.where(wins, before[3], before[1]).tolist()
-    assert np.array(takes_previous(current, previous, beta=0.25)).tolist() == wins.tolist()
     assert all((np.array(a) == b).all() for a, b in zip((*current, *previous), before))
 
 
@@ -52,8 +51,10 @@ def test_every_row_of_the_table(kind):
 @pytest.mark.parametrize("options", [{"background": None}, {"conflict_reduction": False}])
 def test_without_conflicts_only_confidences_decide(kind, options):
     current, previous, _ = _maps(kind)
-    difference = np.array(previous[1]) - np.array(current[1])
-    assert np.array(takes_previous(current, previous, beta=0.25, **options)).tolist() == (difference >= 0.25).tolist()
+    wins = np.array(previous[1]) - np.array(current[1]) >= 0.25
+    labels, confidences = enhance(current, previous, beta=0.25, **options)
+    assert np.array(labels).tolist() == np.where(wins, np.array(previous[0]), np.array(current[0])).tolist()
+    assert np.array(confidences).tolist() == np.where(wins, np.array(previous[1]), np.array(current[1])).tolist()
 
 
 def test_another_background_class():
@@ -81,23 +82,16 @@ unit = st.floats(0, 1, width=32)
 @given(unit, unit, unit)
 def test_the_comparison_is_the_plain_float32_one(now, before, beta):
     now, before = np.full(1, now, np.float32), np.full(1, before, np.float32)
-    expected = (before - now >= beta).tolist()
-    labels = np.array([1]), np.array([2])
-    assert takes_previous((labels[0], now), (labels[1], before), np.float64(beta)).tolist() == expected
-    as_tensors = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(labels, (now, before))]
-    assert takes_previous(*as_tensors, beta).tolist() == expected
+    expected = np.where(before - now >= beta, 2, 1).tolist()
+    assert enhance((np.array([1]), now), (np.array([2]), before), np.float64(beta))[0].tolist() == expected
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.1, 0.15, 0.2, 0.3, 0.5])
-def test_numpy_and_torch_agree_at_the_rounded_beta(beta):
-    # Differences that straddle the rounding of beta itself.
+def test_differences_that_straddle_the_rounding_of_beta(beta):
     now = np.random.default_rng(0).uniform(0, 0.5, 2000).astype(np.float32)
     before = now + np.float32(beta)
-    maps = [(np.full(2000, 1), now), (np.full(2000, 2), before)]
-    mask = takes_previous(*maps, beta)
-    assert (mask == (before - now >= beta)).all() and 0 < mask.sum() < 2000
-    tensors = [tuple(torch.from_numpy(a) for a in pair) for pair in maps]
-    assert (takes_previous(*tensors, beta).numpy() == mask).all()
+    labels, _ = enhance((np.full(2000, 1), now), (np.full(2000, 2), before), beta)
+    assert (labels == np.where(before - now >= np.float32(beta), 2, 1)).all() and {*labels.tolist()} == {1, 2}
 
 
 def test_half_precision_is_compared_in_float32_and_returned_as_it_came():

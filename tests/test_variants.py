@@ -170,7 +170,7 @@ def test_online_goes_on_with_the_same_bits(shapes_root, out, command):
     whole, parted = out / "whole.pt", out / "parted.pt"
     assert command(*online(shapes_root, out, "--exp-name=whole", "--epochs=6"))[0] == 0
     stop = ["--exp-name=parted", "--epochs=6", "--save-num-steps=1"]
-    state = out / "parted" / "state.sealed"
+    state = out / "parted" / "state.pt"
 
     def terminate():
         while not state.exists():

@@ -98,26 +98,6 @@ def _load_safetensors(path, device):
     return {**values, "model": {name: tensor.to(device) for name, tensor in state.items()}}
 
 
-def save_sealed(path, value):
-    """``save``, preceded by a digest of the content, so that ``load_sealed`` notices damage. Not for exchange."""
-    content = _serialized(value)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(hashlib.sha256(content).digest())
-        file.write(content)
-
-
-def load_sealed(path):
-    """The value that ``save_sealed`` wrote. Raises ``UserError`` when the file is missing or damaged."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    digest, content = content[:32], content[32:]
-    if hashlib.sha256(content).digest() != digest:
-        raise UserError(f"{path} does not have the digest it was written with; it is damaged")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
 def load(path, device="cpu"):
     """The dict in the checkpoint file ``path``. Raises ``UserError`` when it is none, or holds anything but data."""
     try:

@@ -71,26 +71,7 @@ def write_text(path, text):
 
 def write_json(path, value):
     """Write ``value`` to ``path`` as indented JSON, atomically."""
-    write_text(path, _json(value))
-
-
-def _json(value):
-    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def write_sealed_json(path, value):
-    """Write the dict ``value`` with a digest of itself, so that ``read_sealed_json`` notices damage."""
-    write_json(path, {**value, "digest": hashlib.sha256(_json(value).encode()).hexdigest()})
-
-
-def read_sealed_json(path):
-    """The dict written by ``write_sealed_json``. Raises ``UserError`` when it is missing, broken or was changed."""
-    value = read_json(path)
-    if isinstance(value, dict):
-        digest = value.pop("digest", None)
-        if digest == hashlib.sha256(_json(value).encode()).hexdigest():
-            return value
-    raise UserError(f"{path} does not have the digest it was written with; it is damaged: delete it and make it again")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path):

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from utils import checkpoints, json_lines
 from utils.errors import UserError
-from utils.files import (locked, make_folder, read_json, read_sealed_json, remove_left_overs, replacing, sha256, write_json,
-                         write_sealed_json, write_text)
+from utils.files import locked, make_folder, read_json, remove_left_overs, replacing, sha256, write_json, write_text
 
 _CODE = ("main.py", "dmt", "models", "data", "utils")  # what a result depends on
 
@@ -32,7 +31,7 @@ class Stage:
         self.name = name
         self.folder = make_folder(self.output_dir / name)
         self.checkpoint = self.output_dir / f"{name}.pt"
-        self.state = self.folder / "state.sealed"
+        self.state = self.folder / "state.pt"
         self._metrics = self.folder / "metrics.jsonl"
 
     def __enter__(self):
@@ -62,13 +61,13 @@ class Stage:
         if not path.is_file():
             return None
         try:
-            result = read_sealed_json(path)
+            result = read_json(path)
             reason = difference(result["fingerprint"], fingerprint)
             if reason is None and (not self.checkpoint.is_file()
                                    or sha256(self.checkpoint) != result["checkpoint_sha256"]):
                 reason = f"{self.checkpoint} is missing or damaged"
-        except UserError as error:
-            reason = str(error)
+        except (UserError, KeyError, TypeError) as error:
+            reason = f"{path} is damaged" if not isinstance(error, UserError) else str(error)
         if reason is None:
             self._clear(result)
             return result
@@ -81,7 +80,7 @@ class Stage:
         if not self.state.is_file():
             return None
         try:
-            state = checkpoints.load_sealed(self.state)
+            state = checkpoints.load(self.state)
             reason = difference(json.loads(state["fingerprint"]), fingerprint)
             best = self.best(state["best_step"])
             if reason is None and state["best_step"] and (not best.is_file() or sha256(best) != state["best_sha256"]):
@@ -99,7 +98,7 @@ class Stage:
 
     def save_state(self, state, best_step):
         """Write the training state, then drop the snapshots that it no longer refers to."""
-        checkpoints.save_sealed(self.state, state)
+        checkpoints.save(self.state, state)
         for path in self.folder.glob("best-*.pt"):
             if path != self.best(best_step):
                 path.unlink()
@@ -112,7 +111,7 @@ class Stage:
         if save:
             with replacing(self.checkpoint) as temporary:
                 shutil.copyfile(self.best(result["step"]), temporary)
-            write_sealed_json(self.folder / "result.json", {
+            write_json(self.folder / "result.json", {
                 **result, "fingerprint": fingerprint, "checkpoint_sha256": sha256(self.checkpoint)})
             self._clear(result)
         else:
