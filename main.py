@@ -70,7 +70,6 @@ class Job:
                          options.allow_links)
         self.spec = self.data.spec
         self.split = (options.train_set, options.sets_id)
-        precision.ALGORITHMS = options.cudnn_search
         device = choose_device(options.device, processes)
         processes.connect(device)
         chosen = precision.choose_precision(options.mixed_precision, options.amp_backend, options.amp_dtype, device)
@@ -78,9 +77,8 @@ class Job:
         if workers is None:
             workers = 0 if device.type == "cpu" else loaders(processes.local_size)
         graphs = options.max_memory is None if options.cuda_graphs is None else options.cuda_graphs
-        graphs = graphs and chosen.kind != "apex"  # it reads the GPU in every step
-        self.machine = Machine(device, chosen, workers, options.batch_size_labeling, options.compile, graphs,
-                               options.fused_norm, processes)
+        self.machine = Machine(device, chosen, workers, options.batch_size_labeling, options.compile,
+                               graphs and chosen.is_torchs, processes)
 
     @functools.cached_property
     def network(self):

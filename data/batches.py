@@ -65,10 +65,6 @@ class Steps:
         """Of every part of batch ``step`` that is not empty everywhere, (samples, pseudo-labelled ones) here: a tuple."""
         return tuple((len(part), sum(kind == "pseudo" for kind, *_ in part)) for part in self._shares(step))
 
-    def full(self, step):
-        """Whether every stream gives a whole batch to batch ``step``."""
-        return all(len(stream.batch(step)) == stream.batch_size for stream in self.streams)
-
     def samples(self, step):
         """The number of samples of batch ``step``, of all processes."""
         return sum(len(stream.batch(step)) for stream in self.streams)

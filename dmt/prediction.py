@@ -5,7 +5,6 @@ import torch
 from data.confidence import decode, encode
 from models.deeplab import upsample
 from models.folded import FoldedDeepLab
-from utils.precision import search_algorithms
 from utils.replay import Replay
 
 LOGIT_STEP = 1 / 2048  # logits below the pixel's largest are kept in steps of this; 16 bits reach down to -32
@@ -21,25 +20,21 @@ def network_maps(model, input_format, precision):
 
 
 def for_inference(model, precision, device):
-    """What computes the ``model`` in evaluation mode on ``device``: itself, or on a GPU the ``FoldedDeepLab`` of it.
-
-    Apex patches torch's functions to choose the precision: there the model stays as it is.
-    """
-    folds = torch.device(device).type == "cuda" and precision.kind != "apex" and model.foldable
+    """What computes the ``model`` in evaluation mode on ``device``: itself, or on a GPU the ``FoldedDeepLab`` of it."""
+    folds = torch.device(device).type == "cuda" and precision.is_torchs and model.foldable
     return FoldedDeepLab(model, precision.dtype) if folds else model
 
 
 class Forward:
     """Runs ``model`` in evaluation mode on batches: images (N, H, W, 3) uint8 BGR -> logits (N, C, h, w).
 
-    ``device`` is the model's; batches of ``batch_size`` images are the usual ones, for which algorithms are looked for
-    and, with ``graphs``, a CUDA graph is recorded. A model that has learnt meanwhile is followed after ``refresh``.
+    ``device`` is the model's. With ``graphs`` a CUDA graph of full batches is recorded. A model that has learnt meanwhile
+    is followed after ``refresh``.
     """
 
-    def __init__(self, model, input_format, precision, device, batch_size, graphs=False):
-        self._network, self._batch_size = for_inference(model, precision, device), batch_size
-        self._maps = network_maps(self._network, input_format, precision)
-        self._replayed = Replay(self._run, device, graphs)
+    def __init__(self, model, input_format, precision, device, graphs=False):
+        self._network = for_inference(model, precision, device)
+        self._replayed = Replay(network_maps(self._network, input_format, precision), device, graphs)
 
     def refresh(self):
         """Take over the model's present weights."""
@@ -48,10 +43,6 @@ class Forward:
 
     def __call__(self, images):
         return self._replayed(images)
-
-    def _run(self, images):
-        search_algorithms(len(images) == self._batch_size)
-        return self._maps(images)
 
 
 def covering(size, test_size, map_size):

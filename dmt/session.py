@@ -22,7 +22,7 @@ from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from dmt.prediction import Forward  # noqa: E402
-from models import BACKBONES, deeplab_v2, fused_norm  # noqa: E402
+from models import BACKBONES, deeplab_v2  # noqa: E402
 from models.deeplab import traits  # noqa: E402
 from models.description import Description, network_values, recognized, said, said_format  # noqa: E402
 from models.encoder import check_size  # noqa: E402
@@ -128,8 +128,7 @@ class Data:
 class Machine:
     """Where and how the network runs: device, ``utils.precision.Precision``, loader processes, images a forward pass.
 
-    ``compiled``, ``graphs`` and ``fused`` (GPU only) make it faster: torch.compile of its blocks, CUDA graphs of full
-    batches, and within those normalization, sum and ReLU at once (``models.fused_norm``).
+    ``compiled`` and ``graphs`` (GPU only) make it faster: torch.compile of its blocks, CUDA graphs of full batches.
     ``processes`` are the ``utils.distributed.Processes`` that share the work.
     """
 
@@ -139,7 +138,6 @@ class Machine:
     batch_size: int
     compiled: bool = False
     graphs: bool = False
-    fused: bool = False
     processes: object = ALONE
 
     def ready(self, model, training=True):
@@ -147,14 +145,11 @@ class Machine:
 
         Without ``training`` there is nothing to prepare for a GPU, where ``forward`` folds it.
         """
-        if self.compiled and (training or self.device.type == "cpu"):
-            return model.compile_blocks()
-        model.fused = training and self.graphs and self.fused and fused_norm.works(self.device)
-        return model
+        return model.compile_blocks() if self.compiled and (training or self.device.type == "cpu") else model
 
     def forward(self, model, input_form):
         """The ``dmt.prediction.Forward`` of ``model`` on this machine."""
-        return Forward(model, input_form, self.precision, self.device, self.batch_size, self.graphs)
+        return Forward(model, input_form, self.precision, self.device, self.graphs)
 
     def whole_batches(self, count):
         """This process's of the batches of ``count`` whole images, as lists of positions.

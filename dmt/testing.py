@@ -9,12 +9,11 @@ import torch
 from data import datasets, images
 from data.lists import names_digest
 from dmt.inference import predict_all
-from dmt.protocol import ORIGINAL, PAPERS, tiles
+from dmt.protocol import PAPERS, tiles
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import sha256, write_json
 from utils.metrics import ConfusionMatrix
-from utils.precision import search_algorithms
 from utils.runs import software
 
 COLUMNS = ("A", "B")
@@ -40,7 +39,6 @@ def test(data, names, arms, protocol, machine):
     if len(arms) == 1 and papers and protocol.seen_once and isinstance(arms[0].network, torch.nn.Module):
         validate = machine.validator(data, names, arms[0].description.input_format, progress_bar("validate", "batch"))
         return {COLUMNS[0]: validate(machine.ready(arms[0].network, training=False))}
-    search_algorithms(protocol.kind != ORIGINAL)  # there are many sizes
     resized = data.spec.test_size if papers and data.spec.test_by == "resize" else None
     judged = datasets.JudgedImages(data.spec, data.root, names, resized)
     loader = machine.loader(judged, datasets.as_is, batch_size=None)

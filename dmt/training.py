@@ -23,7 +23,6 @@ from utils.distributed import ALONE
 from utils.errors import UserError
 from utils.files import sha256
 from utils.metrics import ConfusionMatrix
-from utils.precision import search_algorithms
 from utils.replay import Replay
 from utils.runs import peak_memory
 from utils.transfer import Upload, snapshot
@@ -152,7 +151,6 @@ class Trainer:
         lr = self.recipe.lr_at(self.step, self.steps.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self._lr is None else self._lr.fill_(lr)
-        search_algorithms(self.steps.full(self.step))
         self._learn_at(*self._upload(images, labels, grey), self.steps.parts(self.step))
         self._images += self.steps.samples(self.step)
         self.step += 1

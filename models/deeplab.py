@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models import resnet50, resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models import encoder, fused_norm
+from models import encoder
 from models.encoder import Encoder, Traits
 from models.input_format import IMAGENET
 from utils.errors import UserError
@@ -71,7 +71,6 @@ class DeepLabV2(nn.Module):
         self.backbone_name = backbone
         self.traits = traits(backbone, output_stride)
         self.aspp_branches = aspp_branches
-        self.fused = False  # whether normalization, sum and ReLU are computed at once in training (models.fused_norm)
         if backbone in BACKBONES:
             self.backbone = BACKBONES[backbone](**_DILATED)
             channels = self.backbone.layer4[-1].conv3.out_channels
@@ -86,11 +85,6 @@ class DeepLabV2(nn.Module):
         net = self.backbone
         if isinstance(net, Encoder):
             return self.classifier(net(images))
-        if self.fused:
-            features = net.maxpool(fused_norm.normalize(net.conv1(images), net.bn1))
-            for block in self.blocks():
-                features = fused_norm.bottleneck(block, features)
-            return self.classifier(features)
         features = net.maxpool(net.relu(net.bn1(net.conv1(images))))
         for block in self.blocks():
             features = block(features)

@@ -1,5 +1,6 @@
 """Saving goes on beside the training, with what was there when it began; its errors are not lost."""
 
+import concurrent.futures
 import io
 import threading
 import time
@@ -68,18 +69,18 @@ def test_interruptions_do_not_end_a_context_before_the_work(monkeypatch):
         released.wait(10)
         done.append(1)
 
+    wait = concurrent.futures.wait
+
+    def interrupted(works):
+        interruptions.append(list(done))
+        if len(interruptions) < 3:
+            raise KeyboardInterrupt
+        released.set()
+        return wait(works)
+
     with pytest.raises(KeyboardInterrupt), Background() as background:
         background.start(work)
-        wait = background._ended.wait
-
-        def interrupted():
-            interruptions.append(list(done))
-            if len(interruptions) < 3:
-                raise KeyboardInterrupt
-            released.set()
-            return wait()
-
-        monkeypatch.setattr(background._ended, "wait", interrupted)
+        monkeypatch.setattr(concurrent.futures, "wait", interrupted)
         raise KeyboardInterrupt
     assert done == [1] and interruptions == [[], [], []]
 

@@ -244,10 +244,9 @@ def load_arms(options, spec):
     """The ``dmt.arms.Arm`` of every checkpoint, in the order of the command line. Raises ``UserError``."""
     from dmt.arms import load_arm
     from dmt.session import choose_device
-    from utils.precision import choose_precision, search_algorithms
+    from utils.precision import choose_precision
 
     device = choose_device(options.device)
-    search_algorithms(options.protocol != "original")  # there are many sizes
     precision = choose_precision(options.mixed_precision, "torch", options.amp_dtype, device)
     files = [(path, options.coco or None) for path in options.checkpoint] + [
         (path, True) for path in options.coco_checkpoint]

@@ -1,57 +1,39 @@
 """One piece of work beside what the program goes on with."""
 
+import concurrent.futures
 import contextlib
-import threading
 
 
 class Background:
-    """Runs one function at a time in a thread of its own. What it raises comes from the next ``check`` or ``wait``.
+    """Runs one function at a time in a thread of its own. What it raises comes from the next ``check`` or ``wait``, once.
 
     Used as a context, it ends when the work has, whatever signals come; after an error within, an error of the work is
     left aside.
     """
 
     def __init__(self):
-        # An interrupted Thread.join leaves a thread that looks as if it had ended.
-        self._ended, self._error = threading.Event(), None
-        self._ended.set()
+        self._thread, self._work = concurrent.futures.ThreadPoolExecutor(1), None
 
     def start(self, function, *arguments):
         """Run ``function(*arguments)``, when what was started before has ended."""
         self.wait()
-        self._ended.clear()
-
-        def run():
-            try:
-                function(*arguments)
-            except BaseException as error:  # told to whoever asks
-                self._error = error
-            finally:
-                self._ended.set()
-
-        try:
-            threading.Thread(target=run).start()
-        except BaseException:  # no thread to be had: nothing is at work
-            self._ended.set()
-            raise
+        self._work = self._thread.submit(function, *arguments)
 
     @property
     def busy(self):
         """Whether what was started goes on."""
-        return not self._ended.is_set()
+        return self._work is not None and not self._work.done()
 
     def check(self):
-        """Raise what the work raised, if it has ended so; once."""
-        if not self.busy and self._error is not None:
-            error, self._error = self._error, None
-            try:
-                raise error
-            finally:
-                del error  # which holds this frame
+        """Raise what the work raised, if it has ended so."""
+        if self._work is not None and self._work.done():
+            work, self._work = self._work, None
+            work.result()
 
     def wait(self):
         """Until what was started has ended; then ``check``."""
-        self._ended.wait()
+        if self._work is not None:
+            concurrent.futures.wait([self._work])
         self.check()
 
     def __enter__(self):
@@ -61,9 +43,10 @@ class Background:
         interrupted = None
         while self.busy:
             try:
-                self._ended.wait()
+                concurrent.futures.wait([self._work])
             except KeyboardInterrupt as again:
                 interrupted = again
+        self._thread.shutdown()
         with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
             self.check()
         if interrupted is not None:

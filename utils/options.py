@@ -253,12 +253,6 @@ def _machine(parser):
                        help="on a GPU: record the work of a full batch once and replay it, so that the GPU does not wait "
                             "for the processor (default, but not with --max-memory, for what is recorded keeps its "
                             "memory; never in a training by several processes, nor with Apex)")
-    group.add_argument("--fused-norm", action=argparse.BooleanOptionalAction, default=True,
-                       help="with CUDA graphs: batch normalization, the sum of a residual block and ReLU in one pass over "
-                            "the features, where Triton is there (default; not with --compile)")
-    group.add_argument("--cudnn-search", metavar="N", type=_count_or_zero, default=0,
-                       help="on a GPU: let cuDNN try N algorithms of each convolution in a stage's first steps (default: 0, "
-                            "its first guess is taken; on an H200, 4 cost 14 seconds and made training 3 %% faster)")
     group.add_argument("--compile", action="store_true",
                        help="torch.compile of the residual blocks: faster steps after a slow start; results differ by "
                             "rounding (not for a training by several processes)")

@@ -28,6 +28,13 @@ class Precision:
         """What the network's convolutions compute with, where nothing patches torch (as Apex does)."""
         return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.kind, torch.float32)
 
+    @property
+    def is_torchs(self):
+        """Whether torch chooses the precision itself. Apex patches torch's functions for that and reads the GPU in every
+        step, so with it a network is neither folded for inference nor recorded as a CUDA graph.
+        """
+        return self._apex is None
+
     def prepare(self, model, optimizer):
         """Hand model and optimizer to Apex where it is the backend; otherwise return them as they are.
 
@@ -84,20 +91,6 @@ class Precision:
         self.skipped.fill_(state["skipped"])
         if self._apex is not None and "apex" in state:
             self._apex.load_state_dict(state["apex"])
-
-
-ALGORITHMS = 0
-"""How many algorithms of each convolution cuDNN tries in this process; 0: it takes the one it thinks best."""
-
-
-def search_algorithms(often):
-    """Let cuDNN try ``ALGORITHMS`` for the convolutions that follow, where their shape comes ``often``.
-
-    That takes seconds a network and shape; the last batch of an epoch or of a set, smaller than the others, is not worth
-    it.
-    """
-    torch.backends.cudnn.benchmark = bool(often and ALGORITHMS)
-    torch.backends.cudnn.benchmark_limit = max(ALGORITHMS, 1)  # 0 would be: all
 
 
 def choose_precision(mixed, backend, dtype, device):
