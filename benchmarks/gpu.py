@@ -1,186 +1,263 @@
-"""One GPU at its limit: is it correct in 16 bits, how fast does it train, label and validate, and what holds it back?
+"""One GPU: is it right, and how fast are the stages of main.py? Each part is timed as a user would see it.
 
-    python -m benchmarks.gpu                            on a GPU: all of it within --minutes, results in gpu.json
-    python -m benchmarks.gpu --quick --device cpu       tiny sizes on a CPU: tries the paths, its figures mean nothing
+    python -m benchmarks.gpu                                        on a GPU: tests, training, labelling, validation, memory
+    python -m benchmarks.gpu --parts tests chain --minutes 9.5      some parts, within some minutes
+    python -m benchmarks.gpu --table "scripts/own.sh ..."           and a command of yours at the end, to its own time limit
+    python -m benchmarks.gpu --quick --device cpu                   tiny sizes on a CPU: tries the paths, no more
 
-Correctness comes first, then speed, the slow torch.compile nearly last: where the time does not suffice for it, call
-again with --only compiled. gpu.json is written after every topic, so what was measured survives a kill; a topic that the
-time left is too short for is left out and named.
+Generated images stand for VOC's (10582 + 1449 of up to 500 x 375), first weights are random. gpu.json is written after
+every part, so what was measured survives a kill; a part that fails or takes too long is named there, and the rest goes on.
 """
 
-import itertools
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
 import statistics
+import subprocess
+import sys
 import time
-import traceback
-from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu_correct, gpu_speed, measure
-from benchmarks.gpu_clock import Clock, forget
-from benchmarks.gpu_subjects import TINY, Images, Size, Variant, network
-from dmt.session import choose_device
+import dms_sample
+import generate_splits
+from benchmarks.measure import REPOSITORY, RESULTS, save
+from data.synthetic import generate
 from models import deeplab_v2
-from utils.errors import reports_user_errors
+from utils.checkpoints import save_checkpoint
+from utils.errors import UserError, reports_user_errors
+from utils.processors import usable
 
-TRAINING_SHARE = 45  # the aim at batch 8, % of the matrix rate
-TOPICS = {  # topic -> seconds on an H100 or H200, from above
-    gpu_correct.ceilings: 5, gpu_correct.agreement: 10, gpu_correct.curves: 50, gpu_correct.labels: 15,
-    gpu_correct.overflow: 3, gpu_speed.training: 40, gpu_speed.parts: 5, gpu_speed.inference: 25,
-    gpu_speed.larger_batches: 25, gpu_speed.search: 50, gpu_speed.loader: 25, gpu_speed.memory: 8,
-    gpu_speed.compiled: 80, gpu_speed.waiting: 12}
-NEEDED = {"labels": ("curves",), "compiled": ("curves",)}  # topic -> the others that it needs
+LAUNCHER = "dmt_ple-voc-106-1lr.sh"
+LIMITS = {"tests": 300, "training": 400, "labelling": 240, "validation": 120, "chain": 900, "table": 3600}  # seconds
+STEPS, LOG_STEPS, WARM_UP = 160, 20, 3  # of a timed training; log entries of it that do not count
 
 
 class Bench:
-    """What is measured on, what has been found so far, and how much time is left.
-
-    ``crops`` are crops a second by (``Variant``, batch), ``rates`` other figures by name; ``correct`` says which
-    features of a ``Variant`` are; ``start`` is an untrained network, ``trained`` what float32 made of it.
-    """
+    """Folders and sizes, and ``found``, what has been measured so far."""
 
     def __init__(self, options):
-        self.options, self.device = options, choose_device(options.device)
-        self.size = TINY if options.quick else Size()
-        self.clock, self.on_gpu = Clock(self.device), self.device.type == "cuda"
-        self.default = Variant() if self.on_gpu else Variant(kind="bf16", graphs=False)  # fp16 is for GPUs
-        self.kinds = ("fp16", "bf16") if self.on_gpu else ("bf16",)
-        self.rows, self.figures, self.left_out, self.failed = [], {}, [], {}
-        self.damaged = False  # a recording that fails leaves torch's allocator as it was within
-        self.crops, self.rates, self.correct, self.start, self.trained, self.labelling = {}, {}, {}, None, None, 0.0
+        self.options, self.work, self.found, self.failed, self.printed = options, Path(options.work).absolute(), {}, {}, ""
+        self.out, self.root = self.work / "runs", self.work / "data"
         self.deadline = time.monotonic() + 60 * options.minutes
-        with torch.device("meta"):
-            model = deeplab_v2(self.size.classes, self.size.backbone)
-        self.crop_flop, self.image_flop = flop(model, self.size.crop), flop(model, self.size.test_size)
-        self.rate = None  # FLOP/s of the matrix units, measured first
-        self.images, self._batches = Images(self.size, options.work), {}
+        self.backbone, self.size, counts, image = "resnet101", (), (10582, 1449), (375, 500)
+        self.split, self.chain_split, self.batches = ("20", "0"), "106", (8, 16, 32)
+        if options.quick:
+            self.backbone, counts, image, self.batches = "small", (24, 6), (48, 64), (4,)
+            self.size, self.split, self.chain_split = ("--crop-size", "33", "33", "--test-size", "65", "65"), ("8", "1"), "8"
+        generate(self.root, *counts, size=image, workers=1 if options.quick else usable())
+        with contextlib.redirect_stdout(io.StringIO()):
+            generate_splits.main(["--dataset=voc", f"--data-root={self.root}", *(["--divisors", "8:3"] * options.quick)])
+            dms_sample.main(["--dataset=voc", f"--data-root={self.root}", "--splits", self.chain_split])
+        shutil.rmtree(self.out, ignore_errors=True)
+        for name in ("old", "new"):
+            self.random(self.out / f"{name}.pt")
 
-    def batches_of(self, batch):
-        """A few training batches of so many crops, as they come from the loader."""
-        if batch not in self._batches:
-            machine = self.images.machine(self.device, self.default)
-            self._batches[batch] = list(itertools.islice(self.images.training(machine, batch), 4))
-        return self._batches[batch]
+    def random(self, path):
+        """A checkpoint with random weights."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, deeplab_v2(21, self.backbone))
 
-    @property
-    def network(self):
-        """A network: what float32 made of it, or where nothing was trained, what it began as."""
-        return self.trained or network(self.size, self.device)
+    def stage(self, *words, limit):
+        """Run a stage of main.py; returns its seconds, from the start of Python to its end."""
+        common = ["--dataset=voc", f"--data-root={self.root}", f"--output-dir={self.out}", f"--device={self.options.device}",
+                  f"--backbone={self.backbone}", f"--train-set={self.split[0]}", f"--sets-id={self.split[1]}",
+                  "--mixed-precision", "--on-collapse=warn", *self.size]
+        return self.run([sys.executable, "main.py", *words, *common], limit)
 
-    @property
-    def batches(self):
-        """The same at the recipe's size."""
-        return self.batches_of(self.size.batch)
-
-    def with_graphs(self, within, without):
-        """{name: Variant} as a launcher runs it, and on a GPU also without CUDA graphs."""
-        return {within: self.default} | ({without: replace(self.default, graphs=False)} if self.on_gpu else {})
-
-    def attempt(self, what, function):
-        """``function()``; what it raises is reported at the end, and the rest goes on. Returns whether it came through."""
+    def run(self, words, limit, **environment):
+        """Seconds that a command takes; raises ``UserError`` when it fails or is not done within ``limit`` seconds."""
+        began = time.monotonic()
+        left = min(limit, self.deadline - began)
+        # A session of its own, so that what the command has started ends with it.
+        started = subprocess.Popen(words, cwd=REPOSITORY, env={**os.environ, **environment}, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            function()
-            return True
-        except Exception as error:
-            traceback.print_exc()
-            self.failed[what] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self.damaged |= "CUDA graph" in str(error)
-            return False
+            self.printed, _ = started.communicate(timeout=max(left, 1))
+        except subprocess.TimeoutExpired:
+            raise UserError(f"not done within {left:.0f} s: {shlex.join(words)}") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+        if started.returncode:
+            raise UserError(f"status {started.returncode}: {shlex.join(words)}: {self.printed[-1500:]}")
+        return time.monotonic() - began
 
-    @property
-    def left(self):
-        """Seconds left."""
-        return self.deadline - time.monotonic()
+    def metrics(self, name):
+        """The lines of a stage's metrics.jsonl."""
+        return [json.loads(line) for line in (self.out / name / "metrics.jsonl").read_text().splitlines()]
 
-    def row(self, what, unit, value, **more):
-        """Add a line to the table; None (not measurable here) is left out."""
-        if value is not None:
-            self.rows.append(measure.row(what, unit, more.pop("plain", None), value, **more))
-
-    def share(self, flop_per_second):
-        """Percent of the matrix rate."""
-        return 100 * flop_per_second / self.rate
-
-    def medians(self, functions):
-        """Median seconds of each function, measured in turns; {name: (median, all)}."""
-        found = measure.interleaved(functions, self.size.rounds, clock=self.clock)
-        return {name: (statistics.median(values), values) for name, values in found.items()}
+    def names(self, list_name):
+        """How many names a split list has."""
+        return len((self.root / "ImageSets/Segmentation" / f"{list_name}.txt").read_text().split())
 
     def save(self):
-        """Write gpu.json as it stands; with --only, gpu-TOPIC.json, so that the other stays."""
-        settings = {"device": str(self.device), "backbone": self.size.backbone, "crop": self.size.crop,
-                    "test size": self.size.test_size, "batch": self.size.batch, "images": self.size.images}
-        return measure.write("-".join(["gpu", *self.options.only]), self.rows, self.options, settings, figures=self.figures, left_out=self.left_out,
-                             failed=self.failed)
+        """Write gpu.json as it stands."""
+        return save("gpu", {"quick": self.options.quick, "device": self.options.device, "backbone": self.backbone,
+                            "failed": self.failed, "found": self.found}, self.options.results)
 
 
-def flop(model, size):
-    """Floating-point operations of a forward pass of one image of ``size``; ``model`` lies on the meta device."""
-    with FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, *size, device="meta"))
-    return counter.get_total_flops()
+# --- parts: each adds to bench.found and runs at most ``limit`` seconds a command -------------------------------------------
 
 
-def verdict(bench):
-    """The aims, and the fastest combination that is correct."""
-    batch = bench.size.batch
-    known = {variant: crops for (variant, size), crops in bench.crops.items() if size == batch}
-    correct = [variant for variant in known if all(bench.correct.get(feature) for feature in variant.features)]
-    if correct:
-        best = max(correct, key=known.get)
-        bench.row(f"training at batch {batch}, the best that is correct: share of the matrix rate", "%",
-                  bench.share(3 * known[best] * bench.crop_flop), target=(">=", TRAINING_SHARE),
-                  note=f"{best.flags or 'float32'}; channels_last {best.channels_last}, "
-                       f"fused SGD {best.fused}")
-        bench.figures["best"] = {"flags": best.flags, "crops_per_second": known[best],
-                                 "channels_last": best.channels_last, "fused": best.fused}
-    if bench.labelling:
-        bench.row("labelling, first pass: share of the matrix rate", "%", bench.labelling,
-                  target=(">=", gpu_speed.LABELLING_SHARE))
+def tests(bench, limit):
+    """The tests that need a GPU."""
+    files = [str(path) for path in sorted((REPOSITORY / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
+    bench.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files], limit)
+    bench.found["tests"] = bench.printed.splitlines()[-1]
 
 
-def parse():
-    """The options."""
-    parser = measure.gpu_parser(__doc__)
-    parser.add_argument("--only", nargs="*", default=[], metavar="TOPIC", choices=[topic.__name__ for topic in TOPICS],
-                        help="only these topics, beside those they need")
-    return measure.parsed(parser)
+def training(bench, limit):
+    """Supervised training from files: crops a second of full batches, GPU memory, and the time of a validation."""
+    labelled, steps = bench.names("_labeled_".join(bench.split)), 8 if bench.options.quick else STEPS
+    for batch in bench.batches:
+        for way in ([], ["--compile"])[: 1 if bench.options.quick else 2]:
+            name, epochs = f"training-{batch}{'-compile' * bool(way)}", -(-steps * batch // labelled)
+            seconds = bench.stage("--state=2", f"--exp-name={name}", f"--epochs={epochs}", f"--batch-size-labeled={batch}",
+                                  f"--continue-from={bench.out / 'new.pt'}", f"--val-num-steps={steps // 2}",
+                                  f"--log-num-steps={2 if bench.options.quick else LOG_STEPS}", *way, limit=limit)
+            lines = bench.metrics(name)
+            rates = [line["images_per_second"] for line in lines if line["kind"] == "train"]
+            bench.found[name] = {
+                "crops a second": round(statistics.median(rates[WARM_UP:] or rates), 1),
+                "seconds outside steps and validations": round(start_of(lines, seconds), 1),
+                "seconds of a validation": round(validations_of(lines)[-1], 2),
+                "GPU memory of tensors (MB)": lines[-1]["gpu_peak_memory_mb"]}
+            bench.save()
+
+
+def labelling(bench, limit):
+    """Both passes over all unlabelled images, without PLE and with it."""
+    for name, more in (("old", []), ("new", ["--oldfilename=old.pt", "--Increment=0.15"])):
+        folder = bench.out / "pseudo" / name
+        bench.stage("--labeling", f"--continue-from={name}.pt", "--label-ratio=0.4", f"--pseudo-dir={folder}", *more,
+                    limit=limit)
+        timing = json.loads((folder / "timing.json").read_text())
+        bench.found[f"labelling{' with PLE' * bool(more)}"] = {
+            "images a second": round(timing["images"] / timing["seconds"], 1), "images": timing["images"],
+            "GPU memory of tensors (MB)": timing["gpu_peak_memory_mb"]}
+
+
+def validation(bench, limit):
+    """A test under the papers' protocol, start and all."""
+    seconds = bench.stage("--state=3", "--continue-from=new.pt", limit=limit)
+    bench.found["test of the validation set (s)"] = round(seconds, 1)
+
+
+def chain(bench, limit):
+    """A whole round with PLE of the launcher, stage by stage, and what its 22 stages take by these prices."""
+    exp, id_ = "chain", "1"
+    environment = {"DRY_RUN": "1", "OUTPUT_DIR": str(bench.out / exp), "DATA_ROOT": str(bench.root), "PYTHON": sys.executable,
+                   "exp": exp, "coco_weights": str(bench.out / "new.pt"), "split": bench.chain_split, "id": id_,
+                   "EXTRA": " ".join([f"--device={bench.options.device}", "--on-collapse=warn",
+                                      f"--backbone={bench.backbone}", *bench.size])}
+    if bench.options.quick:
+        environment |= {"ep0": "2", "ep": "2", "val0": "2", "val": "3"}
+    bench.run([f"./{LAUNCHER}"], limit, **environment)
+    commands = [shlex.split(line) for line in bench.printed.splitlines() if " --dataset=" in line]
+    for name in ("p0--l", "p0--r", "p1--l", "p1--r"):
+        bench.random(bench.out / exp / f"{exp}__{name}.pt")
+    taken = {}
+    for words in commands:  # round 1 only labels: round 2 takes PLE's previous predictions from there
+        name, labels = stage_name(words), "--labeling" in words
+        if name.startswith((f"{exp}__p0", f"{exp}__p1") if labels else f"{exp}__p2"):
+            taken[kind_of(words), name] = bench.run(words, limit)
+            print(f"{taken[kind_of(words), name]:7.1f} s  {kind_of(words)} {name}", flush=True)
+    lines = bench.metrics(f"{exp}/{exp}__p2--l")
+    validation_seconds = statistics.mean(validations_of(lines))
+    step = (lines[-1]["seconds"] - sum(validations_of(lines))) / lines[-1]["step"]
+    price = {kind: statistics.mean(value for (other, _), value in taken.items() if other == kind) for kind, _ in taken}
+    supervised = [words for words in commands if kind_of(words) == "supervised training"][0]
+    options = dict(word[2:].split("=", 1) for word in supervised if word.startswith("--") and "=" in word)
+    steps = int(options["epochs"]) * -(-bench.names(f"{options['train-set']}_labeled_{id_}")
+                                       // int(options["batch-size-labeled"]))
+    price["supervised training"] = (price["training on pseudo labels"] - lines[-1]["seconds"] + steps * step
+                                    + -(-steps // int(options["val-num-steps"])) * validation_seconds)
+    bench.found["chain"] = {
+        "seconds of a stage": {kind: round(value, 1) for kind, value in price.items()},
+        "milliseconds of a step": round(1000 * step, 2), "seconds of a validation": round(validation_seconds, 2),
+        f"minutes of the {len(commands)} stages, computed from these":
+            round(sum(price[kind_of(words)] for words in commands) / 60, 2)}
+
+
+def table(bench, limit):
+    """A command of the user's, whose last lines are kept."""
+    seconds = bench.run(shlex.split(bench.options.table), limit)
+    bench.found["table"] = {"command": bench.options.table, "seconds": round(seconds, 1),
+                            "printed": bench.printed.splitlines()[-60:]}
+
+
+PARTS = {"tests": tests, "training": training, "labelling": labelling, "validation": validation, "chain": chain,
+         "table": table}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def validations_of(lines):
+    """Seconds of each validation in a training's metrics: it follows the log entry of the same step."""
+    logged = {line["step"]: line["time"] for line in lines if line["kind"] == "train"}
+    return [line["time"] - logged[line["step"]] for line in lines if line["kind"] == "validation"]
+
+
+def start_of(lines, seconds):
+    """What of a stage's ``seconds`` is before its first step and after its last."""
+    return seconds - lines[-1]["seconds"]
+
+
+def kind_of(words):
+    """The kind of stage of a command line."""
+    if "--labeling" in words:
+        return "labelling with PLE" if any(word.startswith("--oldfilename") for word in words) else "labelling"
+    return "supervised training" if "--state=2" in words else "training on pseudo labels"
+
+
+def stage_name(words):
+    """EXP__pROUND--ARM of what a command line writes."""
+    return re.search(r"--(?:exp-name=|pseudo-dir=\S*/)(\S+)", " ".join(words)).group(1)
 
 
 @reports_user_errors
 def main():
-    """Every topic in turn; the table, and what was left out, at the end."""
-    options = parse()
-    measure.need_gpu(options)
+    """Every part in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["tests", "training", "labelling", "validation"],
+                        metavar="PART", help=f"of {', '.join(PARTS)} (default: all but the last two)")
+    parser.add_argument("--table", metavar="COMMAND", help="a command to run at the end, as one word; adds the part table")
+    parser.add_argument("--minutes", type=float, default=60, help="for everything together (60)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu with --quick (cuda)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only tries the paths")
+    parser.add_argument("--work", default="runs/benchmark", help="folder of generated data (default: %(default)s)")
+    parser.add_argument("--results", default=os.environ.get("OUT", str(RESULTS)), help="folder of gpu.json (%(default)s)")
+    options = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("there is no GPU here; --quick --device cpu tries the paths of this benchmark on a CPU")
+    if not options.device.startswith("cuda") and not options.quick:
+        raise UserError(f"--device {options.device}: at full size this would take hours; add --quick")
+    wanted = {*options.parts, *(["table"] if options.table else [])}
+    if "table" in wanted and not options.table:
+        raise UserError("--parts table: say which command by --table COMMAND")
     bench = Bench(options)
-    wanted = {"ceilings", *options.only, *(name for topic in options.only for name in NEEDED.get(topic, ()))}
-    for topic, seconds in TOPICS.items():
-        name = topic.__name__
-        if options.only and name not in wanted:
-            continue
-        if bench.on_gpu and (bench.left < seconds or bench.damaged):
-            bench.left_out.append(name)
-            continue
-        forget()
-        began = time.monotonic()
-        bench.attempt(name, lambda topic=topic: topic(bench))
-        bench.save()
-        print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
-    verdict(bench)
-    path = bench.save()
-    print(f"\n{measure.table(bench.rows)}\n")
-    for name, error in bench.failed.items():
-        print(f"failed: {name}: {error}")
-    if bench.left_out:
-        print(f"left out, {'after a failed recording' if bench.damaged else 'for want of time'}: "
-              f"{', '.join(bench.left_out)}")
-    missed = [row["what"] for row in bench.rows if row["met"] is False]
-    print(f"{len(missed)} aims missed{': ' if missed else ''}{'; '.join(missed)}")
-    print(f"best combination that is correct: {bench.figures.get('best')}")
-    print(path)
-    if bench.failed:
-        raise SystemExit(1)
+    for name, part in PARTS.items():
+        if name in wanted:
+            known, began = set(bench.found), time.monotonic()
+            try:
+                part(bench, LIMITS[name])
+            except UserError as error:
+                bench.failed[name] = str(error)
+            bench.save()
+            print(f"{name}: {time.monotonic() - began:.1f} s, {bench.failed.get(name, 'done')}", flush=True)
+            for what in bench.found.keys() - known:
+                print(f"    {what}: {bench.found[what]}", flush=True)
+    print(bench.save())
+    sys.exit(bool(bench.failed))
 
 
 if __name__ == "__main__":

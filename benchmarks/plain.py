@@ -2,8 +2,8 @@
 
 Float tensors in the loader's workers, pseudo labels as ``.npy`` of 8 bytes per pixel (16 after PLE), labelling with two
 forward passes (and a third of the previous model for PLE), thresholds from a sort of all sampled confidences, host
-reads in every training step, validation through the full softmax on the host. Written for clarity from the papers'
-procedure; where a choice was open, the cheaper one was taken.
+reads in every training step. Written for clarity from the papers' procedure; where a choice was open, the cheaper one was
+taken.
 """
 
 import numpy as np
@@ -162,21 +162,3 @@ def mutual_loss(logits, labels, confidences, num_pseudo, gamma1, gamma2):
     total = valid.sum().item()
     loss = (weight * cross_entropy).sum() / max(total, 1)
     return loss, {"disagreements": disagreements, "student_wins": wins}
-
-
-# --- validation ---------------------------------------------------------------------------------------------------
-
-
-def validation_counts(logits, label, size, test_size, num_classes):
-    """(C, C) counts of one image: full softmax at test size, its float result and the counting on the host.
-
-    ``logits`` (1, C, h, w) as the network gives them; ``label`` (H, W) uint8 of ``size``, padded here with 255.
-    """
-    full = F.interpolate(logits, size=test_size, mode="bilinear", align_corners=True)
-    prediction = full.softmax(1).cpu().argmax(1)[0].numpy().ravel()
-    target = np.full(test_size, 255, np.int64)
-    target[: size[0], : size[1]] = label
-    target = target.ravel()
-    valid = target != 255
-    cells = num_classes * target[valid] + prediction[valid]
-    return np.bincount(cells, minlength=num_classes ** 2).reshape(num_classes, num_classes)

@@ -39,13 +39,12 @@ _CHUNK = 64
 
 
 def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1, layout="voc", train_names=None,
-             val_names=None, distinct=None):
+             val_names=None):
     """Generate a dataset in the folder ``root``, or reuse the one that is there if it has the same parameters.
 
     ``size`` is (height, width) in pixels: the largest in the layout "voc", where sizes vary a little; the size of every
     image in the layout "cityscapes", which also gets max(1, num_val // 4) test images. Shapes grow with the image.
-    ``train_names`` and ``val_names`` (lists of str) replace the generated names and the numbers of images. Only the
-    first ``distinct`` of each subset are drawn, the others are their copies (default: all are drawn).
+    ``train_names`` and ``val_names`` (lists of str) replace the generated names and the numbers of images.
     An unfinished dataset or one with other parameters is cleared, its split lists included, and made again.
     Returns ``root`` as a ``Path``. Raises ``UserError`` for impossible parameters, for a folder that holds something
     else, and when it cannot be written. With ``workers`` above 1 the caller's script needs the usual
@@ -58,16 +57,12 @@ def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1
     parameters = {"version": VERSION, "seed": seed, "size": list(size), "layout": layout,
                   "counts": {subset: len(subset_names) for subset, subset_names in names.items()},
                   "names": hashlib.sha256(listed.encode()).hexdigest()}
-    if distinct is not None:
-        parameters["distinct"] = distinct
     make_folder(root)
     with _locked(root):
         if not _is_complete(root, parameters, names):
             _clear(root)
             write_json(root / MANIFEST, {**parameters, "complete": False})
-            _write_images(root, {subset: some[:distinct] for subset, some in names.items()}, seed, size, layout, workers)
-            if distinct is not None:
-                _copy_images(root, names, layout, distinct)
+            _write_images(root, names, seed, size, layout, workers)
             _write_lists(root, names, layout)
             write_json(root / MANIFEST, {**parameters, "complete": True})
     return root
@@ -178,16 +173,6 @@ def _write_images(root, names, seed, size, layout, workers):
     except BrokenProcessPool as error:
         raise UserError("a worker of the generation was killed, perhaps for memory; start the same command again "
                         "with fewer --workers") from error
-
-
-def _copy_images(root, names, layout, distinct):
-    """The images behind the first ``distinct`` of each subset, as copies of those."""
-    for subset, some in names.items():
-        for index, name in enumerate(some[distinct:]):
-            for source, target in zip(_paths(root, layout, subset, some[index % distinct]),
-                                      _paths(root, layout, subset, name)):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
 
 
 def _write_chunk(root, layout, subset, numbered, seed, size):
