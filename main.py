@@ -6,7 +6,6 @@ import functools
 import sys
 from pathlib import Path
 
-from utils.distributed import Processes, as_script
 from utils.errors import UserError, reports_user_errors
 from utils.options import parse_options
 
@@ -22,6 +21,9 @@ def main(arguments=None):
             return
         options = stages[0]
         options.check = True
+    # Now torch is loaded, for which --help and wrong options need not wait; by dmt.session, which prepares for that.
+    import dmt.session  # noqa: F401
+    from utils.distributed import Processes
     with Processes() as processes:
         job = Job(options, processes)
         if options.check:
@@ -32,6 +34,9 @@ def main(arguments=None):
         elif options.state == 3:
             job.test()
         else:
+            if processes.size > 1 and job.machine.device.type == "cpu":
+                raise UserError("training by several processes takes a GPU for each, for torch normalizes batches over "
+                                "processes on GPUs alone; train with one process (labelling and tests take several)")
             job.train(mutual=options.state == 1)
 
 
@@ -268,4 +273,4 @@ class Job:
 
 
 if __name__ == "__main__":
-    as_script(main)
+    main()

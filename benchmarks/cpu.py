@@ -129,19 +129,19 @@ class Rounds:
     def label_plainly(self, ple):
         """The same by the plain rendering."""
         images = [(name, self.spec.image_path(self.root, name)) for name in self.unlabeled]
-        plain.label(self.networks["new"], self.networks["old"] if ple else None, images, self.size["test"], RATIO, BETA, 0,
-                    self.folder / "plain", self.spec.num_classes)
+        plain.label(self.networks["new"], self.networks["old"] if ple else None, images, self.size["test"], RATIO, BETA,
+                    0, self.folder / "plain", self.spec.num_classes)
 
     def labelling(self):
-        """Whole labellings of a round, without PLE and with it: the previous predictions are there from the round before."""
+        """Whole labellings of a round, without PLE and with it, whose previous predictions are there from before."""
         self.label("old")
         repeats, ple = self.size["labellings"], ["--oldfilename=old.pt", f"--Increment={BETA}"]
-        return {"labelling without PLE (s)": compare(lambda: self.label_plainly(False), lambda: self.label("new"), repeats),
-                "labelling with PLE (s)": compare(lambda: self.label_plainly(True), lambda: self.label("new", *ple),
-                                                  repeats)}
+        return {f"labelling {title} PLE (s)": compare(
+            lambda: self.label_plainly(bool(more)), lambda: self.label("new", *more), repeats)
+            for title, more in (("without", []), ("with", ple))}
 
     def loading(self):
-        """Training samples from files, labelled and pseudo-labelled with PLE; after ``labelling``, which leaves those."""
+        """Training samples from files, labelled and pseudo-labelled with PLE as ``labelling`` left them."""
         crop, passes = self.size["crop"], range(self.size["passes"])
         ours = datasets.TrainingImages(self.spec, self.root, crop, 1, self.labeled, self.unlabeled,
                                        PseudoLabelStore(self.folder / "pseudo" / "new"))
@@ -177,8 +177,8 @@ def main():
     size = {"backbone": "resnet101", "crop": (321, 321), "test": (505, 505), "image": (375, 500), "repeats": 15,
             "labellings": 3, "passes": 4, "counted": 1000}
     if options.quick:
-        size |= {"backbone": "small", "crop": (33, 33), "test": (65, 65), "image": (48, 64), "repeats": 1, "labellings": 1,
-                 "passes": 1, "counted": 3}
+        size |= {"backbone": "small", "crop": (33, 33), "test": (65, 65), "image": (48, 64), "repeats": 1,
+                 "labellings": 1, "passes": 1, "counted": 3}
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     cv2.setNumThreads(1)

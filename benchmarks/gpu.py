@@ -1,12 +1,13 @@
 """One GPU: is it right, and how fast are the stages of main.py? Each part is timed as a user would see it.
 
-    python -m benchmarks.gpu                                        on a GPU: tests, training, labelling, validation, memory
-    python -m benchmarks.gpu --parts tests chain --minutes 9.5      some parts, within some minutes
-    python -m benchmarks.gpu --table "scripts/own.sh ..."           and a command of yours at the end, to its own time limit
-    python -m benchmarks.gpu --quick --device cpu                   tiny sizes on a CPU: tries the paths, no more
+    python -m benchmarks.gpu                                     on a GPU: tests, training, labelling, validation
+    python -m benchmarks.gpu --parts tests chain --minutes 9.5   some parts, within some minutes
+    python -m benchmarks.gpu --table "scripts/own.sh ..."        and a command of yours at the end
+    python -m benchmarks.gpu --quick --device cpu                tiny sizes on a CPU: tries the paths, no more
 
 Generated images stand for VOC's (10582 + 1449 of up to 500 x 375), first weights are random. gpu.json is written after
-every part, so what was measured survives a kill; a part that fails or takes too long is named there, and the rest goes on.
+every part, so what was measured survives a kill; a part that fails or takes too long is named there, and the rest goes
+on.
 """
 
 import argparse
@@ -44,17 +45,20 @@ class Bench:
     """Folders and sizes, and ``found``, what has been measured so far."""
 
     def __init__(self, options):
-        self.options, self.work, self.found, self.failed, self.printed = options, Path(options.work).absolute(), {}, {}, ""
+        self.options, self.work = options, Path(options.work).absolute()
+        self.found, self.failed, self.printed = {}, {}, ""
         self.out, self.root = self.work / "runs", self.work / "data"
         self.deadline = time.monotonic() + 60 * options.minutes
         self.backbone, self.size, counts, image = "resnet101", (), (10582, 1449), (375, 500)
         self.split, self.chain_split, self.batches = ("20", "0"), "106", (8, 16, 32)
         if options.quick:
             self.backbone, counts, image, self.batches = "small", (24, 6), (48, 64), (4,)
-            self.size, self.split, self.chain_split = ("--crop-size", "33", "33", "--test-size", "65", "65"), ("8", "1"), "8"
+            self.size, self.split = ("--crop-size", "33", "33", "--test-size", "65", "65"), ("8", "1")
+            self.chain_split = "8"
         generate(self.root, *counts, size=image, workers=1 if options.quick else usable())
         with contextlib.redirect_stdout(io.StringIO()):
-            generate_splits.main(["--dataset=voc", f"--data-root={self.root}", *(["--divisors", "8:3"] * options.quick)])
+            divisors = ["--divisors", "8:3"] if options.quick else []
+            generate_splits.main(["--dataset=voc", f"--data-root={self.root}", *divisors])
             dms_sample.main(["--dataset=voc", f"--data-root={self.root}", "--splits", self.chain_split])
         shutil.rmtree(self.out, ignore_errors=True)
         for name in ("old", "new"):
@@ -67,9 +71,9 @@ class Bench:
 
     def stage(self, *words, limit):
         """Run a stage of main.py; returns its seconds, from the start of Python to its end."""
-        common = ["--dataset=voc", f"--data-root={self.root}", f"--output-dir={self.out}", f"--device={self.options.device}",
-                  f"--backbone={self.backbone}", f"--train-set={self.split[0]}", f"--sets-id={self.split[1]}",
-                  "--mixed-precision", "--on-collapse=warn", *self.size]
+        common = ["--dataset=voc", f"--data-root={self.root}", f"--output-dir={self.out}",
+                  f"--device={self.options.device}", f"--backbone={self.backbone}", f"--train-set={self.split[0]}",
+                  f"--sets-id={self.split[1]}", "--mixed-precision", "--on-collapse=warn", *self.size]
         return self.run([sys.executable, "main.py", *words, *common], limit)
 
     def run(self, words, limit, **environment):
@@ -104,7 +108,7 @@ class Bench:
                             "failed": self.failed, "found": self.found}, self.options.results)
 
 
-# --- parts: each adds to bench.found and runs at most ``limit`` seconds a command -------------------------------------------
+# --- parts: each adds to bench.found, and gives a command at most ``limit`` seconds ----------------------------------
 
 
 def tests(bench, limit):
@@ -120,8 +124,9 @@ def training(bench, limit):
     for batch in bench.batches:
         for way in ([], ["--compile"])[: 1 if bench.options.quick else 2]:
             name, epochs = f"training-{batch}{'-compile' * bool(way)}", -(-steps * batch // labelled)
-            seconds = bench.stage("--state=2", f"--exp-name={name}", f"--epochs={epochs}", f"--batch-size-labeled={batch}",
-                                  f"--continue-from={bench.out / 'new.pt'}", f"--val-num-steps={steps // 2}",
+            seconds = bench.stage("--state=2", f"--exp-name={name}", f"--epochs={epochs}",
+                                  f"--batch-size-labeled={batch}", f"--continue-from={bench.out / 'new.pt'}",
+                                  f"--val-num-steps={steps // 2}",
                                   f"--log-num-steps={2 if bench.options.quick else LOG_STEPS}", *way, limit=limit)
             lines = bench.metrics(name)
             rates = [line["images_per_second"] for line in lines if line["kind"] == "train"]
@@ -154,8 +159,8 @@ def validation(bench, limit):
 def chain(bench, limit):
     """A whole round with PLE of the launcher, stage by stage, and what its 22 stages take by these prices."""
     exp, id_ = "chain", "1"
-    environment = {"DRY_RUN": "1", "OUTPUT_DIR": str(bench.out / exp), "DATA_ROOT": str(bench.root), "PYTHON": sys.executable,
-                   "exp": exp, "coco_weights": str(bench.out / "new.pt"), "split": bench.chain_split, "id": id_,
+    environment = {"DRY_RUN": "1", "OUTPUT_DIR": str(bench.out / exp), "DATA_ROOT": str(bench.root),
+                   "PYTHON": sys.executable, "exp": exp, "coco_weights": str(bench.out / "new.pt"), "split": bench.chain_split, "id": id_,
                    "EXTRA": " ".join([f"--device={bench.options.device}", "--on-collapse=warn",
                                       f"--backbone={bench.backbone}", *bench.size])}
     if bench.options.quick:
@@ -230,12 +235,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["tests", "training", "labelling", "validation"],
                         metavar="PART", help=f"of {', '.join(PARTS)} (default: all but the last two)")
-    parser.add_argument("--table", metavar="COMMAND", help="a command to run at the end, as one word; adds the part table")
+    parser.add_argument("--table", metavar="COMMAND", help="a command to run at the end; adds the part table")
     parser.add_argument("--minutes", type=float, default=60, help="for everything together (60)")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu with --quick (cuda)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only tries the paths")
     parser.add_argument("--work", default="runs/benchmark", help="folder of generated data (default: %(default)s)")
-    parser.add_argument("--results", default=os.environ.get("OUT", str(RESULTS)), help="folder of gpu.json (%(default)s)")
+    parser.add_argument("--results", default=os.environ.get("OUT", str(RESULTS)),
+                        help="folder of gpu.json (%(default)s)")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no GPU here; --quick --device cpu tries the paths of this benchmark on a CPU")

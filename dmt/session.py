@@ -51,8 +51,6 @@ def choose_device(name=None, processes=ALONE):
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); "
                         "give cpu, cuda or cuda:N, or leave the option out") from error
-    if device.type == "cuda":
-        torch.set_num_threads(max(1, torch.get_num_threads() // processes.local_size))
     cv2.setNumThreads(1)  # its threads and torch's would wait for each other
     torch.set_flush_denormal(True)  # a CPU computes many times slower on the tiny numbers of a confident softmax
     return device

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from data import batches, datasets, images
 from data.specs import UNLABELED
 from data.lists import names_digest
@@ -157,7 +159,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     if processes.size == 1:
         machine.ready(model)
     else:
-        batch_norm.synchronize(model)
+        model.synchronize()
 
     def begin():
         state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None

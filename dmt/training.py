@@ -179,7 +179,8 @@ class Trainer:
     def _losses(self, images, labels, grey, num_pseudo, pixels):
         """The loss and its statistics of samples whose pseudo-labelled ones come first; ``pixels`` divides them."""
         confidence = self.levels[grey.int()]
-        with self.precision.autocast():
+        # Of no samples torch's SyncBatchNorm would send 16-bit zeros where the other processes send float32.
+        with self.precision.autocast() if len(images) else contextlib.nullcontext():
             logits = self._replica(self.input_format.normalize(images))
         logits = upsample(logits, labels.shape[1:])
         if self.recipe.online is not None:  # from here on all is labelled, and counts fully

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,13 +15,11 @@ import torch
 
 from tests.conftest import REPOSITORY
 from tests.test_stages import SMALL, first_weights, tensors
-from tests.together import run
-from utils.checkpoints import load
-from utils.distributed import Processes
-from utils.errors import UserError
+from tests.together import confusion, stage
+from utils.distributed import ALONE, Processes
 
 SIZES = ["--test-size", "65", "65", "--batch-size-labeling=3"]
-COUNTS = [2, 3]
+COUNTS = [3]
 
 
 def torchrun(count, *words, **options):
@@ -84,7 +81,9 @@ def alone(lines, tmp_path_factory):
     """The output folder of the stages in one process, this one."""
     out = tmp_path_factory.mktemp("alone") / "out"
     with handlers_kept():
-        run(lines(out))
+        for words in lines(out):
+            function = confusion if words[0] == "confusion" else stage
+            function(ALONE, *words[function is confusion :])
     return out
 
 
@@ -180,151 +179,90 @@ def test_one_process_speaks_and_writes(alone, together):
     assert (out / "log.txt").read_text().count("\n") == 2
 
 
-# --- the end ------------------------------------------------------------------------------------------------------
+# --- main.py itself by torchrun -----------------------------------------------------------------------------------
 
 
-def signalled(count, rank, number, metrics_file, words, status):
-    """Start ``words``, and signal one process with its loader's when some steps are done: its status and outputs.
+def errors_of(done):
+    return [text for text in done.stderr.splitlines() if text.startswith("error: ")]
 
-    That is how torchrun itself passes on a signal.
+
+def test_several_processes_label_as_one(lines, alone, tmp_path):
+    done = torchrun(2, "main.py", *lines(tmp_path)[0])
+    assert done.returncode == 0 and done.stdout.count("labelled 17 images in") == 1, done.stderr
+    expected = [path for path in (alone / "pseudo" / "1").rglob("*") if path.suffix in (".png", ".steps", ".json")
+                and path.name != "timing.json"]
+    assert len(expected) == 3 * 17 + 2
+    for path in expected:
+        assert path.read_bytes() == (tmp_path / "pseudo" / "1" / path.relative_to(alone / "pseudo" / "1")).read_bytes(), path
+
+
+def test_training_by_several_processes_takes_gpus(lines, tmp_path):
+    done = torchrun(2, "main.py", *lines(tmp_path)[2])
+    assert done.returncode != 0 and "takes a GPU for each" in "".join(errors_of(done)), done.stderr
+    assert len(errors_of(done)) == 1 and not (tmp_path / "supervised").exists()
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_bad_input_is_one_line(everywhere, lines, root, tmp_path):
+    """Every process finds that the data are missing, the second of them that its image is damaged."""
+    own, line = tmp_path / "data", lines(tmp_path / "out")[0]
+    if not everywhere:
+        shutil.copytree(root, own)
+        name = (own / "ImageSets/Segmentation/8_unlabeled_0.txt").read_text().split()[3]  # of the second batch of 3
+        image = own / "JPEGImages" / f"{name}.jpg"
+        image.write_bytes(image.read_bytes()[:-300])
+    done = torchrun(2, "main.py", *line, f"--data-root={own}")
+    assert done.returncode != 0 and len(errors_of(done)) == 1 and str(own) in errors_of(done)[0], done.stderr
+
+
+def signalled(line, metrics_file, folder, choose, number):
+    """Start two processes and send a signal when they have logged some steps: (status, errors, their numbers).
+
+    ``choose`` picks the receiver from the number of torchrun and those of its processes.
     """
-    before = len(metrics_file.read_text().splitlines()) if metrics_file.is_file() else 0
-    started = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone",
-                                f"--nproc-per-node={count}", "main.py", *words, "--workers=1"], cwd=REPOSITORY,
-                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env={**os.environ, "STATUS_FILE": status})
+    (folder / "line.json").write_text(json.dumps([line]))
+    started = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                                "tests/together.py", folder / "line.json"], cwd=REPOSITORY, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        while not metrics_file.is_file() or len(metrics_file.read_text().splitlines()) < before + 7:
+        while not metrics_file.is_file() or len(metrics_file.read_text().splitlines()) < 7:
             assert started.poll() is None, started.communicate()
             time.sleep(0.02)
-        processes = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-        wanted = [int(process) for process in processes
-                  if f"RANK={rank}" in Path(f"/proc/{process}/environ").read_text().split("\0")]
-        os.killpg(*wanted, number)
-        printed, errors = started.communicate(timeout=60)
+        ranks = [int(rank) for rank in Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()]
+        os.kill(choose(started.pid, ranks), number)
+        _, errors = started.communicate(timeout=100)
     finally:
         started.kill()
-    return started.returncode, printed, errors
+    return started.returncode, errors, ranks
 
 
-def test_signals_and_deaths_end_all_and_any_number_of_processes_goes_on(lines, root, tmp_path):
+def test_sigterm_saves_the_state_and_any_number_of_processes_goes_on(lines, tmp_path):
     def line(out):
         return [*lines(out)[2], "--epochs=12", "--lr=0.00005"]  # the last of equal options counts
 
-    status, metrics_file = tmp_path / "status", tmp_path / "out" / "supervised" / "metrics.jsonl"
-    code, printed, errors = signalled(2, 1, signal.SIGTERM, metrics_file, line(tmp_path / "out"), status)
-    assert (code, status.read_text()) == (0, str(128 + signal.SIGTERM)), errors
-    assert len(errors.splitlines()) == 1 and "stopped at step" in errors
-    stopped = int(errors.split("stopped at step ")[1].split(";")[0])
-    code, printed, errors = signalled(3, 1, signal.SIGKILL, metrics_file, line(tmp_path / "out"), status)
-    assert f"3 processes, going on from step {stopped}" in printed
-    said = [text for text in errors.splitlines() if text.startswith("error: ")]
-    assert code != 0 and len(said) == 1 and "rank 1 of 3 processes" in said[0] and "died" in said[0], errors
+    stopped, whole = tmp_path / "stopped" / "supervised", tmp_path / "whole" / "supervised"
+    status, errors, _ = signalled(line(stopped.parent), stopped / "metrics.jsonl", tmp_path, lambda own, _: own,
+                                  signal.SIGTERM)
+    last = int(errors.split("stopped at step ")[1].split(";")[0])
+    assert status != 0 and last == max(entry["step"] for entry in metrics(stopped, "train")) < 36
     with handlers_kept():
-        run([line(tmp_path / "out"), line(tmp_path / "whole")])
-    expected, found = (metrics(tmp_path / out / "supervised", "train") for out in ("whole", "out"))
+        stage(ALONE, *line(stopped.parent))
+        stage(ALONE, *line(whole.parent))
+    expected, found = metrics(whole, "train"), metrics(stopped, "train")
     assert [entry["step"] for entry in found] == [entry["step"] for entry in expected] == list(range(1, 37))
     for one, other in zip(expected, found):  # rounding grows from step to step
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("early", [False, True])
-def test_processes_end_with_torchrun(early, lines, tmp_path):
-    """It is killed: they save what they have and end, too; or where they have not met yet, give up looking for it."""
-    stage = tmp_path / "supervised"
-    words = [*lines(tmp_path)[2], "--epochs=10000", "--lr=0.00005"]
-    started = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-                                "main.py", *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ranks = []
-    try:
-        while len(ranks) < 2 or not early and not (stage / "state.pt").is_file():
-            assert started.poll() is None
-            ranks = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-            time.sleep(0.02)
-    finally:
-        started.kill()
-        started.wait()
-    end = time.monotonic() + 90
-    while (left := [rank for rank in ranks if Path("/proc", rank).exists()]) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert left == []
-    if not early:
-        steps = [line["step"] for line in map(json.loads, (stage / "metrics.jsonl").read_text().splitlines())]
-        state = load(stage / "state.pt")
-        assert state["step"] == max(steps)  # the last thing they did was to save
+def test_where_one_dies_torchrun_ends_the_others(lines, tmp_path):
+    status, errors, ranks = signalled([*lines(tmp_path)[2], "--epochs=10000", "--lr=0.00005"],
+                                      tmp_path / "supervised" / "metrics.jsonl", tmp_path, lambda _, ranks: ranks[1],
+                                      signal.SIGKILL)
+    assert status != 0 and "SIGKILL" in errors
+    assert not any(Path("/proc", str(rank)).exists() for rank in ranks)
 
 
-@pytest.mark.parametrize("everywhere", [True, False])
-def test_bad_input_is_one_line(everywhere, lines, root, tmp_path):
-    """Every process finds that the data are missing, one of them that its image is damaged."""
-    own, line = tmp_path / "data", lines(tmp_path / "out")[2]
-    if not everywhere:
-        shutil.copytree(root, own)
-        name = (own / "ImageSets/Segmentation/8_labeled_0.txt").read_text().split()[0]
-        image = own / "JPEGImages" / f"{name}.jpg"
-        image.write_bytes(image.read_bytes()[:-300])
-    done = torchrun(2, "main.py", *line, f"--data-root={own}", env={**os.environ, "STATUS_FILE": tmp_path / "status"})
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert (tmp_path / "status").read_text() == "2" and len(said) == 1 and str(own) in said[0], done.stderr
-    if everywhere:  # torchrun has nothing to report
-        assert (done.returncode, done.stderr.splitlines()) == (0, said)
-    else:
-        assert done.returncode != 0
-
-
-ALONE_HERE = """
-import sys, time
-sys.path.insert(0, {path!r})
-import torch
-from utils.checkpoints import load
-from utils.distributed import Processes
-from utils.errors import UserError
-with Processes() as processes:
-    {line}
-"""
-
-
-@pytest.mark.parametrize("line, said", [
-    ("if processes.rank: raise UserError('nothing is here')\n    processes.connect(torch.device('cpu'))", "nothing is here"),
-    ("processes.connect(torch.device('cpu'))\n    processes.agree(min(processes.rank, 1), 'the numbers of it')",
-     "the processes differ in the numbers of it (rank 1 from rank 0)")])
-def test_who_does_not_come_or_has_other_numbers_ends_all(line, said, tmp_path):
-    """Also where nobody kills the others, as on another machine; a status that an earlier start has left is not this one's."""
-    (tmp_path / "apart.py").write_text(ALONE_HERE.format(path=str(REPOSITORY), line=line))
-    (tmp_path / "status").write_text("0")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    apart = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "localhost",
-             "MASTER_PORT": str(port)}
-    machines = [subprocess.Popen([sys.executable, tmp_path / "apart.py"], stderr=subprocess.PIPE, text=True, env={
-        **os.environ, **apart, "RANK": str(rank), "STATUS_FILE": str(tmp_path / f"status{rank or ''}")}) for rank in range(2)]
-    errors = [machine.communicate(timeout=100)[1] for machine in machines]
-    lines = [text for text in "".join(errors).splitlines() if text.startswith("error: ")]
-    assert len(lines) == 1 and said in lines[0], errors
-    assert (tmp_path / "status").read_text() == "2"
-
-
-def test_a_cluster_that_sets_ranks_alone_is_one_line():
-    with pytest.raises(UserError, match="MASTER_ADDR is not"):
-        Processes({"RANK": "0", "WORLD_SIZE": "4"})
-
-
-def test_the_status_is_that_of_the_one_who_speaks_however_long_it_takes(tmp_path):
-    """All processes raise the same at the same time, and one is told to say it: the others must not be first to end."""
-    (tmp_path / "slow.py").write_text(f"""
-import sys, time
-sys.path.insert(0, {str(REPOSITORY)!r})
-from utils.checkpoints import load
-from utils.distributed import Processes
-from utils.errors import UserError
-class Slow(UserError):
-    status = 3
-    def __str__(self):
-        time.sleep(0.5)
-        return "slowly"
-with Processes() as processes:
-    raise Slow
-""")
-    done = torchrun(2, tmp_path / "slow.py", env={**os.environ, "STATUS_FILE": tmp_path / "status"})
-    assert (tmp_path / "status").read_text() == "3" and done.stderr.count("error: slowly") == 1, done.stderr
+def test_what_torchrun_does_not_start_is_alone():
+    assert Processes({"RANK": "3", "WORLD_SIZE": "4"}).size == 1
+    started = Processes({"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    assert (started.rank, started.size, started.local_rank, started.local_size) == (3, 4, 1, 2)

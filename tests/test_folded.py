@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models import batch_norm, deeplab_v2
+from models import deeplab_v2
 from models.folded import FoldedDeepLab
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -93,4 +93,4 @@ def test_networks_of_several_processes_are_folded_too():
     model, images = trained("small"), torch.randn(1, 3, 33, 33)
     with torch.inference_mode():
         expected = model(images)
-        assert distance(FoldedDeepLab(batch_norm.synchronize(model))(images), expected) < 1e-5
+        assert distance(FoldedDeepLab(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model))(images), expected) < 1e-5

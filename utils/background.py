@@ -5,7 +5,7 @@ import contextlib
 
 
 class Background:
-    """Runs one function at a time in a thread of its own. What it raises comes from the next ``check`` or ``wait``, once.
+    """Runs one function at a time in a thread of its own. What it raises comes once, from the next ``check`` or ``wait``.
 
     Used as a context, it ends when the work has, whatever signals come; after an error within, an error of the work is
     left aside.

@@ -30,8 +30,10 @@ class Precision:
 
     @property
     def is_torchs(self):
-        """Whether torch chooses the precision itself. Apex patches torch's functions for that and reads the GPU in every
-        step, so with it a network is neither folded for inference nor recorded as a CUDA graph.
+        """Whether torch chooses the precision itself.
+
+        Apex patches torch's functions for that and reads the GPU in every step: with it a network is neither folded for
+        inference nor recorded as a CUDA graph.
         """
         return self._apex is None
 
