@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
 
 from data import batches, datasets, images
 from data.specs import UNLABELED

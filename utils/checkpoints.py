@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
-from utils.files import replacing, write_bytes
+from utils.files import write_bytes
 
 SAFETENSORS = ".safetensors"
 HEAD = "classifier.0.convs.0.bias"  # one number a class
