@@ -20,6 +20,11 @@ class Collapse(UserError):
     """A model that has lost what it knew, or a loss that is not finite."""
 
 
+def stop(message):
+    """What happens on a collapse unless the user wants to go on: raise ``Collapse``."""
+    raise Collapse(message)
+
+
 def one_class(pixels, class_names, iou=None):
     """What is wrong when a labelling model predicts almost nothing but one class, or None.
 

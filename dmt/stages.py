@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from data import batches, datasets, images
 from data.specs import UNLABELED
 from data.lists import names_digest
 from data.store import PseudoLabelStore
-from dmt import collapse, labeling
+from dmt import collapse, labeling, training
 from dmt.live_view import LiveView, spread
 from dmt.loss import STOP
-from dmt.training import Interrupted, Recipe, Trainer, stop
+from dmt.records import Counts, Records
+from dmt.training import Interrupted, Recipe, Trainer
 from models import batch_norm
 from utils.console import progress_bar
 from utils.errors import UserError
@@ -41,7 +43,7 @@ class Setting:
     machine: object
     network: object
     split: tuple
-    on_collapse: object = stop
+    on_collapse: Callable = collapse.stop
 
     def source(self):
         """Plain values that tell whose pseudo labels these are."""
@@ -172,13 +174,13 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     view = LiveView(board, setting.data.spec, spread(len(val_names), _SHOWN))
     validate = machine.validator(setting.data, val_names, network.input_format, progress_bar("validate", "batch"),
                                  view.see)
-    trainer = Trainer(model, plan.recipe, steps, network.input_format, machine.precision, machine.device, stage,
-                      validate, network.describe(fingerprint), fingerprint, save=plan.save, view=view,
-                      stop_requested=lambda: bool(asked), on_collapse=setting.on_collapse, graphs=machine.graphs,
-                      processes=processes)
+    trainer = Trainer(model, plan.recipe, machine, network.input_format, Counts(model.num_classes, machine.device))
+    records = Records(trainer, steps, stage, network.describe(fingerprint), fingerprint, view, setting.on_collapse,
+                      plan.save)
     if state:
-        trainer.load_state_dict(state)
-    loader = machine.loader(dataset, dataset.collate, batch_sampler=steps)
+        records.load_state_dict(state)
+    loader = progress_bar(f"train {plan.name}", "step")(
+        machine.loader(dataset, dataset.collate, batch_sampler=steps))
     asked = _listen(processes)
     print(f"{plan.name}: {len(dataset.names['labeled'])} labelled and {len(dataset.names['pseudo'])} pseudo-labelled "
           f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
@@ -186,9 +188,9 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
           + (f", batches in {plan.accumulate} parts" if plan.accumulate > 1 else "")
           + (f", going on from step {step}" if step else ""), flush=True)
     try:
-        miou, best_step = trainer.run(loader, progress_bar(f"train {plan.name}", "step"))
+        miou, best_step = training.train(trainer, steps, loader, records, validate, lambda: bool(asked))
     except Interrupted as interrupted:
-        print(f"{plan.name}: stopped at step {trainer.step}; the same command goes on from there", file=sys.stderr)
+        print(f"{plan.name}: stopped at step {records.step}; the same command goes on from there", file=sys.stderr)
         interrupted.signal = max(processes.gather(asked[0] if asked else 0))
         raise
     finally:

@@ -1,0 +1,213 @@
+"""What a training leaves: metrics, the best model so far, and the state from which it goes on with the same bits."""
+
+import contextlib
+import json
+import math
+import time
+
+import torch
+
+from dmt.collapse import not_finite
+from utils import checkpoints
+from utils.background import Background
+from utils.errors import UserError
+from utils.files import sha256
+from utils.metrics import ConfusionMatrix
+from utils.runs import peak_memory
+from utils.transfer import snapshot
+
+
+class Counts:
+    """Sums over training steps, on the device, where adding to them makes nobody wait."""
+
+    NAMES = ("unweighted_loss", "mean_weight", "disagreements", "student_wins", "valid_pixels")  # after the loss
+
+    def __init__(self, num_classes, device):
+        self._sums = self.zeros(device)
+        self._steps = torch.zeros((), device=device)  # all so far
+        self._bad_step = torch.full((), math.inf, device=device)  # the first whose loss was not finite
+        self.epoch = ConfusionMatrix(num_classes)
+
+    def zeros(self, device=None):
+        """A sum of nothing."""
+        return torch.zeros(1 + len(self.NAMES), dtype=torch.float64, device=device or self._sums.device)
+
+    def values(self, loss, statistics, labels):
+        """What a part of a batch adds: the loss and its ``statistics``. Its predictions are counted against ``labels``."""
+        self.epoch.update(labels, statistics["prediction"])
+        return torch.stack([value.double() for value in (loss, *(statistics[name] for name in self.NAMES))])
+
+    def add(self, sums):
+        """Add the sums of a step, in place."""
+        self._sums += sums
+        self._steps += 1
+        first = torch.minimum(self._bad_step, self._steps)
+        self._bad_step.copy_(torch.where(torch.isfinite(sums[0]), self._bad_step, first))
+
+    def take(self, processes):
+        """(sums of all ``processes`` as floats, the first step whose loss was not finite or infinity); begins anew.
+
+        This is where the host waits for the device.
+        """
+        sums, bad_step = processes.sum(self._sums), processes.min(self._bad_step)
+        *sums, bad_step = torch.cat([sums, bad_step.double()[None]]).tolist()
+        self._sums.zero_()
+        self._bad_step.fill_(math.inf)
+        return sums, bad_step
+
+    def go_on(self, step, epoch_matrix):
+        """Go on after ``step`` steps, with what was counted in the epoch so far ((C, C) integers)."""
+        self._steps.fill_(step)
+        self.epoch.restore(epoch_matrix)
+
+
+class Records:
+    """Counts, logs and saves while a ``dmt.training.Trainer`` trains, on the first of its processes.
+
+    ``steps`` is the ``data.batches.Steps``; ``stage`` the ``utils.runs.Stage`` that gets metrics, snapshots and the saved
+    state (``save=False``: neither of the latter two); ``describe`` the dict of plain values that every checkpoint of this
+    training carries; ``fingerprint`` that of everything that the result depends on: a saved state is good for no other.
+    ``view`` is the ``dmt.live_view.LiveView`` of what is shown meanwhile. ``on_collapse`` is called with the message when
+    the loss is not finite. As a context it ends when everything is written.
+    """
+
+    def __init__(self, trainer, steps, stage, describe, fingerprint, view, on_collapse, save=True):
+        self.trainer, self.steps, self.stage, self.save_at_all = trainer, steps, stage, save
+        self.describe, self.fingerprint, self.view, self.on_collapse = describe, fingerprint, view, on_collapse
+        self.processes = trainer.machine.processes
+        self.step = 0
+        self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
+        self._logged, self._since = 0, 0.0  # the step of the last log entry, and since when the clock runs
+        self._saving = Background()
+        self._unwritten = None  # of the best model, where it is not on the disk: facts, weights, a wait for them
+
+    def __enter__(self):
+        self._saving.__enter__()
+        self._note("start", total_steps=self.steps.total)
+        self._start_clock()
+        return self
+
+    def __exit__(self, *error):
+        return self._saving.__exit__(*error)
+
+    # --- numbers ------------------------------------------------------------------------------------------------------
+
+    def log(self, end_of_epoch):
+        """Write the means of the steps since the last time, and of the epoch where it ends; notice a bad loss."""
+        counts, precision = self.trainer.counts, self.trainer.machine.precision
+        (loss, unweighted, weight, disagreements, wins, valid), bad_step = counts.take(self.processes)
+        if math.isfinite(bad_step):
+            self.processes.first(self._collapsed, int(bad_step))
+        count = max(self.step - self._logged, 1)
+        images = sum(map(self.steps.samples, range(self._logged, self.step)))
+        values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
+                  "disagreeing_share": disagreements / max(valid, 1), "student_wins_share": wins / max(disagreements, 1),
+                  "lr": self.trainer.recipe.lr_at(self.step - 1, self.steps.total),
+                  "images_per_second": round(images / (time.monotonic() - self._since), 2)}
+        if precision.kind == "fp16":
+            values.update(scale=precision.scale(), skipped_steps=int(precision.skipped.item()))
+        self._write("train", values)
+        if end_of_epoch:
+            counts.epoch.restore(self.processes.sum_array(counts.epoch.state()))
+            result = counts.epoch.compute()
+            self._write("epoch", {"epoch": self.step // self.steps.per_epoch, "miou": result["miou"],
+                                  "pixel_accuracy": result["pixel_accuracy"]})
+            counts.epoch.reset()
+        self.processes.first(self._saving.check)
+        self._start_clock()
+
+    def _start_clock(self):
+        """Validating and saving are not training."""
+        self._logged, self._since = self.step, time.monotonic()
+
+    def validated(self, matrix):
+        """Log the ``ConfusionMatrix`` of a validation, and remember the model if it is the best so far."""
+        result = matrix.compute()
+        iou = [None if math.isnan(value) else float(value) for value in result["iou"]]
+        miou = 0.0 if math.isnan(result["miou"]) else float(result["miou"])
+        self._write("validation", {"miou": miou, "pixel_accuracy": float(result["pixel_accuracy"]), "iou": iou})
+        self.view.gather(self.processes)
+        self.processes.first(lambda: self.view.validated(matrix.matrix, iou, self.step))
+        if miou > self.best_miou:  # the first of equals stays
+            self.best_miou, self.best_step = miou, self.step
+            self._unwritten = {"miou": miou, "iou": iou, "step": self.step}, None, None
+        self._start_clock()
+
+    def end(self, seconds):
+        """Log that the training has come to its end, in so many seconds."""
+        self._note("end", seconds=round(seconds, 3), **peak_memory(self.trainer.machine.device))
+
+    def _write(self, kind, values):
+        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for name, value in values.items()}
+        self._note(kind, **finite)
+        if self.processes.is_first:
+            self.view.numbers(kind, finite, self.step)
+
+    def _note(self, kind, **values):
+        self.processes.first(lambda: self.stage.log_metrics(kind=kind, step=self.step, **values))
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, at_once):
+        """Write the state as it is now while the training goes on, and before it the best model's snapshot if it is new.
+
+        Where the last state is still being written this one is left out, and a new best model waits in memory for the
+        next; unless it must be ``at_once``, which ends when all is written.
+        """
+        if not self.save_at_all:
+            return
+        if not at_once and self.processes.first(lambda: self._saving.busy):
+            if self._unwritten is not None and self._unwritten[1] is None and self.processes.is_first:
+                self._unwritten = self._unwritten[0], *snapshot(self.trainer.model.state_dict())
+        else:
+            state, unwritten, self._unwritten = self.state_dict(), self._unwritten, None
+            self.processes.first(lambda: self._saving.start(self._write_state, *snapshot(state), unwritten))
+            if at_once:
+                self.processes.first(self._saving.wait)
+        self._start_clock()
+
+    def _write_state(self, state, arrived, unwritten):
+        arrived()
+        if unwritten is not None:
+            facts, weights, _ = unwritten
+            self._write_best(facts, weights or state["model"])
+        state["best_sha256"] = self.best_sha256
+        self.stage.save_state(state, state["best_step"])
+
+    def _write_best(self, facts, weights):
+        path = self.stage.best(facts["step"])
+        checkpoints.save_weights(path, weights, **self.describe, **facts)
+        self.best_sha256 = sha256(path)
+
+    def _collapsed(self, step):
+        with contextlib.suppress(UserError):  # of writing: the collapse is the greater news
+            self._saving.wait()
+            if self._unwritten is not None:
+                facts, weights, arrived = self._unwritten
+                arrived()
+                self._write_best(facts, weights)
+                self._unwritten = None
+        kept = self.save_at_all and self.best_step
+        self.on_collapse(not_finite(self.stage.name, step, self.steps.total, (
+            f"; the best snapshot so far is {self.stage.best(self.best_step)}" if kept else "")))
+
+    def state_dict(self):
+        """Everything that the rest of the training depends on."""
+        trainer = self.trainer
+        return {"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
+                "precision": trainer.machine.precision.state_dict(), "step": self.step, "best_miou": self.best_miou,
+                "best_step": self.best_step, "best_sha256": self.best_sha256,
+                "epoch_matrix": torch.from_numpy(self.processes.sum_array(trainer.counts.epoch.state())),
+                "fingerprint": json.dumps(self.fingerprint)}
+
+    def load_state_dict(self, state):
+        """Go on where ``state_dict`` was taken; any number of processes can."""
+        trainer = self.trainer
+        trainer.model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.machine.precision.load_state_dict(state["precision"])
+        self.step, self.best_miou, self.best_step = state["step"], state["best_miou"], state["best_step"]
+        self.best_sha256, self.steps.start = state["best_sha256"], state["step"]
+        matrix = state["epoch_matrix"]  # the first process counts on for all
+        trainer.counts.go_on(self.step, matrix if self.processes.is_first else torch.zeros_like(matrix))
