@@ -12,9 +12,13 @@ from torch import nn
 
 from data import batches
 from data.specs import load_spec
-from data.store import GREY_LEVELS
-from dmt import memory
+from data.confidence import GREY_LEVELS
+from dmt import collapse, memory
+from dmt.training import train as run_training
 from dmt.check import Plan
+from dmt.live_view import LiveView
+from dmt.records import Counts, Records
+from dmt.session import Machine
 from dmt.training import Recipe, Trainer
 from models import batch_norm, deeplab_v2
 from models.input_format import input_format
@@ -40,6 +44,11 @@ class Stage:
 
     def log_metrics(self, **values):
         self.lines.append(values)
+
+    def add(self, *_):
+        """As a board."""
+
+    picture = add
 
 
 class Plain(nn.Module):
@@ -85,10 +94,15 @@ def train(parts, pseudo, labeled, data, steps=3, online=None, model=None):
                for kind, count in (("pseudo", pseudo), ("labeled", labeled)) if count]
     model, stage = model or Plain(), Stage()
     recipe = Recipe(0.05, gamma1=2.0, gamma2=3.0, online=online, log_num_steps=1, val_num_steps=100)
-    trainer = Trainer(model, recipe, batches.Steps(streams, steps, parts), input_format(False),
-                      Precision("fp32", "cpu"), "cpu", stage, lambda _: ConfusionMatrix(CLASSES), {}, {}, save=False)
+    machine, order_of = Machine(torch.device("cpu"), Precision("fp32", "cpu"), 0, 8), batches.Steps(streams, steps, parts)
+    trainer = Trainer(model, recipe, machine, input_format(False), Counts(CLASSES, "cpu"))
+    shapes = load_spec("shapes")
+    view = LiveView(stage, dataclasses.replace(shapes, class_names=shapes.class_names[:CLASSES],
+                                               palette=shapes.palette[:CLASSES]), ())
+    records = Records(trainer, order_of, stage, {}, {}, view, collapse.stop, save=False)
     dealt = order(pseudo, labeled, parts)
-    trainer.run([tuple(tensor[dealt] for tensor in data)] * steps)
+    run_training(trainer, order_of, [tuple(tensor[dealt] for tensor in data)] * steps, records,
+                 lambda _: ConfusionMatrix(CLASSES))
     return [line for line in stage.lines if line["kind"] == "train"], [value.detach() for value in model.parameters()]
 
 
@@ -105,7 +119,7 @@ def by_hand(data, pseudo, steps=3):
         q, y = logits.detach().softmax(1), labels.long()
         label = q.gather(1, y.where(y != 255, 0)[:, None])[:, 0]
         top, decision = q.max(1)
-        surer = top > torch.from_numpy(GREY_LEVELS)[grey.int()]
+        surer = top > GREY_LEVELS[grey.int()]
         weight = torch.where(decision == y, label**2, torch.where(surer, 0, label**3))
         weight[pseudo:] = 1
         each = F.cross_entropy(logits, y, ignore_index=255, reduction="none")
@@ -219,15 +233,15 @@ def stage(command, root, out, name, *more):
 
 def test_an_interrupted_training_in_parts_ends_with_the_same_bits(shapes_root, tmp_path, command, monkeypatch):
     assert stage(command, shapes_root, tmp_path, "whole", "--accumulate=2")[0] == 0
-    original, done = Trainer._train_step, []
+    original, done = Trainer.step, []
 
     def step(self, *data):
         original(self, *data)
-        done.append(self.step)
+        done.append(len(done) + 1)
         if len(done) == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     status, printed, errors = stage(command, shapes_root, tmp_path, "stopped", "--accumulate=2")
     assert status == 128 + signal.SIGTERM and "stopped at step 2" in errors and "batches in 2 parts" in printed
     status, printed, _ = stage(command, shapes_root, tmp_path, "stopped", "--accumulate=2")
@@ -266,19 +280,19 @@ def test_all_stages_take_the_options_and_steps_in_parts_wait_for_nothing(shapes_
         for what in (["--labeling", "--label-ratio=0.5"], ["--state=3"]):
             status, printed, errors = command(*what, *common, *more)
             assert status == 0 and ("for labelling 8 x 65 x 65 pixels" in printed) == ("max" in more[0]), errors
-    original, seen = Trainer._train_step, []
+    original, seen = Trainer.step, []
 
     def step(self, *data):
         with pytest.MonkeyPatch.context() as patch:
             reads = HostReads()
             with reads.methods(patch):
                 original(self, *data)
-        kept = [self._sums, *self.model.state_dict().values(),
+        kept = [self.counts._sums, *self.model.state_dict().values(),
                 *(value["momentum_buffer"] for value in self.optimizer.state.values())]
-        seen.append((self.steps.parts(self.step - 1), [tensor.data_ptr() for tensor in kept]))
+        seen.append((data[3], [tensor.data_ptr() for tensor in kept]))
         assert reads.found == []  # the host does not wait for the parts, either
 
-    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     status, printed, errors = command("--epochs=1", "--batch-size-pseudo=3", "--accumulate=4", *common)
     assert status == 0, errors
     assert seen[0][0] == ((1, 1), (1, 1), (1, 1), (1, 0))

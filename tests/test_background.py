@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from dmt.training import Trainer
+from dmt.loss import DynamicMutualLoss
+from dmt.records import Records
 from models import deeplab_v2
 from tests.test_stages import SMALL
 from utils.background import Background
@@ -151,23 +152,23 @@ def test_training_goes_on_while_a_state_is_written(shapes_root, tmp_path, comman
 def test_a_best_model_that_waits_in_memory_is_written(shapes_root, tmp_path, command, monkeypatch):
     """Step 4 is the best, while the state of step 2 is being written: it comes with the next state, and on a collapse at
     step 7 by itself."""
-    validate, losses, count = Trainer._validate, Trainer._losses, [0]
+    validated, forward, count = Records.validated, DynamicMutualLoss.forward, [0]
 
-    def best_at_4(self):
+    def best_at_4(self, matrix):
         self.best_miou = -1.0 if self.step <= 4 else 1.0
-        return validate(self)
+        validated(self, matrix)
 
-    monkeypatch.setattr(Trainer, "_validate", best_at_4)
+    monkeypatch.setattr(Records, "validated", best_at_4)
     (status, printed, errors), written = train(command, shapes_root, tmp_path / "one", monkeypatch, 5)
     assert status == 0 and written[0] == (2, 2) and written[-1] == (8, 4) and "at step 4" in printed, errors
     assert torch.load(tmp_path / "one" / "slow.pt", weights_only=True)["step"] == 4
 
     def broken(self, *batch):
         count[0] += 1
-        loss, statistics = losses(self, *batch)
+        loss, statistics = forward(self, *batch)
         return loss * (float("nan") if count[0] == 7 else 1), statistics
 
-    monkeypatch.setattr(Trainer, "_losses", broken)
+    monkeypatch.setattr(DynamicMutualLoss, "forward", broken)
     (status, _, errors), written = train(command, shapes_root, tmp_path / "two", monkeypatch, 6)
     assert status == 2 and "best-00000004.pt" in errors and written[0] == (2, 2)
     assert (tmp_path / "two" / "slow" / "best-00000004.pt").is_file()

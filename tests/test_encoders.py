@@ -87,16 +87,18 @@ def test_no_stage_needs_an_option_and_a_wrong_one_is_refused(chain, command):
 def test_a_stopped_training_ends_with_the_same_bits(chain, command, monkeypatch):
     from dmt.training import Trainer
     _, out, common = chain
-    line = ["--exp-name=b2", *MUTUAL, *common]
-    learn = Trainer._train_step
+    line = ["--exp-name=b2", *(["--continue-from=a.pt", "--epochs=1", "--batch-size-pseudo=5", "--accumulate=2", "--gamma1=5",
+                                "--gamma2=5"]), *common]
+    learn, done = Trainer.step, []
 
     def stopped(trainer, *batch):
         learn(trainer, *batch)
-        if trainer.step == 2:
+        done.append(batch)
+        if len(done) == 2:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", stopped)
+        patch.setattr(Trainer, "step", stopped)
         assert command(*line)[0] == 128 + signal.SIGTERM
     assert command(*line)[0] == 0
     one, other = (load(out / name)["model"] for name in ("b.pt", "b2.pt"))

@@ -1,20 +1,17 @@
 """What a GPU does otherwise than a CPU: its pieces compared here, and the whole where there is a GPU."""
 
-import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data import png
-from data.confidence import NUM_CODES
-from data.store import Prediction, PseudoLabelStore, grey_confidence
+from data.store import PseudoLabelStore
 from data.datasets import collate_whole
-from dmt import labeling, prediction, stages
+from dmt import prediction, stages
 from dmt.evaluation import evaluate
 from dmt.prediction import dequantize, quantize
-from dmt.thresholds import ConfidenceHistogram, apply_thresholds
+from dmt.thresholds import ConfidenceHistogram
 from dmt.training import Trainer
 from models import deeplab_v2
 from tests.test_stages import SMALL, first_weights, label, tensors
@@ -24,71 +21,24 @@ from utils.replay import Replay
 from utils.transfer import Upload, download
 
 
-def random_maps(seed, size=(37, 53), classes=5):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, classes, size).astype(np.uint8), rng.integers(0, NUM_CODES, size).astype(np.uint16)
-
-
-@pytest.mark.parametrize("background", [0, None])
-@pytest.mark.parametrize("ple", [False, True])
-def test_tensors_are_decided_as_arrays_are(ple, background):
-    limits = np.array([500, 20000, 41000, 0, NUM_CODES], np.uint16)
-    rules = labeling.LabelingRules(0.4, 0.1, background)
-    arrays = [random_maps(1), random_maps(2) if ple else None]
-    as_tensors = [part and tuple(torch.from_numpy(each.astype(dtype)) for each, dtype in zip(part, (np.uint8, np.int32)))
-                  for part in arrays]
-    labels, codes, before = labeling.decide(*arrays, limits, rules)
-    found = labeling.decide(*as_tensors, torch.from_numpy(limits.astype(np.int32)), rules)
-    for expected, tensor in zip((labels, codes, before), found):
-        assert (tensor.numpy() == expected).all()
-    assert found[0].dtype == torch.uint8 and (labels == 255).any() and (labels != 255).any()
-    grey = grey_confidence(found[0], found[1])
-    assert grey.dtype == torch.uint8 and (grey.numpy() == grey_confidence(labels, codes)).all()
-
-
 @pytest.mark.parametrize("at_once", [1, 2**26])
 @pytest.mark.parametrize("test_size, map_size", [((65, 65), (9, 9)), ((50, 70), (7, 9))])
-def test_whole_maps_are_decided_as_each_image_is(test_size, map_size, at_once, monkeypatch):
-    """To the bit: a labelling that goes on computes image by image what an earlier start did in batches."""
+def test_a_batch_is_decided_as_each_part_of_a_map_is(test_size, map_size, at_once, monkeypatch):
+    """To the bit: a labelling that goes on finds of a map only the part that its image needs."""
     monkeypatch.setattr(prediction, "_AT_ONCE", at_once)
     logits = dequantize(quantize(4 * torch.randn(3, 5, *map_size, generator=torch.Generator().manual_seed(0))))
-    classes, codes = prediction.classify_whole_with_confidence(logits, test_size)
-    assert torch.equal(prediction.classify_whole(logits, test_size), classes)
-    for own, found, found_codes, size in zip(logits, classes, codes, [(50, 65), (33, 9), (1, 1)]):
-        (rows, columns), _ = prediction.covering(size, test_size, map_size)
-        expected = prediction.classify_with_confidence(own[:, :rows, :columns], size, test_size, map_size)
-        assert torch.equal(found[: size[0], : size[1]], expected[0])
-        assert torch.equal(found_codes[: size[0], : size[1]], expected[1])
-
-
-@pytest.mark.parametrize("ple", [False, True])
-def test_groups_are_labelled_as_images_one_by_one(ple, tmp_path):
-    """Eleven images are a whole group and a part of one."""
-    rng, names = np.random.default_rng(0), [f"image-{number}" for number in range(11)]
-    sizes = {name: tuple(rng.integers(1, 66, 2).tolist()) for name in names}
-    stores = [PseudoLabelStore(tmp_path / kind) for kind in ("new", "old")[: 1 + ple]]
-    for store in stores:
-        for name, size in sizes.items():
-            shape = 5, *prediction.covering(size, (65, 65), (9, 9))[0]
-            steps = np.minimum(rng.exponential(4000, shape), 65535).astype(np.uint16)
-            steps[rng.integers(5)] = 0
-            store.write_logits(name, Prediction(steps, size, (9, 9)))
-    found, limits = [], np.array([500, 30000, 41000, 0, NUM_CODES], np.uint16)
-    for decide_all in (labeling._decide_one_by_one, labeling._decide_in_groups):
-        sums = torch.zeros(3, dtype=torch.int64)
-        pixels = list(decide_all(names, (65, 65), stores, limits, labeling.LabelingRules(0.5, 0.01), sums))
-        assert pixels == [height * width for height, width in sizes.values()]
-        found.append((sums.tolist(), {name: [path(name).read_bytes() for path in (stores[0].label_path,
-                                                                                  stores[0].confidence_path)]
-                                      for name in names}))
-    assert found[0] == found[1]
-    before, after, changed = found[0][0]
-    assert 0 < before < sum(pixels) and after > 0 and (changed > 0) == ple
-
-
-def test_thresholds_of_tensors_by_hand():
-    labels, codes = torch.tensor([0, 1, 1, 0], dtype=torch.uint8), torch.tensor([10, 10, 20, 9], dtype=torch.int32)
-    assert apply_thresholds(labels, codes, torch.tensor([10, 20])).tolist() == [0, 255, 1, 255]
+    sizes = [(50, 65), (33, 9), (1, 1)]
+    found, whole = prediction.classify(logits, sizes, test_size), prediction.winners(logits, test_size)
+    for number, ((classes, confidence), size) in enumerate(zip(found, sizes)):
+        rows, columns = prediction.covering(size, test_size, map_size)[0]
+        part = torch.zeros_like(logits[number])
+        part[:, :rows, :columns] = logits[number, :, :rows, :columns]
+        (own, sure), = prediction.classify(part[None], [size], test_size)
+        assert torch.equal(own, classes) and torch.equal(sure, confidence)
+        assert torch.equal(whole[number, : size[0], : size[1]], classes)
+        pixels = torch.nn.functional.interpolate(logits[number][None], test_size, mode="bilinear", align_corners=True)
+        expected = pixels.softmax(1)[0, :, : size[0], : size[1]].max(0).values
+        assert classes.shape == size and torch.allclose(confidence, expected, atol=2**-16)
 
 
 @pytest.mark.parametrize("size, count", [(7, 1000), (3, 5), (443, 64)])
@@ -97,33 +47,21 @@ def test_counting_apart_is_counting(size, count):
     assert torch.equal(count_apart(cells, size), torch.bincount(cells, minlength=size))
 
 
-@pytest.mark.parametrize("palette", [None, list(range(256)) * 3])
-@pytest.mark.parametrize("values", [np.zeros((1, 1), np.uint8), np.arange(35 * 41, dtype=np.uint8).reshape(35, 41),
-                                    np.asfortranarray(random_maps(3)[0])])
-def test_pngs_are_whole_and_any_library_reads_them(values, palette):
-    content = png.encoded(values, level=3, palette=palette)
-    assert png.is_whole(content) and (png.unfiltered(content) == values).all()
-    image = Image.open(io.BytesIO(content))
-    image.verify()
-    image = Image.open(io.BytesIO(content))
-    assert image.mode == ("L" if palette is None else "P") and (np.array(image) == values).all()
-    assert palette is None or image.getpalette() == palette
-
-
 def test_predictions_come_back_as_they_were_stored(tmp_path):
     store = PseudoLabelStore(tmp_path)
     steps = np.random.default_rng(0).integers(0, 65536, (3, 5, 7)).astype(np.uint16)
-    store.write_logits("a/b", Prediction(steps, (33, 49), (9, 9)))
-    found = store.read_logits("a/b")
-    assert (found.steps == steps).all() and (found.size, found.map_size) == ((33, 49), (9, 9))
+    store.write_logits("a/b", steps, (33, 49), (9, 9))
+    found, size = store.read_logits("a/b")
+    assert size == (33, 49) and (found == np.pad(steps, ((0, 0), (0, 4), (0, 2)))).all()
 
 
-def test_reading_ahead_keeps_the_order_and_passes_errors_on():
-    assert list(labeling.read_ahead(lambda number: number**2, range(200))) == [number**2 for number in range(200)]
-    results = labeling.read_ahead(lambda number: 1 // (3 - number), range(10))
-    assert [next(results) for _ in range(3)] == [0, 0, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
+def test_labels_are_images_that_any_viewer_opens(tmp_path):
+    store = PseudoLabelStore(tmp_path, [(0, 0, 0), (9, 8, 7)])
+    labels, grey = np.uint8([[0, 1, 255], [1, 1, 0]]), np.uint8([[3, 200, 0], [1, 2, 255]])
+    store.write_label("a/b", labels, grey)
+    assert [part.tolist() for part in store.read_label("a/b")] == [labels.tolist(), grey.tolist()]
+    with Image.open(store.label_path("a/b")) as image:
+        assert image.mode == "P" and image.convert("RGB").getpixel((1, 0)) == (9, 8, 7)
 
 
 def test_compiled_blocks_are_the_same_network_with_the_same_names():
@@ -145,7 +83,7 @@ def test_what_a_step_changes_stays_where_it_is(shapes_root, tmp_path, command, m
     def learn(self, *batch):
         original(self, *batch)
         optimizer = [value["momentum_buffer"] for value in self.optimizer.state.values()]
-        kept = [self._sums, self._bad_step, self._done, *self.model.state_dict().values(), *optimizer]
+        kept = [self.counts._sums, self.counts._bad_step, self.counts._steps, *self.model.state_dict().values(), *optimizer]
         places.append([tensor.data_ptr() for tensor in kept])
 
     monkeypatch.setattr(Trainer, "_learn", learn)
@@ -304,18 +242,18 @@ def test_graphs_train_as_well_as_steps_one_by_one(amp, shapes_root, tmp_path, co
 @pytest.mark.parametrize("graphs", [[], ["--no-cuda-graphs"]])
 def test_no_synchronization_in_a_whole_step_on_a_gpu(graphs, shapes_root, tmp_path, command, monkeypatch):
     """Of transfer, network, loss, scaler, optimizer and sums; the first steps allocate, choose algorithms and record."""
-    original, steps = Trainer._train_step, []
+    original, steps = Trainer.step, []
 
     def step(self, *batch):
-        batch = [part.pin_memory() for part in batch]
-        torch.cuda.set_sync_debug_mode("error" if self.step >= 4 else "default")
+        batch = [part.pin_memory() if isinstance(part, torch.Tensor) else part for part in batch]
+        torch.cuda.set_sync_debug_mode("error" if len(steps) >= 4 else "default")
         try:
             original(self, *batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        steps.append(self.step)
+        steps.append(batch)
 
-    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
                                 "--epochs=5", "--batch-size-labeled=4", "--device=cuda", "--mixed-precision",
                                 f"--output-dir={tmp_path}", "--test-size", 65, 65, *SMALL, *graphs)
@@ -346,13 +284,13 @@ def test_a_labelling_on_a_gpu_that_goes_on_gives_the_same_bytes(shapes_root, tmp
     folder = tmp_path / "labels"
 
     def digests():
-        files = [path for path in folder.rglob("*") if path.suffix in (".png", ".steps") or path.name == "manifest.json"]
+        files = [path for path in folder.rglob("*") if path.suffix in (".png", ".npz") or path.name == "manifest.json"]
         return {path: path.read_bytes() for path in files}
 
     assert label(command, shapes_root, tmp_path, "new.pt", folder, "--device=cuda", "--batch-size-labeling=4")[0] == 0
     expected = digests()
     (folder / "manifest.json").unlink()
-    for path in sorted(folder.glob("logits/*.steps"))[:6]:
+    for path in sorted(folder.glob("logits/*.npz"))[:6]:
         path.unlink()
     assert label(command, shapes_root, tmp_path, "new.pt", folder, "--device=cuda", "--batch-size-labeling=4")[0] == 0
     assert digests() == expected and len(expected) == 3 * 16 + 1
@@ -391,16 +329,15 @@ def test_a_gpu_validates_as_a_cpu_does():
 
 @pytest.mark.gpu
 def test_counts_of_a_gpu_are_those_of_a_cpu():
-    labels, codes = (torch.from_numpy(part.astype(np.int32)) for part in random_maps(5))
-    here, there = ConfidenceHistogram(5), ConfidenceHistogram(5)
+    rng = np.random.default_rng(5)
+    labels, p = torch.from_numpy(rng.integers(0, 5, (37, 53))), torch.from_numpy(rng.uniform(0.2, 1, (37, 53)))
+    here, there = ConfidenceHistogram(5), ConfidenceHistogram(5, "cuda")
     matrices = ConfusionMatrix(5), ConfusionMatrix(5)
     for _ in range(2):
-        here.update_codes(labels, codes)
-        there.update_codes(labels.cuda(), codes.cuda())
-        assert (here.counts == there.counts).all()
+        here.update(labels, p)
+        there.update(labels.cuda(), p.cuda())
+        assert torch.equal(here.counts, there.counts.cpu())
         for matrix, device in zip(matrices, ("cpu", "cuda")):
-            matrix.update(labels.to(device), (codes % 5).to(device))
+            matrix.update(labels.to(device), labels.flip(0).to(device))
         assert (matrices[0].matrix == matrices[1].matrix).all()
-    there.update_codes(torch.tensor([5]).cuda(), torch.tensor([0]).cuda())
-    with pytest.raises(ValueError, match="1 pixels"):
-        there.thresholds(0.5)
+    assert (here.thresholds(0.5) == there.thresholds(0.5)).all()

@@ -65,7 +65,7 @@ def test_no_host_synchronization_in_a_training_step(state, shapes_root, tmp_path
               "--continue-from=net.pt", "--test-size", 65, 65, *SMALL]
     if state == 1:
         assert command("--labeling", "--label-ratio=0.5", *common)[0] == 0
-    counted, original = [], Trainer._train_step
+    counted, original = [], Trainer.step
 
     def step(self, *batch):
         with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +74,7 @@ def test_no_host_synchronization_in_a_training_step(state, shapes_root, tmp_path
                 original(self, *batch)
             counted.append(reads.found)
 
-    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     status, _, errors = command(f"--state={state}", "--exp-name=sync", "--epochs=2", "--batch-size-labeled=1",
                                 "--batch-size-pseudo=3", "--gamma1=5", "--gamma2=5", *common)
     assert status == 0, errors
