@@ -169,7 +169,7 @@ def test_parameters_of_idle_branches_stay_as_loaded(lines, together):
 
 def test_one_process_speaks_and_writes(alone, together):
     out, printed, errors = together
-    assert printed.count("best validation mIoU") == 2 and printed.count("labelled 17 images in") == 2
+    assert printed.count("best validation mIoU") == 2 and printed.count("labelled 17 images in") == 3
     assert errors.count("warning: ") <= 2
     files = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
                     if path.is_file() and "events" not in path.name and not path.name.endswith("norm.json"))
