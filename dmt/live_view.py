@@ -2,11 +2,11 @@
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 _SIDE = 160  # longest side of an image in the gallery, in pixels: the pictures of every validation are kept
 _UNLABELLED = (224, 224, 192)  # VOC's cream
-_LABELS = 70  # pixels for the class names beside a matrix
 
 
 class LiveView:
@@ -49,7 +49,9 @@ class LiveView:
     def validated(self, matrix, iou, step):
         """Show the result of a validation: its confusion matrix (C, C), IoU (C,), and the images seen on the way."""
         self._board.add({f"iou/{name}": value for name, value in zip(self._names, iou)}, step)
-        self._board.picture("validation/confusion", confusion_picture(matrix, self._names), step)
+        canvas = FigureCanvasAgg(confusion_figure(matrix, self._names))
+        canvas.draw()
+        self._board.picture("validation/confusion", np.asarray(canvas.buffer_rgba())[..., :3], step)
         if self._rows:
             self._board.picture("validation/image, truth, prediction", self._gallery(), step)
 
@@ -65,30 +67,19 @@ def spread(size, count):
     return [(2 * index + 1) * size // (2 * count) for index in range(count)]
 
 
-def confusion_picture(matrix, class_names):
-    """A confusion matrix (C, C; rows are true classes) as a picture, (H, W, 3) uint8 RGB.
+def confusion_figure(matrix, class_names):
+    """A confusion matrix (C, C; rows are true classes) as a ``matplotlib.figure.Figure``.
 
     A cell is the darker the larger its share of the true class's pixels is; the share stands in it in percent.
     """
-    matrix = np.asarray(matrix, np.float64)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    cell = 28 if len(matrix) > 8 else 40
-    side = _LABELS + cell * len(matrix)
-    picture = Image.new("RGB", (side, side), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(10)
-    for row, name in enumerate(class_names):
-        place = _LABELS + cell * row + cell // 2
-        name = name.encode("latin-1", "replace").decode("latin-1")[:13]  # the built-in font has no other letters
-        draw.text((_LABELS - 4, place), name, "black", font, anchor="rm")
-        upright = Image.new("RGB", (_LABELS - 4, cell), "white")
-        ImageDraw.Draw(upright).text((0, cell // 2), name, "black", font, anchor="lm")
-        picture.paste(upright.rotate(90, expand=True), (_LABELS + cell * row, 0))
-        for column in range(len(matrix)):
-            value = shares[row, column]
-            left, top = _LABELS + cell * column, _LABELS + cell * row
-            shade = tuple(round(255 - value * (255 - dark)) for dark in (8, 48, 107))
-            draw.rectangle((left, top, left + cell - 2, top + cell - 2), fill=shade)
-            if value >= 0.005:
-                draw.text((left + cell // 2 - 1, top + cell // 2), f"{100 * value:.0f}",
-                          "white" if value > 0.5 else "black", font, anchor="mm")
-    return np.array(picture)
+    shares = 100 * np.asarray(matrix, np.float64) / np.maximum(np.sum(matrix, axis=1, keepdims=True), 1)
+    side, places = 1.2 + 0.34 * len(shares), range(len(shares))
+    figure = Figure((side, side), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(places, class_names, rotation=90)
+    axes.set_yticks(places, class_names)
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.5:
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", color="white" if share > 50 else "black")
+    return figure

@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.specs import load_spec
-from dmt.live_view import LiveView, confusion_picture, spread
+from dmt.live_view import LiveView, confusion_figure, spread
 from utils.runs import Board
 
 SPEC = load_spec("shapes")
@@ -114,8 +114,8 @@ def test_positions_at_even_distances():
     assert spread(9, 3) == [1, 4, 7] and spread(2, 4) == [0, 1] and spread(0, 4) == []
 
 
-def test_a_cell_is_darker_where_its_share_is_larger():
-    picture = confusion_picture([[3, 1], [0, 0]], ["first", "zweite \u4e00"])
-    cells = [[picture[70 + 40 * row + 3, 70 + 40 * column + 3].astype(int).sum() for column in range(2)]
-             for row in range(2)]
-    assert cells[0][0] < cells[0][1] < cells[1][0] == cells[1][1] == 3 * 255
+def test_a_confusion_matrix_shows_shares_of_the_true_class():
+    axes = confusion_figure([[3, 1], [0, 0]], ["first", "zweite \u4e00"]).axes[0]
+    assert axes.images[0].get_array().tolist() == [[75, 25], [0, 0]]
+    assert [text.get_text() for text in axes.texts] == ["75", "25"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["first", "zweite \u4e00"]
