@@ -269,7 +269,9 @@ def test_a_chain_runs_frees_its_disk_and_keeps_others_out(chain, tmp_path):
     out = Path(numbers["OUTPUT_DIR"])
     assert done.returncode == 0, done.stderr
     assert sorted(path.stem for path in out.glob("*.pt")) == [f"e__p{n}--{arm}" for n in range(3) for arm in "lr"]
-    assert (out / "report" / "index.html").is_file() and len(list((out / "report").glob("round-*.json"))) == 2
+    page = out / "report" / "index.html"
+    assert f"report: {page}, written after every stage\n" in done.stdout and "the report was not" not in done.stderr
+    assert "After round 2 of 2" in page.read_text() and len(list((out / "report").glob("round-*.json"))) == 2
     assert [line.split()[0] for line in done.stdout.splitlines()[-6:]] == [
         f"e__p{n}--{arm}" for n, arm in ((0, "l"), (0, "r"), (1, "r"), (1, "l"), (2, "r"), (2, "l"))]
     left = {str(path.relative_to(out / "pseudo")) for path in out.glob("pseudo/*/*") if path.is_dir()}

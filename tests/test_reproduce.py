@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from tools import tables
+from report import tables
 from utils.options import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,16 +188,16 @@ def test_a_tiny_cell_runs_and_goes_on(shapes_root, tmp_path):
 
 
 def test_a_baseline_of_its_own_is_not_repeated_with_other_arms_or_the_recipe_of_ple():
-    def entry(method, *stages, epochs=170, **rounds):
-        summary = {"parent": "voc-8-1", "stages": [{"split_id": "1", "recipe": rounds}]}
-        recipe = {f"round 0 of arm {name}": {"epochs": epochs} for name in stages}
-        return tables.Entry("run", summary, "voc", "8", method, dict.fromkeys(stages, 50.0), recipe,
-                            tuple((name, f"digest {epochs}", 0.5, "1", 1) for name in stages), {"miou": 50.0})
+    def entry(method, *arms, epochs=170, enhanced=False):
+        return {"dataset": "voc", "split": "8", "method": method, "arms": arms, "run": "run", "parent": "voc-8-1",
+                "split_id": "1", "seeds": (1,) * len(arms), "enhanced": enhanced,
+                "recipe": {f"round 0 of arm {arm}": {"epochs": epochs} for arm in arms},
+                "identity": frozenset((arm, f"digest {epochs}", 0.5, "1", 1) for arm in arms)}
 
     alone, both, rounds = entry("supervised", "c"), entry("supervised", "c", "i"), entry("DMT", "c", "i")
-    assert list(tables.group([both, rounds, alone]).values()) == [[alone], [rounds]]
-    assert list(tables.group([both, rounds]).values()) == [[both], [rounds]]
-    of_ple = entry("supervised", "c", "i", epochs=329, ple=True)
-    assert list(tables.group([of_ple, both]).values()) == list(tables.group([both, of_ple]).values()) == [[both]]
-    assert list(tables.group([of_ple, alone]).values()) == [[alone]]
-    assert list(tables.group([of_ple]).values()) == [[of_ple]]
+    assert list(tables.group(pd.DataFrame([both, rounds, alone])).arms) == [("c",), ("c", "i")]
+    assert list(tables.group(pd.DataFrame([both, rounds])).method) == ["supervised", "DMT"]
+    of_ple = entry("supervised", "c", "i", epochs=329, enhanced=True)
+    for entries, left in (([of_ple, both], [both]), ([both, of_ple], [both]), ([of_ple, alone], [alone]),
+                          ([of_ple], [of_ple])):
+        assert list(tables.group(pd.DataFrame(entries)).identity) == [one["identity"] for one in left]

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from report.run import read_run
+from report.summary import RECIPE_KEYS, outcome, summarize
+from report.tables import published
 from tools import tables
-from tools.run_summary import outcome, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = {"state": 1, "epochs": 4, "lr": 0.001, "gamma1": 5, "gamma2": 5, "backbone": "resnet101", "dataset": "voc"}
@@ -133,14 +136,14 @@ def test_ple_stands_beside_dmt(tmp_path, three, capsys):
 
 
 def test_published_numbers_are_those_of_the_readme():
-    published = tables.published()["results"]
+    results = published()["results"]
     lines = (ROOT / "README.md").read_text().splitlines()
     for label, method in (("supervised baseline", "supervised"), ("DMT", "DMT")):
         values = [float(cell) for cell in next(line for line in lines if line.startswith(f"| {label} |")).split("|")[2:-1]]
         columns = [("voc", "106"), ("voc", "50"), ("voc", "20"), ("voc", "8"), ("voc", "1"), ("city", "30"),
                    ("city", "8"), ("city", "1")]
-        assert [published[dataset][split][method] for dataset, split in columns] == values
-    assert published["voc"]["train"] == {"supervised": 72.10, "DMT": 74.85}
+        assert [results[dataset][split][method] for dataset, split in columns] == values
+    assert results["voc"]["train"] == {"supervised": 72.10, "DMT": 74.85}
 
 
 def test_latex_and_csv_hold_the_same_numbers(three, capsys):
@@ -151,7 +154,7 @@ def test_latex_and_csv_hold_the_same_numbers(three, capsys):
     rows = list(csv.DictReader(io.StringIO(printed(capsys, *three, "--format", "csv"))))
     dmt = next(row for row in rows if row["method"] == "DMT")
     assert float(dmt["miou_sd"]) == pytest.approx(3.25 ** 0.5, abs=1e-4) and dmt["runs"] == "3"
-    assert (dmt["arms"], dmt["arm1_mean"], dmt["published"], dmt["difference"]) == ("c i", "71.3333", "69.92", "0.5800")
+    assert (dmt["arms"], dmt["arm1_mean"], dmt["published"], dmt["difference"]) == ("c i", "71.3333", "69.9200", "0.5800")
 
 
 def test_differences_within_pairs(tmp_path, three, capsys):
@@ -216,8 +219,7 @@ def test_summaries_of_one_name_do_not_replace_each_other(tmp_path, capsys):
 
 
 def test_keys_of_recipes_are_all_known(tiny_run):
-    from tools.run_summary import RECIPE_KEYS
-    for row in summarize(tiny_run)["stages"]:
+    for row in summarize(read_run(tiny_run))["stages"]:
         assert set(row["recipe"]) <= set(RECIPE_KEYS)
         recorded = json.loads((tiny_run / row["name"] / "result.json").read_text())["fingerprint"]["options"]
         assert set(recorded) - {"sets_id", "seed"} <= set(RECIPE_KEYS)  # what a result depends on is compared
@@ -237,6 +239,15 @@ def test_text_in_latex_is_escaped(tmp_path, capsys):
     assert r"a\_b\$\&\%\#\{\} & 20 & DMT & $70.00$ &" in printed(capsys, path, "--format", "latex")
 
 
+def test_a_run_whose_stages_do_not_belong_together_is_refused(tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "tiny", ignore=shutil.ignore_patterns("pseudo"))
+    path = run / "tiny__p1--l" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checkpoint_sha256": "0" * 64}))
+    assert "tiny__p2--l did not start from the present tiny__p1--l.pt" in refused(capsys, run)
+    printed(capsys, run, "--summary", tmp_path / "out")
+    assert "do not belong together" in refused(capsys, tmp_path / "out" / "tiny.json")
+
+
 def test_twins_are_named(tmp_path, capsys):
     twins = [run_file(tmp_path, f"t{number}", (0.7, 0.7), 0) for number in range(2)]
     tables.main(twins)
@@ -248,7 +259,7 @@ def test_a_real_run_and_its_summary_give_the_same_table(tiny_run, tmp_path, caps
     (path,) = printed(capsys, tiny_run, "--summary", tmp_path).split()
     assert printed(capsys, path) == whole
     assert len(Path(path).read_bytes()) < 20_000 and str(tiny_run) not in Path(path).read_text()
-    summary = summarize(tiny_run)
+    summary = summarize(read_run(tiny_run))
     finals = [100 * row["miou"] for row in summary["stages"] if row["round"] == 2]
     row = row_of(whole, "DMT+PLE")
     assert row[0:2] == ["shapes", "8"] and row[3] == f"{statistics.mean(finals):.2f}" and row[5:] == ["1", "1"]
@@ -310,7 +321,8 @@ def test_update_makes_what_is_between_the_marks(three, tmp_path, capsys):
 
 @pytest.mark.parametrize("words, message", [
     ([], "which runs?"), (["nowhere"], "the run folder nowhere is missing"), (["--update", "no.md"], "cannot be read"),
-    (["setup.json"], "no summary of a run"), (["words.txt"], "no summary of a run"), (["half.json"], "no summary"), (["--measures", "speed", "x"], "invalid choice")])
+    (["setup.json"], "no summary of a run"), (["words.txt"], "no summary of a run"), (["half.json"], "no summary"),
+    (["--measures", "speed", "x"], "invalid choice")])
 def test_mistakes_end_in_one_line(words, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "setup.json").write_text("{}")
     (tmp_path / "words.txt").write_text("not JSON, and nothing to be deleted")

@@ -156,7 +156,7 @@ class Output:
 
     def write_panel(self):
         """Write the panel of what ``write`` has kept, if there is anything."""
-        from tools.summarize import write_panel
+        from report.panel import write_panel
 
         if self._shown:
             with replacing(self.folder / "panel.png") as temporary:

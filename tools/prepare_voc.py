@@ -43,7 +43,6 @@ from data.splits import own_split, save_lists  # noqa: E402
 from tools.archives import check_all_there, missing_files, open_files, unpack  # noqa: E402
 from tools.preparation import (  # noqa: E402
     add_count_options, check_counts, check_room, in_parallel, make_split_lists, print_counts, print_next)
-from tools.reporting.pictures import palette_bytes  # noqa: E402
 from tools.voc_animals import write_animals  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
@@ -238,7 +237,7 @@ def read_sbd_mask(content, where, num_classes):
 def palette_png(mask, palette):
     """``mask`` (H, W) uint8 as the bytes of a palette PNG with unfiltered rows, which data/png.py reads fast."""
     image = Image.fromarray(mask)
-    image.putpalette(palette_bytes(palette))
+    image.putpalette([channel for color in png.palette_of(palette) for channel in color])
     content = io.BytesIO()
     image.save(content, "PNG", compress_level=1)  # a tenth more bytes than level 6, in a sixth of the time
     return content.getvalue()

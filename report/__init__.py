@@ -1,0 +1,1 @@
+"""What a run has come to: the run folder read, its pixels looked at, figures, page and tables."""

@@ -1,0 +1,61 @@
+"""The tables of single runs: every stage of one, and the ends of several."""
+
+import pandas as pd
+
+from report.tables import markdown as as_markdown
+
+_COLUMNS = ("round", "arm", "steps", "mIoU", "ratio", "labelled: before PLE", "after", "right: before PLE", "after")
+
+
+def stages(summary):
+    """A frame of texts with the stages of a summary. The pseudo labels in a row are those that its checkpoint made."""
+    rows, made = [], {row["name"]: row for row in summary["labellings"]}
+    for stage in summary["stages"]:
+        row = ["-" if stage["round"] is None else str(stage["round"]), stage["arm"] or stage["name"],
+               str(stage["steps"] or "-"), _percent(stage["miou"])]
+        labels = made.get(stage["name"])
+        if labels:
+            after = labels["enhanced"]
+            row += [f"{labels['ratio']:g}", _percent(labels["labeled_before"]),
+                    _percent(labels["labeled_after"]) if after else "-", _percent(labels["right_before"]),
+                    _percent(labels["right_after"]) if after else "-"]
+        rows.append(row + ["-"] * (len(_COLUMNS) - len(row)))
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def runs(summaries):
+    """A frame of texts with a row for each run, final arms against the baseline, and the means."""
+    values = pd.DataFrame([((summary["baseline"] or {}).get("miou"), (summary["final"] or {}).get("mean"),
+                            (summary["final"] or {}).get("best"), summary["gain"]) for summary in summaries],
+                          columns=["baseline mIoU", "final mIoU, mean of arms", "better arm", "gain of the mean"],
+                          dtype=float)
+    values.loc[len(values)] = values.mean(skipna=False)
+    values.insert(0, "run", [*(summary["run"] for summary in summaries), "mean"])
+    return values.map(lambda value: value if isinstance(value, str) else _percent(value))
+
+
+def text(frame, markdown=False):
+    """A frame of texts, aligned, or as a Markdown table."""
+    if markdown:
+        return as_markdown(frame).rstrip("\n")
+    rows = [list(frame.columns), *frame.itertuples(index=False)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+
+
+def outcome(summary):
+    """Two sentences about the end of a run: final arms, baseline and what each had."""
+    final, baseline = summary["final"], summary["baseline"]
+    if final is None:
+        return "No rounds in this run."
+    steps = ", ".join(f"{arm} {count}" for arm, count in final["steps"].items())
+    found = (f"After round {summary['rounds']}: mIoU {_percent(final['mean'])} (mean of the arms), "
+             f"{_percent(final['best'])} (better arm). Training steps in all rounds: {steps}")
+    if baseline:
+        found += (f"; supervised alone {baseline['steps']}, mIoU {_percent(baseline['miou'])}. "
+                  f"Gain of the mean: {100 * summary['gain']:+.2f} points")
+    return found + "."
+
+
+def _percent(value):
+    return "-" if pd.isna(value) else f"{100 * value:.2f}"

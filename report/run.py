@@ -1,0 +1,379 @@
+"""A run folder, read once: every stage and labelling, finished or not, and what was counted of the pixels.
+
+Everything here is quick and needs neither torch nor a dataset: the page is brought up to date after every stage.
+"""
+
+import fcntl
+import json
+import os
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import read_json, sha256
+
+PIXELS_FORMAT = 1  # of the files round-N.json
+_NAME = re.compile(r"(?P<exp>.+)__p(?P<round>\d{1,6})--(?P<arm>[^/]+)")
+
+
+@dataclass
+class Stage:
+    """A training stage NAME: what its folder holds. ``result`` is None until it has finished.
+
+    ``exp``, ``round`` and ``arm`` are the parts of its name, or None where it has another form (the SBD oracle).
+    ``metrics`` are the lines of metrics.jsonl. Shares and mIoU are fractions.
+    """
+
+    name: str
+    folder: Path
+    exp: str | None
+    round: int | None
+    arm: str | None
+    result: dict | None
+    config: dict
+    environment: dict
+    metrics: list
+
+    @property
+    def checkpoint_sha256(self):
+        """SHA-256 of the checkpoint that the stage left, or None."""
+        return (self.result or {}).get("checkpoint_sha256")
+
+    @property
+    def fingerprint(self):
+        """Everything that the result depends on, as nested plain values; {} where nothing is recorded."""
+        return (self.result or {}).get("fingerprint") or self.config.get("fingerprint") or {}
+
+    @property
+    def options(self):
+        """The options that the result depends on."""
+        return self.fingerprint.get("options") or {key: value for key, value in self.config.items()
+                                                   if key != "fingerprint"}
+
+    def lines(self, kind):
+        """The lines of metrics.jsonl of one kind."""
+        return [line for line in self.metrics if line.get("kind") == kind]
+
+    @property
+    def best(self):
+        """The validation of the result, or the best one so far; {} before the first."""
+        validations = [line for line in self.lines("validation") if isinstance(line.get("miou"), (int, float))]
+        if self.result:
+            return next((line for line in validations if line["step"] == self.result.get("step")), {})
+        return max(validations, key=lambda line: line["miou"], default={})
+
+    @property
+    def miou(self):
+        """The stage's result, or its best validation so far; None before the first."""
+        return self.result["miou"] if self.result else self.best.get("miou")
+
+    @property
+    def iou(self):
+        """IoU of each class at the result, fractions or None; None where it is not recorded."""
+        return self.best.get("iou")
+
+    @property
+    def steps(self):
+        """Steps done, or None when nothing was logged yet."""
+        return max((line["step"] for line in self.metrics), default=None)
+
+    @property
+    def total_steps(self):
+        """Steps of the whole training, or None where it is not recorded."""
+        return next((line.get("total_steps") for line in reversed(self.lines("start"))), None)
+
+    @property
+    def seconds(self):
+        """Time in the training loop, validations included, over all starts; None where it is not recorded.
+
+        What a killed start did after its last saved state is not counted, since it is done again.
+        """
+        starts = [place for place, line in enumerate(self.metrics) if line.get("kind") == "start"]
+        ends = [*starts[1:], len(self.metrics)]
+        spans = [self.metrics[end - 1]["time"] - self.metrics[start]["time"] for start, end in zip(starts, ends)]
+        return sum(spans) if spans else None
+
+    @property
+    def running(self):
+        """Whether a process works on the stage now."""
+        return self.result is None and in_use(self.folder / ".lock")
+
+
+@dataclass
+class Labelling:
+    """Pseudo labels made by the checkpoint NAME of ``round``. ``manifest`` is None until they are whole."""
+
+    name: str
+    folder: Path
+    exp: str
+    round: int
+    arm: str
+    manifest: dict | None
+    timing: dict
+
+    @property
+    def enhanced(self):
+        """Whether PLE took part."""
+        return bool(self.manifest and self.manifest["previous"])
+
+    @property
+    def digest(self):
+        """SHA-256 of the manifest file: tells labellings apart."""
+        return sha256(self.folder / "manifest.json")
+
+    @property
+    def running(self):
+        """Whether a process works on it now."""
+        return self.manifest is None and in_use(self.folder / ".lock")
+
+
+@dataclass
+class Run:
+    """One experiment of a run folder.
+
+    ``looks``: round that learns from the labels -> what was counted of their pixels (see ``report.pixels``); ``gone``:
+    round -> why there is nothing. ``plan``: what the chain is to have (rounds, arms, the run folder of the baseline).
+    ``beside``: the supervised stage of that folder, or None. ``alive``: whether a launcher or a stage works in it now.
+    """
+
+    folder: Path
+    stages: list
+    labellings: list
+    looks: dict = field(default_factory=dict)
+    gone: dict = field(default_factory=dict)
+    plan: dict = field(default_factory=dict)
+    beside: Stage | None = None
+    alive: bool = False
+
+    @property
+    def dataset(self):
+        """What is recorded of the dataset spec: name, class_names, palette and more; {} by an old version."""
+        return next((found for stage in self.stages if (found := stage.fingerprint.get("dataset"))), {})
+
+    @property
+    def classes(self):
+        """Names of the classes; numbers where they are not recorded."""
+        count = max((len(stage.iou or ()) for stage in self.stages), default=0)
+        return list(self.dataset.get("class_names") or map(str, range(count)))
+
+    @property
+    def finished(self):
+        """The stages that have finished."""
+        return [stage for stage in self.stages if stage.result]
+
+    @property
+    def arms(self):
+        """The arms of the rounds, sorted; before the first round those planned, or all."""
+        of_rounds = {stage.arm for stage in self.stages if stage.round} | {made.arm for made in self.labellings}
+        return sorted(of_rounds | set(self.plan.get("arms") or ()) or {stage.arm for stage in self.stages if stage.arm})
+
+    @property
+    def baseline(self):
+        """The stage of the supervised baseline: an arm with a round 0 alone beside arms with rounds, or None."""
+        return next((stage for stage in self.stages if stage.arm and stage.arm not in self.arms), None)
+
+    @property
+    def last_round(self):
+        """The last round that any arm has finished."""
+        return max((stage.round for stage in self.finished if stage.arm in self.arms), default=0)
+
+    @property
+    def finals(self):
+        """The finished stages of the last round, by arm."""
+        return [stage for stage in self.finished if stage.arm in self.arms and stage.round == self.last_round]
+
+    @property
+    def split(self):
+        """What the rounds take as labelled images, or None before the first round."""
+        return next((stage.options.get("train_set") for stage in self.stages if stage.round), None)
+
+    @property
+    def supervised(self):
+        """Training on all labels of the split alone: (mIoU, IoU of the classes or None, arm or None), or None.
+
+        The baseline of this run or of the one beside it, else the mean of the arms' round 0 if that saw all labels.
+        """
+        stage = self.baseline or self.beside
+        if stage:
+            return (stage.miou, stage.iou, stage.arm) if stage.result else None
+        zero = [stage for stage in self.finished if stage.round == 0]
+        if not zero or {stage.options.get("train_set") for stage in zero} != {self.split}:
+            return None
+        return statistics.mean(stage.miou for stage in zero), None, None
+
+    def of_arm(self, arm):
+        """The stages of an arm by round."""
+        return [stage for stage in self.stages if stage.arm == arm]
+
+    def labels_of(self, arm):
+        """The finished labellings of an arm by the round that learns from them: {round: ``Labelling``}."""
+        return {made.round + 1: made for made in self.labellings if made.arm == arm and made.manifest}
+
+    def rounds_of_labels(self):
+        """[(round that learns from them, finished labellings)]."""
+        numbers = sorted({made.round + 1 for made in self.labellings if made.manifest})
+        return [(number, [made for made in self.labellings if made.manifest and made.round + 1 == number])
+                for number in numbers]
+
+    def strangers(self):
+        """Finished stages that do not descend from the checkpoints beside them: a sentence each."""
+        found = []
+        for stage in (stage for stage in self.finished if stage.round):
+            before = {other.arm: other for other in self.finished
+                      if other.round == stage.round - 1 and other.checkpoint_sha256}
+            start, own = stage.fingerprint.get("start"), before.get(stage.arm)
+            teacher = (stage.fingerprint.get("pseudo_labels") or {}).get("checkpoint_sha256")
+            if own and start and start != own.checkpoint_sha256:
+                found.append(f"{stage.name} did not start from the present {own.name}.pt")
+            elif before and teacher and teacher not in {other.checkpoint_sha256 for other in before.values()}:
+                found.append(f"{stage.name} learnt from labels of a checkpoint that is no longer in the run")
+        return found
+
+    def progress(self):
+        """(stages finished, stages planned or 0, seconds left or None): trainings and labellings of the whole chain.
+
+        Seconds are known after the first training of a round. Arms that ran side by side are taken to go on so.
+        """
+        made = [labelling for labelling in self.labellings if labelling.manifest]
+        done, arms = len(self.finished) + len(made), len(self.arms)
+        if self.plan.get("rounds") is None or not arms:
+            return done, 0, None
+        of_rounds = arms * self.plan["rounds"]
+        others = sum(1 for stage in self.stages if stage.arm not in self.arms)
+        due = arms + 2 * of_rounds + others
+        trained = [stage.seconds for stage in self.finished if stage.round and stage.seconds]
+        labelled = [labelling.timing["seconds"] for labelling in made if labelling.timing.get("seconds")]
+        if not trained or not labelled:
+            return done, due, None
+        left = (of_rounds - len(trained)) * statistics.mean(trained)
+        left += (of_rounds - len(made)) * statistics.mean(labelled)
+        lines = [line for stage in self.finished if stage.round for line in stage.metrics]
+        span = max(line["time"] for line in lines) - min(line["time"] for line in lines)
+        side_by_side = min(arms, max(1, (sum(trained) + sum(labelled)) / max(span, 1e-9)))
+        return done, due, max(left, 0) / side_by_side
+
+
+def read_run(folder, exp=None, report=None, unfinished=False, plan=None):
+    """The ``Run`` in ``folder``: one experiment and the stages without a round.
+
+    An experiment is what stands in front of ``__pROUND--ARM``; ``exp`` chooses one where there are several.
+    ``report``: folder with what was counted of the pixels (default: report in the run folder). ``unfinished``: stages
+    that have begun count, too. ``plan``: values of ``Run.plan`` that are given now; the others are those that were
+    given before. Raises ``UserError`` when there is no stage, and for files that are damaged.
+    """
+    folder = Path(folder)
+    report = Path(report or folder / "report")
+    stages = _chosen(_stages(folder, unfinished), folder, exp)
+    if all(stage.round is None for stage in stages) and unfinished:  # outside a chain: each is an arm of its own
+        for stage in stages:
+            stage.arm, stage.round = stage.name, 0
+    experiments = {stage.exp for stage in stages}
+    labellings = [made for made in _labellings(folder) if made.exp in experiments]
+    run = Run(folder, stages, labellings)
+    run.alive = in_use(folder / ".lock") or any(part.running for part in (*stages, *labellings))
+    for number, labellings in run.rounds_of_labels():
+        path = report / f"round-{number}.json"
+        known = read_json(path) if path.is_file() else {}
+        digests = {made.name: made.digest for made in labellings}
+        if (known.get("format"), known.get("labellings")) == (PIXELS_FORMAT, digests):
+            run.looks[number] = known
+        else:
+            run.gone[number] = "not looked at yet"
+    given = {name: value for name, value in (plan or {}).items() if value is not None}
+    if "baseline" in given:
+        _stages(Path(given["baseline"]), False)  # an error for what is no run
+        given["baseline"] = os.path.relpath(given["baseline"], folder)  # both may be moved together
+    run.plan = {**_object(report / "plan.json"), **given}
+    if run.plan.get("baseline"):
+        run.beside = _beside(run, folder / run.plan["baseline"])
+    return run
+
+
+def in_use(lock):
+    """Whether a process holds the lock file; one that was killed does not."""
+    try:
+        with open(lock, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _stages(folder, unfinished):
+    if not folder.is_dir():
+        raise UserError(f"the run folder {folder} is missing; give the output folder of a launcher, such as runs/NAME")
+    found = [_stage(path) for path in sorted(folder.iterdir())
+             if (path / "result.json").is_file() or unfinished and (path / "config.json").is_file()]
+    if not found:
+        what = "stage" if unfinished else "finished stage"
+        raise UserError(f"{folder} holds no {what}; give the output folder of a launcher, such as runs/NAME")
+    return sorted(found, key=lambda stage: (stage.round is None, stage.round or 0, stage.name))
+
+
+def _stage(folder):
+    result = _object(folder / "result.json") or None
+    if result and not isinstance(result.get("miou"), (int, float)):
+        raise UserError(f"{folder / 'result.json'} holds no mIoU; train that stage again")
+    return Stage(folder.name, folder, **_parts(folder.name), result=result, config=_object(folder / "config.json"),
+                 environment=_object(folder / "environment.json"), metrics=_lines(folder / "metrics.jsonl"))
+
+
+def _labellings(folder):
+    found = []
+    for path in sorted(folder.glob("pseudo/*")):
+        parts = _parts(path.name)
+        begun = any((path / name).is_file() for name in ("manifest.json", "predictions.json"))
+        if begun and parts["round"] is not None:
+            found.append(Labelling(path.name, path, **parts, manifest=_object(path / "manifest.json") or None,
+                                   timing=_object(path / "timing.json")))
+    return sorted(found, key=lambda made: (made.round, made.name))
+
+
+def _chosen(stages, folder, exp):
+    known = sorted({stage.exp for stage in stages if stage.exp})
+    with_rounds = sorted({stage.exp for stage in stages if stage.round})
+    if exp is not None and exp not in known:
+        raise UserError(f"{folder} holds no experiment {exp}; it holds {', '.join(known) or 'none'}")
+    if exp is None and len(with_rounds or known) > 1:
+        raise UserError(f"{folder} holds several experiments ({', '.join(with_rounds or known)}); choose one with "
+                        "--exp")
+    chosen = exp or (with_rounds or known or [None])[0]
+    return [stage for stage in stages if stage.exp in (chosen, None)]
+
+
+def _beside(run, folder):
+    """The finished supervised stage of another run folder that saw what the rounds take as labelled, or None."""
+    found = [stage for stage in (_stages(folder, False) if folder.is_dir() else ())
+             if not stage.round and stage.options.get("train_set") == run.split and stage.options.get("state") == 2
+             and (stage.fingerprint.get("dataset") or {}).get("class_names") == run.classes]
+    return min(found, key=lambda stage: (stage.arm in run.arms, stage.name), default=None)
+
+
+def _object(path):
+    """The JSON object in the file, {} without a file."""
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object; it is damaged: delete it and run its stage again")
+    return value
+
+
+def _lines(path):
+    """The JSON lines of the file; one that is cut off or damaged is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int) and "time" in values:
+            found.append(values)
+    return found
+
+
+def _parts(name):
+    match = _NAME.fullmatch(name)
+    return {"exp": match and match["exp"], "round": match and int(match["round"]), "arm": match and match["arm"]}

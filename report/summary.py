@@ -1,0 +1,178 @@
+"""What a run has come to, as plain values of a few kilobytes: stages with their recipes, labellings, the last round.
+
+Kept beside tables (benchmarks/results/runs), it makes them again without the run.
+"""
+
+import statistics
+
+import numpy as np
+
+from report import analysis
+from utils.errors import UserError
+from utils.files import read_json
+
+FORMAT = 1
+_OPTIONS = ("state", "train_set", "epochs", "batch_size_labeled", "batch_size_pseudo", "lr", "weight_decay", "gamma1",
+            "gamma2", "on_student_win", "online", "accumulate", "val_num_steps", "batch_size_labeling", "no_aug")
+_NETWORK = ("backbone", "output_stride", "aspp_branches", "input_format")
+_SPEC = ("crop", "test_size", "test_by", "background", "ignore")
+RECIPE_KEYS = (*_OPTIONS, *_NETWORK, *_SPEC, "dataset", "precision", "classes", "validation_list", "first_weights",
+               "label_ratio", "ple", "beta", "ple_background", "no_conflict_reduction",
+               "previous_statistics")  # all that ``recipe`` may say
+_VERSIONS = ("python", "torch", "torchvision", "numpy", "opencv", "gpu", "processors", "threads", "commit")
+
+
+def summarize(run):
+    """The summary of the finished stages of a ``report.run.Run``: a dict of plain values that JSON keeps."""
+    rows = [_stage_row(stage) for stage in run.finished]
+    names, environment = {row["name"] for row in rows}, run.finished[-1].environment
+    place = run.folder.resolve()
+    return {"format": FORMAT, "run": place.name, "parent": place.parent.name,
+            "dataset": rows[0]["recipe"].get("dataset"), "classes": run.classes,
+            "environment": {name: environment[name] for name in _VERSIONS if environment.get(name) is not None},
+            "stages": rows, "strangers": run.strangers(),
+            "labellings": [_labelling_row(made, run.looks.get(number)) for number, labellings in run.rounds_of_labels()
+                           for made in labellings if made.name in names],
+            "agreement": {str(number): _agreement(look["between"]) for number, look in sorted(run.looks.items())
+                          if look["between"]},
+            "ensemble": _ensemble(run), **outcome(rows)}
+
+
+def read_summary(path):
+    """The summary in a file that ``tools.tables --summary`` wrote. Raises ``UserError`` for any other file."""
+    try:
+        summary = read_json(path)
+        stage_keys = {"name", "round", "arm", "miou", "iou", "checkpoint_sha256", "split", "split_id", "seed", "recipe"}
+        whole = (summary["format"] == FORMAT and isinstance(summary["run"] + summary["parent"], str)
+                 and all(stage_keys <= stage.keys() and isinstance(stage["recipe"], dict)
+                         and isinstance(stage["miou"], (int, float)) for stage in summary["stages"])
+                 and all({"name", "round", "labeled_after", "right_after"} <= row.keys()
+                         for row in summary["labellings"])
+                 and "dataset" in summary)
+    except (UserError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is no summary of a run; give a run folder, or a file that --summary wrote")
+    return summary
+
+
+def recipe(stage):
+    """Every choice that a training's result depends on but the split id, the seeds and where files lie: a flat dict.
+
+    What is off (None, False) is left out, so that recordings of older versions can be compared.
+    """
+    fingerprint, options = stage.fingerprint, stage.options
+    spec, network = fingerprint.get("dataset") or {}, fingerprint.get("network") or options
+    values = {name: source.get(name) for names, source in ((_OPTIONS, options), (_NETWORK, network), (_SPEC, spec))
+              for name in names}
+    values.update(dataset=spec.get("name", stage.config.get("dataset")), precision=fingerprint.get("precision"),
+                  classes=len(spec.get("class_names", ())) or None,
+                  validation_list=((fingerprint.get("lists") or {}).get("validation_names") or "")[:12] or None)
+    if not stage.round:
+        values["first_weights"] = fingerprint.get("start") or "ImageNet's"
+    labels = fingerprint.get("pseudo_labels")
+    if labels:
+        rules = labels.get("rules") or {}
+        values.update(label_ratio=rules.get("ratio"), ple=bool(labels.get("previous")))
+        if values["ple"]:
+            values.update(beta=rules.get("beta"), ple_background=rules.get("background"),
+                          no_conflict_reduction=rules.get("conflict_reduction") is False,
+                          previous_statistics=rules.get("previous_statistics"))
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def method_of(stages):
+    """The name of the method whose stages (rows of a summary) these are."""
+    recipes = [row["recipe"] for row in stages if row["round"]]
+    if any("online" in recipe for recipe in recipes):
+        return "online"
+    if len({row["arm"] for row in stages}) == 1:
+        name = "DST" if any(recipe.get("gamma1") or recipe.get("gamma2") for recipe in recipes) else "CBST"
+    else:
+        name = next((recipe["on_student_win"] for recipe in recipes if "on_student_win" in recipe), "DMT")
+    if any("ple" in recipe for recipe in recipes):
+        name += "+PLE"
+        if any("no_conflict_reduction" in recipe for recipe in recipes):
+            name += " without conflict reduction"
+        if any(recipe.get("previous_statistics") == "batch" for recipe in recipes):
+            name += " with batch statistics"
+    return name
+
+
+def outcome(rows):
+    """The last round's arms, and the supervised baseline: an arm with a round 0 alone, in a run that has rounds.
+
+    ``rows`` are the stages of a summary. Keys: rounds, final, baseline, gain.
+    """
+    named = [row for row in rows if row["round"] is not None]
+    last = max((row["round"] for row in named), default=0)
+    if not last:
+        return {"rounds": 0, "final": None, "baseline": None, "gain": None}
+    final = [row for row in named if row["round"] == last]
+    arms = {row["arm"] for row in named if row["round"]}
+    baseline = next((row for row in named if row["arm"] not in arms), None)
+    mean, best = statistics.mean(row["miou"] for row in final), max(final, key=lambda row: row["miou"])
+    steps = {arm: sum(row["steps"] or 0 for row in named if row["arm"] == arm) for arm in sorted(arms)}
+    return {"rounds": last,
+            "final": {"mean": mean, "best": best["miou"], "best_stage": best["name"], "steps": steps},
+            "baseline": baseline and {"miou": baseline["miou"], "stage": baseline["name"], "steps": baseline["steps"]},
+            "gain": mean - baseline["miou"] if baseline else None}
+
+
+def _ensemble(run):
+    """mIoU of both arms of the last round together (a fraction), where ``main.py --state=3`` has tested them, or None.
+
+    It counts where the test was of just these checkpoints, under the papers' protocol: one scale, no flip.
+    """
+    wanted = {stage.checkpoint_sha256 for stage in run.finals}
+    for path in sorted(run.folder.glob("*-test.json")):
+        try:
+            test = read_json(path)
+            protocol, results = test["protocol"], test["results"]
+            tested = {network["sha256"] for network in test["networks"].values()}
+            if (tested == wanted and len(results) == 3
+                    and (protocol["kind"], protocol["scales"], protocol["flip"]) == ("papers", [1.0], False)):
+                return next(result["miou"] for name, result in results.items() if "+" in name)
+        except (KeyError, TypeError, AttributeError):  # some other file of that name
+            continue
+    return None
+
+
+def _stage_row(stage):
+    end = next(iter(reversed(stage.lines("end"))), {})
+    split, split_id = (stage.options.get(name) for name in ("train_set", "sets_id"))
+    return {"name": stage.name, "round": stage.round, "arm": stage.arm, "miou": stage.miou, "iou": stage.iou,
+            "step": stage.result.get("step"), "steps": stage.steps,
+            "seconds": None if stage.seconds is None else round(stage.seconds, 1),
+            "peak_memory_mb": end.get("peak_memory_mb"), "gpu_peak_memory_mb": end.get("gpu_peak_memory_mb"),
+            "checkpoint_sha256": stage.checkpoint_sha256, "split": None if split is None else str(split),
+            "split_id": None if split_id is None else str(split_id), "seed": stage.options.get("seed"),
+            "recipe": recipe(stage)}
+
+
+def _labelling_row(made, look):
+    manifest, shares = made.manifest, made.manifest["labeled_share"]
+    row = {"name": made.name, "round": made.round, "arm": made.arm, "ratio": manifest["rules"]["ratio"],
+           "enhanced": made.enhanced, "images": manifest["images"], "labeled_before": shares["before"],
+           "labeled_after": shares["after"], "changed": shares["changed"], "seconds": made.timing.get("seconds"),
+           "right_before": None, "right_after": None}
+    if look and made.arm in look["arms"]:
+        arm = look["arms"][made.arm]
+        row.update({f"right_{when}": _number(analysis.share(sum(arm[when]["right"]), sum(arm[when]["compared"])))
+                    for when in ("before", "after")}, looked_at=look["images"])
+        if arm["changes"] is not None:
+            pixels = int(np.sum(arm["changes"]))
+            row["outcomes"] = {name: count / pixels for name, count in analysis.outcomes(arm["changes"]).items()}
+        if arm["memory"] is not None:
+            memory = np.sum(arm["memory"], axis=0)
+            row.update(forgotten=_number(analysis.forgotten(memory)), learnt=_number(analysis.learnt(memory)))
+    return row
+
+
+def _agreement(between):
+    return _number(analysis.share(sum(between["same"]), sum(between["first"])))
+
+
+def _number(value):
+    """A float for JSON: None instead of NaN."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,322 @@
+"""Tables over runs: mean and deviation over the split ids, beside the published numbers.
+
+An entry is the number of one method in one run; entries of one dataset, split, method and arms make a row.
+"""
+
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from report import analysis
+from report.summary import RECIPE_KEYS, method_of
+from utils.errors import UserError
+
+MEASURES = {
+    "miou": "mIoU", "ensemble": "both together", "forgetting": "forgetting", "forgotten": "pixels forgotten",
+    "accuracy": "labels right", "coverage": "labelled", "agreement": "arms agree"}
+_ORACLE, _SUPERVISED = "oracle", "supervised"
+_METHODS = (_SUPERVISED, "CBST", "DST", "online", "naive", "flip", "DMT", "DMT+PLE")  # the order of the rows
+_ROW = ["dataset", "split", "method", "arms"]
+_NOTES = {
+    "ensemble": "both together: mIoU of the ensemble of both arms, as main.py --state=3 --second-arm tested it under "
+                "the papers' protocol.",
+    "forgetting": "forgetting: best earlier IoU minus final IoU, mean over classes and arms, in points; below zero: "
+                  "better than ever.",
+    "forgotten": "pixels forgotten: of the unlabelled pixels right after a round, those wrong after the next, in "
+                 "percent; mean over rounds and arms.",
+    "accuracy": "labels right: of the pseudo-labelled pixels of the last round, in percent.",
+    "coverage": "labelled: share of the pixels with a pseudo label in the last round, in percent.",
+    "agreement": "arms agree: pixels that both arms predict alike before the last round, in percent."}
+
+
+def table(runs, style="md", arm="mean", measures=None, by=(), against=None, methods=None):
+    """The table of ``runs``, pairs (name for messages, summary), as text in the style md, latex or csv, with its notes.
+
+    ``arm``: what counts for a run: mean, best, or the name of an arm. ``by``: keys of the recipe whose values make rows
+    of their own. ``against``: the method that a column of differences refers to. Raises ``UserError``.
+    """
+    found = pd.DataFrame([entry for name, summary in runs for entry in entries_of(summary, name, arm)])
+    if found.empty:
+        raise UserError(f"{runs[0][0]} holds no result for a table: neither rounds nor supervised stages")
+    measures = measures or ["miou"] + ["ensemble"] * int(found.ensemble.notna().any())
+    rows = group(found, by)
+    names = sorted(set(rows.method))
+    if against and against not in names:
+        raise UserError(f"--against {against}: there is no such row; the rows are {', '.join(names)}")
+    if against:
+        rows["over"] = _differences(rows, against)
+    if methods:
+        plain = rows.method.str.split(r" \(|, ", regex=True).str[0]
+        for name in methods:
+            if name not in set(plain):
+                raise UserError(f"--methods {name}: there is no such row; the rows are {', '.join(sorted(set(plain)))}")
+        rows = rows[plain.isin(methods)]
+    numbers = _numbers(rows, measures, against)
+    if style == "csv":
+        return numbers.drop(columns="backbones").to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    shown = _shown(numbers, measures, arm, against, style)
+    notes = "".join(f"\n{'% ' if style == 'latex' else ''}{note}\n" for note in _notes(numbers, measures, arm, against))
+    return (_latex(shown) if style == "latex" else markdown(shown)) + notes
+
+
+# --- from runs to entries -----------------------------------------------------------------------------------------
+
+
+def entries_of(summary, run, arm="mean"):
+    """What a run adds to the table: its method, its supervised baseline, its oracle. A list of dicts.
+
+    Raises ``UserError`` for a run whose stages do not belong together, and for an ``arm`` that it has not.
+    """
+    if summary.get("strangers"):
+        raise UserError(f"the stages of {run} do not belong together: {summary['strangers'][0]}; start its launcher "
+                        "again, which does anew what no longer fits")
+    rounds = [row for row in summary["stages"] if row["round"] is not None]
+    last = max((row["round"] for row in rounds), default=0)
+    arms = {row["arm"] for row in rounds if row["round"]}
+    zero = [row for row in rounds if row["round"] == 0]
+    alone = [row for row in zero if row["arm"] not in arms]
+    found = []
+    if last:
+        final = [row for row in rounds if row["round"] == last]
+        stages = [row for row in rounds if row["arm"] in {row["arm"] for row in final}]
+        found.append(_entry(summary, run, method_of(stages), final, stages, arm))
+        split = next(row["split"] for row in rounds if row["round"])
+        if not alone and all(row["split"] == split for row in zero):
+            found.append(_entry(summary, run, _SUPERVISED, zero, zero, arm))
+    several = not last and len(alone) > 1
+    found += [_entry(summary, run, _SUPERVISED + (f" ({row['arm']})" if several else ""), [row], [row], "mean")
+              for row in alone]
+    for row in (row for row in summary["stages"] if row["round"] is None and row["recipe"].get("state") == 2):
+        method = _ORACLE if row["split"] == "1" else _SUPERVISED
+        found.append(_entry(summary, run, method, [row], [row], "mean"))
+    return found
+
+
+def _entry(summary, run, method, final, stages, arm):
+    of_arms = {row["arm"] or row["name"]: 100 * row["miou"] for row in final}
+    if arm not in ("mean", "best") and arm not in of_arms:
+        raise UserError(f"{run} has no arm {arm} in its last round; it has {', '.join(sorted(of_arms))}")
+    rounds = any(row["round"] for row in stages)  # what a baseline labels for others' rounds is no result of its own
+    labels = [row for row in summary["labellings"] if rounds and row["name"] in {stage["name"] for stage in stages}]
+    last = max((row["round"] for row in labels), default=None)
+    used = [row for row in labels if row["round"] == last]
+    return {
+        "dataset": str(summary["dataset"]), "split": final[0]["split"] or "-", "method": method,
+        "arms": tuple(sorted(of_arms)), "of_arms": of_arms, "run": run, "parent": summary["parent"],
+        "split_id": str(summary["stages"][0]["split_id"]), "seeds": tuple(row["seed"] for row in final),
+        "enhanced": any("ple" in row["recipe"] for row in summary["stages"]),
+        "identity": frozenset(tuple(row[key] for key in ("name", "checkpoint_sha256", "miou", "split_id", "seed"))
+                              for row in final),
+        "recipe": {f"the stage {row['name']}" if row["round"] is None else f"round {row['round']} of arm {row['arm']}":
+                   row["recipe"] for row in stages},
+        "miou": {"mean": statistics.mean(of_arms.values()), "best": max(of_arms.values())}.get(arm, of_arms.get(arm)),
+        "ensemble": _mean([summary.get("ensemble")]) if rounds else np.nan, "forgetting": _forgetting(stages),
+        "forgotten": _mean([row["forgotten"] for row in labels if "forgotten" in row]),
+        "accuracy": _mean([row["right_after"] for row in used]),
+        "coverage": _mean([row["labeled_after"] for row in used]),
+        "agreement": _mean([summary.get("agreement", {}).get(str(last + 1))]) if labels else np.nan}
+
+
+def _forgetting(stages):
+    """Mean over arms and classes of best earlier IoU minus final IoU, in points."""
+    finals = []
+    for arm in {row["arm"] for row in stages}:
+        iou = [row["iou"] for row in sorted(stages, key=lambda row: row["round"] or 0) if row["arm"] == arm]
+        if len(iou) < 2 or None in iou:
+            return np.nan
+        finals.append(float(np.nanmean(analysis.forgetting(iou)[-1])))
+    return _mean(finals)
+
+
+def _mean(values):
+    """Mean of shares in percent; NaN where there are none or one is missing."""
+    return np.nan if not values or None in values else 100 * statistics.mean(values)
+
+
+# --- from entries to rows -----------------------------------------------------------------------------------------
+
+
+def group(found, by=()):
+    """The entries (a frame) in the order of the table's rows, without those that would count twice.
+
+    ``by`` are keys of the recipe each value of which makes a row. The same training met twice (rows of an ablation
+    share their baseline) counts once, and a baseline that has a run of its own is not repeated with other arms.
+    Raises ``UserError`` for entries of one row whose recipes differ.
+    """
+    for key in (by := [key.replace("-", "_") for key in by]):
+        if key not in RECIPE_KEYS:
+            raise UserError(f"--by {key}: recipes have no such key; they have {', '.join(RECIPE_KEYS)}")
+    found = found[[not _of_another_recipe(entry, found) for _, entry in found.iterrows()]]
+    alone = list(found.identity[found.method.str.startswith(_SUPERVISED)])
+    named = set(found.identity[found.method.str.startswith(f"{_SUPERVISED} (")])
+    again = [method == _SUPERVISED and (identity in named or any(other < identity for other in alone))
+             for method, identity in zip(found.method, found.identity)]
+    found = found[~np.array(again, bool)].copy()
+    for key in by:
+        values = found.recipe.map(lambda recipe, key=key: _values(recipe, key))
+        varies = values.groupby(found.method.str.split(", ").str[0]).transform("nunique") > 1
+        found.loc[varies, "method"] += f", {key.replace('_', ' ')} " + values
+    found = found.drop_duplicates([*_ROW, "identity"])
+    for _, row in found.groupby(_ROW, sort=False):
+        for _, other in row.iloc[1:].iterrows():
+            _check_same_recipe(row.iloc[0], other)
+        for _, twins in row.groupby(["parent", "split_id", "seeds"]):
+            if len(twins) > 1:
+                print(f"note: {twins.run.iloc[0]} and {twins.run.iloc[1]} have the same split id and seeds, and both "
+                      f"count in {row.method.iloc[0]} on {row.dataset.iloc[0]} {row.split.iloc[0]}", file=sys.stderr)
+    return found.iloc[sorted(range(len(found)), key=lambda place: _order(*found.iloc[place][_ROW]))]
+
+
+def _of_another_recipe(entry, found):
+    """Whether a baseline is that of DMT+PLE alone, and another one lies beside it: on Cityscapes the published one."""
+    if entry.method != _SUPERVISED or not entry.enhanced:
+        return False
+    pair = ["parent", "dataset", "split_id", "split", "method"]
+    others = found[(found[pair] == entry[pair]).all(axis=1) & ~found.enhanced]
+    return any(other[place] != entry.recipe[place] for other in others.recipe
+               for place in other.keys() & entry.recipe.keys())
+
+
+def _values(recipe, key):
+    """The values of a key in the rounds, where there are any: round 0 has numbers of its own."""
+    recipes = [one for place, one in recipe.items() if not place.startswith("round 0")] or recipe.values()
+    found = {one[key] if isinstance(one[key], float) else str(one[key]) for one in recipes if key in one}
+    return "/".join(sorted(f"{value:g}" if isinstance(value, float) else value for value in found)) or "none"
+
+
+def _check_same_recipe(first, second):
+    for place in [*first.recipe, *(place for place in second.recipe if place not in first.recipe)]:
+        one, other = first.recipe.get(place), second.recipe.get(place)
+        if one is None or other is None:
+            without = second if other is None else first
+            raise UserError(f"{first.run} and {second.run} are not of one recipe: {without.run} has no {place}; "
+                            "average only runs of one recipe")
+        for key in [*one, *(key for key in other if key not in one)]:
+            if one.get(key) != other.get(key):
+                values = ["off" if recipe.get(key) is None else recipe[key] for recipe in (one, other)]
+                raise UserError(
+                    f"{first.run} and {second.run} are not of one recipe: in {place}, {key.replace('_', ' ')} is "
+                    f"{values[0]} in the first and {values[1]} in the second; average only runs of one recipe, or give "
+                    f"--by {key} for a row each")
+
+
+def _order(dataset, split, method, arms):
+    number = float(split.partition("-")[0]) if re.fullmatch(r"\d+(-[lr])?", split) else 0
+    base = re.split(r"[ ,]", method)[0]
+    place = _METHODS.index(base) if base in _METHODS else len(_METHODS)
+    return dataset, -number, split, place, [(0, float(part), "") if re.fullmatch(r"[\d.]+", part) else (1, 0.0, part)
+                                            for part in re.split(r"[ ,/]+", method)], arms
+
+
+def _differences(rows, against):
+    """mIoU minus that of the run of ``against`` of the same split id and folder (as ablations of one seed are)."""
+    pair = ["parent", "dataset", "split_id"]
+    of = rows[rows.method == against].drop_duplicates(pair, keep=False).set_index(pair).miou
+    differences = rows.miou.to_numpy() - of.reindex(pd.MultiIndex.from_frame(rows[pair])).to_numpy()
+    return np.where(rows.method == against, np.nan, differences)
+
+
+def published():
+    """The published numbers, as ``published.yaml`` has them."""
+    return yaml.safe_load((Path(__file__).parent / "published.yaml").read_text(encoding="utf-8"))
+
+
+def _numbers(rows, measures, against):
+    """One line a row, every number in a column of its own: mean and sample deviation; NaN where one is missing."""
+    results, lines = published()["results"], []
+    for key, row in rows.groupby(_ROW, sort=False):
+        dataset, split, method, arms = key
+        line = {"dataset": dataset, "split": split, "method": method, "arms": " ".join(arms), "runs": len(row),
+                "split_ids": " ".join(sorted(set(row.split_id)))}
+        columns = {name: row[name] for name in measures}
+        columns.update({f"arm{place}": row.of_arms.str[arm] for place, arm in enumerate(arms, start=1)})
+        columns.update({"over": row.over} if against else {})
+        for name, values in columns.items():
+            line[f"{name}_mean"] = statistics.mean(values) if values.notna().all() else np.nan
+            line[f"{name}_sd"] = values.std(skipna=False)
+        plain = re.split(r" \(|, ", method)[0]
+        of = {_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"}.get(plain, plain)
+        value = results.get(dataset, {}).get(split, {}).get(of) if "miou" in measures else None
+        line.update(published=value, published_of=of if value else None,
+                    difference=line["miou_mean"] - value if value else None,
+                    backbones={stage["backbone"] for recipe in row.recipe for stage in recipe.values()
+                               if stage.get("backbone", "resnet101") != "resnet101"})
+        lines.append(line)
+    numbers = pd.DataFrame(lines)
+    last = ["over_mean", "over_sd"] * bool(against) + ["published", "published_of", "difference", "backbones"]
+    return numbers[[*numbers.columns.drop(last), *last]].astype({"published": float, "difference": float})
+
+
+# --- from rows to text --------------------------------------------------------------------------------------------
+
+
+def _shown(numbers, measures, arm, against, style):
+    """The frame of texts that a table shows."""
+    plus_minus = r" \pm " if style == "latex" else " ± "
+
+    def spread(row, name, sign=""):
+        mean, deviation = row[f"{name}_mean"], row.get(f"{name}_sd")
+        if pd.isna(mean):
+            return "-"
+        text = f"{mean:{sign}.2f}" + ("" if pd.isna(deviation) else f"{plus_minus}{deviation:.2f}")
+        return f"${text}$" if style == "latex" else text
+
+    escaped = _escaped if style == "latex" else str
+    shown = pd.DataFrame({"data": numbers.dataset.map(escaped), "split": numbers.split.map(escaped),
+                          "method": numbers.method.map(escaped)})
+    for name in measures:
+        shown[MEASURES[name]] = [spread(row, name) for _, row in numbers.iterrows()]
+    if arm == "mean" and set(measures) <= {"miou", "ensemble"}:  # not where the table is about something else
+        shown["arms"] = [", ".join(f"{escaped(name)} {spread(row, f'arm{place}')}"
+                                   for place, name in enumerate(row.arms.split(), start=1))
+                         for _, row in numbers.iterrows()]
+    shown["runs"], shown["split ids"] = numbers.runs.astype(str), numbers.split_ids.str.replace(" ", ", ")
+    if against:
+        shown[f"over {escaped(against)}"] = [spread(row, "over", "+") for _, row in numbers.iterrows()]
+    if numbers.published.notna().any():
+        beside = np.where(numbers.method.str.startswith("DMT+PLE"), " (DMT)", "")
+        shown["published"] = ["-" if pd.isna(value) else f"{value:.2f}{note}"
+                              for value, note in zip(numbers.published, beside)]
+        shown["difference"] = [spread({"d_mean": value}, "d", "+") for value in numbers.difference]
+    return shown
+
+
+def markdown(shown):
+    """A frame of texts as a Markdown table."""
+    rule = "|" + "|".join("---" if name in ("data", "method", "arms") else "--:" for name in shown.columns) + "|"
+    head, *lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+                    for row in [list(shown.columns), *shown.itertuples(index=False)]]
+    return "\n".join([head, rule, *lines]) + "\n"
+
+
+def _latex(shown):
+    columns = "".join("l" if name in ("data", "method", "arms") else "r" for name in shown.columns)
+    return shown.to_latex(index=False, column_format=columns, escape=False)
+
+
+def _escaped(text):
+    return re.sub(r"[&%#_{}$]", lambda found: "\\" + found[0], text)
+
+
+def _notes(numbers, measures, arm, against):
+    of = {"mean": "the mean over both arms", "best": "the better arm"}.get(arm, f"arm {arm}")
+    notes = [f"mIoU: percent, best validation of the last round, {of}; mean ± sample standard deviation (n - 1) over "
+             "the runs."]
+    if against:
+        notes.append(f"over {against}: mean ± deviation of the differences within pairs of runs of one split id and "
+                     "folder.")
+    beside = numbers[numbers.published.notna()]
+    if len(beside):
+        notes.append("published: Feng et al. 2022, means over three split ids, DeepLab-v2 with ResNet-101. The PLE "
+                     f"paper states up to {published()['ple_gain']} points above DMT; DMT+PLE stands beside "
+                     "DMT's number.")
+        others = sorted(set().union(*beside.backbones))
+        if others:
+            notes.append(f"These runs have another network ({', '.join(others)}); the published numbers do not "
+                         "compare.")
+    return notes + [_NOTES[name] for name in measures if name in _NOTES]

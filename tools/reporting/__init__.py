@@ -1,1 +1,0 @@
-"""The parts of the report: numbers of a round, charts, pictures, and the page."""
