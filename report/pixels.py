@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from data import images, transforms
-from data.lists import unlabeled_names
+from data.lists import names_digest, unlabeled_names
 from data.specs import UNLABELED, load_spec, resolve_root
 from data.store import PseudoLabelStore
-from dmt.labeling import stored_prediction
-from dmt.thresholds import apply_thresholds, codes_of_thresholds
+from dmt.labeling import stored_predictions
+from dmt.thresholds import apply_thresholds
 from report import analysis
 from report.run import PIXELS_FORMAT
 from utils.errors import UserError
@@ -99,29 +99,29 @@ class Labels:
     def __init__(self, labelling, data, earlier=None):
         self.arm, self.manifest, self.store = labelling.arm, labelling.manifest, PseudoLabelStore(labelling.folder)
         self.test_size = tuple(self.manifest["test_size"])
-        self.codes = codes_of_thresholds(np.asarray(self.manifest["thresholds"], np.float32))
+        self.thresholds = torch.tensor(self.manifest["thresholds"])
         self.names = data.unlabeled(self.manifest)
-        self.store.check_split(data.spec.name, self.manifest["split"], self.manifest["split_id"], self.names)
+        if (data.spec.name, names_digest(self.names)) != (self.manifest["dataset"], self.manifest["names_sha256"]):
+            raise UserError(f"the pseudo labels in {labelling.folder} are of other images than the dataset has now; give the "
+                            "dataset and the lists that the run was made with (--dataset, --data-root)")
         if not self.store.label_path(self.names[0]).is_file():
             raise Gone(f"the labels in {labelling.folder} were removed after they had served")
         self.predictions = self.store.logits_path(self.names[0]).is_file()
-        # The labelling of the round before holds the previous network's predictions; one made apart holds them itself.
-        places = [labelling.folder / "previous", *([earlier.folder] if earlier else [])]
-        stores = map(PseudoLabelStore, places)
-        self.earlier = next((store for store in stores if store.logits_path(self.names[0]).is_file()), None)
+        store = PseudoLabelStore(earlier.folder) if earlier else None  # holds the previous network's predictions
+        self.earlier = store if store and store.logits_path(self.names[0]).is_file() else None
 
     def predicted(self, name):
         """(classes (H, W) uint8 that the network predicts, label by thresholds alone) of an image."""
-        classes, codes = stored_prediction(self.store, name, self.test_size)
-        return classes, apply_thresholds(classes, codes, self.codes)
+        (classes, confidences), = stored_predictions(self.store, [name], self.test_size)
+        return classes.numpy(), apply_thresholds(classes, confidences, self.thresholds).numpy()
 
     def label(self, name):
         """(label (H, W) uint8 with 255 = ignored, grey confidence (H, W) uint8) of an image."""
-        return self.store.read_pseudo_label(name)
+        return self.store.read_label(name)
 
     def predicted_earlier(self, name):
         """Classes (H, W) that the arm's network of the round before predicts, or None."""
-        return stored_prediction(self.earlier, name, self.test_size)[0] if self.earlier else None
+        return stored_predictions(self.earlier, [name], self.test_size)[0][0].numpy() if self.earlier else None
 
     def truth(self, data, name, shape):
         """The mask of an image, 255 where it is unknown. Raises ``UserError`` where it has another ``shape``."""

@@ -59,8 +59,8 @@ def thresholded(run, stage, name):
     """(predicted classes, label by thresholds alone), from the stored logits with torch's own softmax."""
     import torch
     manifest = json.loads((run / "pseudo" / stage / "manifest.json").read_text())
-    stored = PseudoLabelStore(run / "pseudo" / stage).read_logits(name)
-    logits, size = -torch.from_numpy(stored.steps.astype(np.float32)) / 2048, stored.size
+    steps, size = PseudoLabelStore(run / "pseudo" / stage).read_logits(name)
+    logits = -torch.from_numpy(steps.astype(np.float32)) / 2048
     grown = [(points - 1) * 8 + 1 for points in logits.shape[1:]]  # of the test size, 65, what covers the image
     grown = torch.nn.functional.interpolate(logits[None], grown, mode="bilinear", align_corners=True)
     confidence, classes = grown.softmax(1)[0, :, : size[0], : size[1]].max(0)
