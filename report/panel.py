@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from data.datasets import WholeImages, collate_whole
 from data.specs import UNLABELED
 from dmt.arms import load_arm
-from dmt.prediction import classify, covering
+from dmt.prediction import classify
 from report.pixels import NO_LABEL, Labels, colors, evenly_spaced
 from utils.errors import UserError
 from utils.precision import Precision
@@ -54,10 +54,7 @@ def predictions(checkpoint, data, names, test_size):
     result = []
     with torch.inference_mode():
         for batch, _, _, sizes in DataLoader(dataset, batch_size=4, collate_fn=collate_whole):
-            for logits, size in zip(arm.logits(batch), sizes):
-                (rows, columns), _ = covering(size, test_size, logits.shape[1:])
-                classes = classify(logits[:, :rows, :columns], size, test_size, logits.shape[1:])
-                result.append(classes.numpy().astype(np.uint8))
+            result += [classes.numpy() for classes, _ in classify(arm.logits(batch), sizes, test_size)]
     return result
 
 

@@ -326,7 +326,7 @@ def _labellings(folder):
     found = []
     for path in sorted(folder.glob("pseudo/*")):
         parts = _parts(path.name)
-        begun = any((path / name).is_file() for name in ("manifest.json", "predictions.json"))
+        begun = any((path / name).is_file() for name in ("manifest.json", "logits.json"))
         if begun and parts["round"] is not None:
             found.append(Labelling(path.name, path, **parts, manifest=_object(path / "manifest.json") or None,
                                    timing=_object(path / "timing.json")))

@@ -189,7 +189,7 @@ def errors_of(done):
 def test_several_processes_label_as_one(lines, alone, tmp_path):
     done = torchrun(2, "main.py", *lines(tmp_path)[0])
     assert done.returncode == 0 and done.stdout.count("labelled 17 images in") == 1, done.stderr
-    expected = [path for path in (alone / "pseudo" / "1").rglob("*") if path.suffix in (".png", ".steps", ".json")
+    expected = [path for path in (alone / "pseudo" / "1").rglob("*") if path.suffix in (".png", ".npz", ".json")
                 and path.name != "timing.json"]
     assert len(expected) == 3 * 17 + 2
     for path in expected:
