@@ -160,7 +160,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     if processes.size == 1:
         machine.ready(model)
     else:
-        model.synchronize()
+        batch_norm.synchronize(model)
 
     def begin():
         state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None

@@ -102,13 +102,6 @@ class DeepLabV2(nn.Module):
             return iter([net])
         return itertools.chain(net.layer1, net.layer2, net.layer3, net.layer4)
 
-    def synchronize(self):
-        """Let batch normalization be over the batches of all processes, of which each has a GPU, in place."""
-        if isinstance(self.backbone, Encoder):
-            self.backbone.synchronize()
-        else:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.backbone)
-
     def compile_blocks(self, backend="inductor"):
         """Let torch.compile fuse what follows each convolution, within every block; returns the network.
 

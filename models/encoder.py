@@ -80,11 +80,6 @@ class Encoder(nn.Module):
         features = self.network(images)[-1]
         return features.permute(0, 3, 1, 2) if self._found.channels_last else features
 
-    def synchronize(self):
-        """Let batch normalization be over the batches of all processes, in place; what timm fuses with it stays."""
-        from timm.layers import convert_sync_batchnorm
-        self.network = convert_sync_batchnorm(self.network)
-
     def load(self, source=None):
         """Load timm's own weights (``source`` None: downloaded, or from its cache), or those in the file ``source``.
 

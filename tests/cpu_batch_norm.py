@@ -1,24 +1,29 @@
 """Batch normalization over the batch of several CPU processes, which torch has for GPUs alone: for the tests."""
 
+import timm.layers
 import torch
 import torch.distributed as dist
 from torch import nn
 
 
 def over_gloo():
-    """Let torch's ``SyncBatchNorm.convert_sync_batchnorm`` make modules that compute on a CPU from now on."""
-    nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(_converted)
+    """Let timm's ``convert_sync_batchnorm`` make modules that compute on a CPU from now on."""
+    timm.layers.convert_sync_batchnorm = converted
 
 
-def _converted(model):
+def converted(model):
     for name, module in model.named_children():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             own = CPUBatchNorm(module.num_features, module.eps, module.momentum, device="meta")
             own._parameters.update(module._parameters)
             own._buffers.update(module._buffers)
+            own.train(module.training)
+            if hasattr(module, "act"):  # timm's BatchNormAct2d: dropout and activation follow
+                own.drop, own.act = module.drop, module.act
+                own.register_forward_hook(lambda norm, _, normalized: norm.act(norm.drop(normalized)))
             setattr(model, name, own)
         else:
-            _converted(module)
+            converted(module)
     return model
 
 

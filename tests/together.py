@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from tests.cpu_batch_norm import over_gloo  # noqa: E402
+from tests.cpu_batch_norm import converted, over_gloo  # noqa: E402
 from utils.distributed import Processes  # noqa: E402
 from utils.options import parse_options  # noqa: E402
 
@@ -49,7 +49,7 @@ def batch_norm(processes, path):
         torch.nn.init.uniform_(whole[0].bias)
         part = torch.nn.Sequential(torch.nn.BatchNorm2d(6))
         part.load_state_dict(whole.state_dict())
-        part = torch.nn.SyncBatchNorm.convert_sync_batchnorm(part)
+        part = converted(part)
         x = torch.randn(sum(sizes), 6, 5, 7) * 3 + 50  # far from zero: sums of squares would cancel
         gradient = torch.randn_like(x)
         own = slice(sum(sizes[: processes.rank]), sum(sizes[: processes.rank + 1]))
