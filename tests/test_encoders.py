@@ -87,8 +87,7 @@ def test_no_stage_needs_an_option_and_a_wrong_one_is_refused(chain, command):
 def test_a_stopped_training_ends_with_the_same_bits(chain, command, monkeypatch):
     from dmt.training import Trainer
     _, out, common = chain
-    line = ["--exp-name=b2", *(["--continue-from=a.pt", "--epochs=1", "--batch-size-pseudo=5", "--accumulate=2", "--gamma1=5",
-                                "--gamma2=5"]), *common]
+    line = ["--exp-name=b2", *MUTUAL, *common]
     learn, done = Trainer.step, []
 
     def stopped(trainer, *batch):
