@@ -146,34 +146,30 @@ class Job:
 
     def test(self):
         """Test --continue-from, and the other arm and their ensemble if there is one: a table, and the same as JSON."""
-        from dmt import testing
-        from dmt.arms import check_test_size, common_sides, load_arm
-        from dmt.protocol import choose_protocol
+        from predict import load, test
         from utils.files import make_folder
 
         options, spec, machine = self.options, self.spec, self.machine
-        files = [(self._checkpoint("continue_from"), options.coco)]
+        files, coco = [self._checkpoint("continue_from")], [bool(options.coco)]
         if options.second_arm:
-            files.append((self._checkpoint("second_arm"), options.second_coco))
-        name = "+".join(path.stem for path, _ in files)
+            files.append(self._checkpoint("second_arm"))
+            coco.append(options.second_coco)
+        name = "+".join(path.stem for path in files)
         result = Path(options.json or Path(options.output_dir) / f"{name}-test.json").expanduser()
         if result.is_dir():
             raise UserError(f"--json {result} is a folder; give the name of a file")
-        arms = [load_arm(path, machine.device, machine.precision, spec, bool(coco), options.aspp_branches or 2)
-                for path, coco in files]
-        protocol = choose_protocol(options.protocol, spec.test_size, spec.test_by, options.window or spec.crop,
-                                   options.stride, options.scales, options.flip, *common_sides(arms))
-        if protocol.kind == "papers":  # the other protocols' batches have sizes of their own
-            check_test_size(arms, spec.test_size)
-            for arm in arms:
-                self._parts(0, arm.description)
+        network = load(*files, dataset=spec, coco=coco, aspp_branches=options.aspp_branches or 2, device=machine.device,
+                       precision=machine.precision, protocol=options.protocol, test_size=spec.test_size,
+                       test_by=spec.test_by, window=options.window or spec.crop, stride=options.stride,
+                       scales=options.scales, flip=options.flip)
+        for member in network.members if options.protocol == "papers" else ():  # others' batches have sizes of their own
+            self._parts(0, member.description)
         machine.processes.first(make_folder, result.parent)
         names = self.data.validation(options.valtiny)
-        print(testing.headline(arms, protocol), flush=True)
-        matrices = testing.test(self.data, names, arms, protocol, machine)
-        print(testing.table(spec.class_names, matrices))
-        machine.processes.first(
-            lambda: testing.write_results(result, self.data, names, arms, protocol, matrices))
+        print(test.headline(network), flush=True)
+        matrices = test.test(self.data, names, network, machine)
+        print(test.table(spec.class_names, matrices))
+        machine.processes.first(lambda: test.write_results(result, self.data, names, network, matrices))
         print(f"written to {result}")
 
     def check(self, stages):

@@ -29,7 +29,7 @@ def whole_files(folder):
     from data.lists import read_list
     from data.specs import BUILT_IN, load_spec
     from data.store import Prediction, PseudoLabelStore
-    from models.exported import OnnxNetwork
+    from predict.onnx import OnnxNetwork
     from utils.checkpoints import load, load_sealed, save_safetensors, save_sealed
     from utils.files import read_sealed_json, write_sealed_json
 

@@ -77,13 +77,6 @@ def dequantize(steps):
     return steps.float().mul_(-LOGIT_STEP)
 
 
-def pixel_logits(logits, size, test_size, map_size):
-    """Logits (C, *size) float32 of the pixels of an image, from the part of its map that covers it."""
-    _, grown = covering(size, test_size, map_size)
-    # A map in channels_last order would be upsampled in that order, and reductions over the classes are slower there.
-    return upsample(logits[None].contiguous(), grown)[0, :, : size[0], : size[1]]
-
-
 def classify(logits, sizes, test_size):
     """What the logits (N, C, h, w) of a batch say of its images: a list of pairs for the images of ``sizes``.
 

@@ -35,7 +35,7 @@ def _or_none(test):
     return lambda value: value is None or test(value)
 
 
-def _number(value):
+def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -50,12 +50,12 @@ def _plain(value):
         return False
 
 
-_VALID = {  # key -> whether a value can be meant
+VALID = {  # key -> whether a value can be meant
     "backbone": lambda value: _text(value) and (value in BACKBONES or value.startswith(PREFIX)),
     "output_stride": _whole(1, 256),
     "aspp_branches": lambda value: _whole(2, 4)(value) and value != 3,
     "input_format": lambda value: _text(value) and (value in INPUT_FORMATS or value == OWN),
-    "mean": _several(_number, 3, 3), "std": _several(lambda value: _number(value) and value > 0, 3, 3),
+    "mean": _several(is_number, 3, 3), "std": _several(lambda value: is_number(value) and value > 0, 3, 3),
     "num_classes": _whole(1, 255),
     "class_names": _several(_text, 1, 255),
     "palette": _several(_several(_whole(0, 255), 3, 3), 1, 255),
@@ -65,7 +65,7 @@ _VALID = {  # key -> whether a value can be meant
     "test_size": _several(_whole(1, _LARGEST), 2, 2),
     "test_by": _text,
     "recipe": _plain, "lists": _plain, "software": _plain,
-    "miou": _or_none(_number), "iou": _or_none(_several(_or_none(_number), 1, 255)), "step": _whole(0, 10**12),
+    "miou": _or_none(is_number), "iou": _or_none(_several(_or_none(is_number), 1, 255)), "step": _whole(0, 10**12),
 }
 _FACTS = ("recipe", "lists", "software", "miou", "iou", "step")  # where it comes from; nobody needs them to use it
 
@@ -75,9 +75,9 @@ def said(values, path):
 
     Raises ``UserError`` for an entry that cannot be meant: the file was damaged, forged, or made by a newer version.
     """
-    known = {key: values[key] for key in _VALID if key in values}
+    known = {key: values[key] for key in VALID if key in values}
     for key, value in known.items():
-        if not _VALID[key](value):
+        if not VALID[key](value):
             raise UserError(f"{path} says of its network {key} = {reprlib.repr(value)}, which cannot be; the file is "
                             "damaged or was made by a newer version of this software: get it again or use that version")
     if known.get("input_format") == OWN and not {"mean", "std"} <= known.keys():
@@ -168,11 +168,11 @@ def describe_checkpoint(content, path, coco=None, aspp_branches=None):
     if values["backbone"] is None:
         raise UserError(f"{path} holds another network: its backbone is none of {', '.join(BACKBONES)}; "
                         "give a checkpoint of this software")
-    return _complete(values, {"input_format": None if coco is None else input_format(coco).name,
+    return complete(values, {"input_format": None if coco is None else input_format(coco).name,
                               "aspp_branches": aspp_branches})
 
 
-def _complete(values, answers):
+def complete(values, answers):
     """A ``Description`` from what the file says, then from the user's ``answers``, then from what is usual."""
     usual = {
         "class_names": (["class %d" % number for number in range(values["num_classes"])], "names of the classes"),
@@ -223,69 +223,3 @@ def voc_colors(count):
     """VOC's colours of the classes 0 to ``count`` - 1, as RGB triples: bits of the number, the lowest bits first."""
     return [[sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
             for number in range(count)]
-
-
-# --- exported files ---------------------------------------------------------------------------------------------------
-
-
-def exported_metadata(description, upsampled, **more):
-    """What an exported file carries, as plain values: the description, ``more``, and how to use it elsewhere.
-
-    ``upsampled`` says whether the file itself brings the logits to the size of its input.
-    """
-    return {**description.values(), **more, "preprocessing": _preprocessing(description),
-            "postprocessing": _postprocessing(upsampled, description.traits)}
-
-
-def _preprocessing(description):
-    form = description.input_format
-    step, _, exact, _ = description.traits
-    size = f"height and width are multiples of {step}" if exact else "any height and width"
-    size += f", at least {description.traits.smallest}"
-    if description.test_size:
-        how = {"pad": "padded at the bottom and right with black (0, before normalization) to",
-               "resize": "resized to"}.get(description.test_by, "brought to")
-        size += f"; validated with images {how} test_size [height, width]"
-    return {"input": "images", "layout": "NCHW", "dtype": "float32", "channels": "RGB" if form.rgb else "BGR",
-            "range": form.full, "mean": list(form.mean), "std": list(form.std),
-            "formula": "(pixel / 255 * range - mean) / std, for each channel, in that order, pixel from 0 to 255",
-            "size": size}
-
-
-def _postprocessing(upsampled, traits):
-    return {"output": "logits", "layout": "NCHW, one channel a class", "dtype": "float32",
-            "stride": 1 if upsampled else traits.output_stride,
-            "size": "as the input" if upsampled else f"{traits.map_size('height', 'width')} of the input",
-            "upsample": "done in the graph" if upsampled else "bilinear with aligned corners, to the size of the input",
-            "decide": "class = argmax over the channels; confidence = its softmax"}
-
-
-def _read_input_format(values, name, path):
-    """The ``InputFormat`` called ``name`` that ``_preprocessing`` wrote; ``UserError`` when it is not whole."""
-    three = _several(_number, 3, 3)
-    if not (isinstance(values, dict) and values.get("channels") in ("RGB", "BGR") and _number(values.get("range"))
-            and values["range"] > 0 and three(values.get("mean")) and three(values.get("std")) and all(values["std"])):
-        raise UserError(f"{path} does not say how its input is normalized (channels, range, mean and std in its "
-                        "metadata); export it anew with tools/export.py")
-    return InputFormat(name, values["channels"] == "RGB", float(values["range"]), tuple(map(float, values["mean"])),
-                       tuple(map(float, values["std"])))
-
-
-def describe_exported(strings, path):
-    """The ``Description`` in the metadata of an exported file: ``strings`` maps keys to JSON.
-
-    Raises ``UserError`` when the file was not exported by this software or the metadata is damaged.
-    """
-    try:
-        values = {key: json.loads(strings[key]) for key in (*_VALID, "preprocessing") if key in strings}
-    except (ValueError, RecursionError, TypeError) as error:
-        raise UserError(f"the metadata of {path} is damaged ({type(error).__name__}); export it anew") from error
-    lacking = [key for key in ("num_classes", "class_names", "palette", "preprocessing") if key not in values]
-    if lacking:
-        raise UserError(f"{path} does not say what it is ({lacking[0]} is not in its metadata); give a file that "
-                        "tools/export.py made")
-    form = _read_input_format(values["preprocessing"], str(values.get("input_format", "own"))[:80], path)
-    known = said({key: value for key, value in values.items() if key != "input_format"}, path)
-    known.setdefault("backbone", UNKNOWN)
-    described = _complete({**known, "input_format": IMAGENET.name}, {})
-    return Description(**{**vars(described), "input_format": form, "assumed": ()})

@@ -8,10 +8,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LEAVES = {"utils.errors", "utils.files"}  # plain tools without state that everybody may use
-OWN = {"main", "tools", "report", "dmt", "models", "data", "utils", "scripts", "benchmarks", "tests"}
-MAY_IMPORT = {  # package -> other packages of ours; beside itself and the leaves
-    "utils": set(), "models": set(), "data": set(), "dmt": {"models", "data", "utils"},
-    "report": {"dmt", "models", "data", "utils"}, "tools": {"report", "dmt", "models", "data", "utils"},
+ROOMS = {"predict", "report", "prepare"}
+OWN = {"main", "tools", "dmt", "models", "data", "utils", "scripts", "benchmarks", "tests", *ROOMS}
+BELOW = {"dmt", "models", "data", "utils"}
+MAY_IMPORT = {  # package, or script of the root -> other packages of ours; beside itself and the leaves
+    "utils": set(), "models": set(), "data": set(), "dmt": BELOW - {"dmt"}, "predict": BELOW, "prepare": BELOW,
+    "report": BELOW | {"predict"}, "tools": BELOW | ROOMS,
+    **{path.stem: BELOW | ROOMS for path in REPOSITORY.glob("*.py")},
 }
 
 
@@ -25,8 +28,8 @@ def imports(path):
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
 def test_imports_point_one_way(package):
-    files = sorted((REPOSITORY / package).rglob("*.py"))
-    assert files or package == "tools"
+    files = [*(REPOSITORY / package).rglob("*.py"), *REPOSITORY.glob(f"{package}.py")]
+    assert files or package in ROOMS
     for path in files:
         for name in imports(path):
             top = name.split(".")[0]

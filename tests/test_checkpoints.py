@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from data.specs import load_spec
-from dmt.arms import load_arm
 from models import deeplab_v2
 from models.description import describe_checkpoint, voc_colors
 from models.input_format import COCO, IMAGENET
+from predict import load as load_networks
 from tests.test_stages import SMALL, first_weights
 from utils.checkpoints import load, save_checkpoint, save_safetensors
 from utils.errors import UserError
-from utils.precision import Precision
 
 TEST_SIZE = ["--test-size", 65, 65]
 
@@ -40,8 +39,8 @@ def trained(shapes_root, tmp_path_factory):
 
 
 def alone(path, **answers):
-    """The ``dmt.arms.Arm`` of the checkpoint ``path``, from the file alone."""
-    return load_arm(path, "cpu", Precision("fp32", "cpu"), **answers)
+    """The ``predict.network.Member`` of the checkpoint ``path``, from the file alone."""
+    return load_networks(path, device="cpu", **answers).members[0]
 
 
 def content(path):

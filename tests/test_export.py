@@ -13,10 +13,11 @@ from PIL import Image
 
 from data.specs import load_spec
 from models import deeplab_v2, upsample
-from models.description import describe_checkpoint, exported_metadata
+from models.description import describe_checkpoint
 from models.deeplab import traits
-from models.exported import OnnxNetwork, SlicedPool, largest_difference, read_program
 from models.input_format import COCO, IMAGENET
+from predict.export import how_to_use, largest_difference, read_program
+from predict.onnx import OnnxNetwork
 from tests.conftest import REPOSITORY
 from tests.test_stages import first_weights
 from tools import export
@@ -80,10 +81,10 @@ def test_onnx_gives_the_networks_logits_at_any_size(upsampling, count, height, w
 
 def test_an_onnx_network_knows_what_it_is(upsampling):
     _, path, file = upsampling
-    exported = OnnxNetwork(file)
-    assert exported.num_classes == 3 and exported.class_names == tuple(NAMES)
-    assert exported.palette == ((0, 0, 0), (0, 160, 0), (200, 0, 0)) and exported.input_format == COCO
-    assert exported.description.test_size == (65, 81) and exported.description.facts["recipe"] == {"lr": 0.002}
+    described = OnnxNetwork(file).description
+    assert described.num_classes == 3 and described.class_names == tuple(NAMES)
+    assert described.palette == ((0, 0, 0), (0, 160, 0), (200, 0, 0)) and described.input_format == COCO
+    assert described.test_size == (65, 81) and described.facts["recipe"] == {"lr": 0.002}
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
     assert metadata["checkpoint"] == "net.pt" and metadata["checkpoint_sha256"] == sha256(path)
     how = metadata["preprocessing"]
@@ -113,7 +114,7 @@ def test_onnx_at_an_eighth_with_all_branches(tmp_path, run):
     file = tmp_path / "new" / "other.onnx"
     exported, images = OnnxNetwork(file), torch.randn(2, 3, 70, 41)
     expected, found = logits_of(network, images, False), exported(images)
-    assert found.shape == (2, 3, 9, 6) and exported.input_format == IMAGENET
+    assert found.shape == (2, 3, 9, 6) and exported.description.input_format == IMAGENET
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
     assert metadata["postprocessing"]["stride"] == 8 and "aligned corners" in metadata["postprocessing"]["upsample"]
@@ -216,12 +217,6 @@ def test_largest_difference_finds_it():
     assert largest_difference(double, lambda images: double(images)[:, :, :-1], IMAGENET, traits("small"))[0] == float("inf")
 
 
-def test_pooling_by_slices_has_the_same_bits():
-    for height, width in ((17, 24), (1, 1), (8, 5)):
-        features = torch.randn(2, 3, height, width)
-        assert torch.equal(SlicedPool()(features), torch.nn.functional.max_pool2d(features, 3, stride=2, padding=1))
-
-
 # --- ONNX files of others ---------------------------------------------------------------------------------------------
 
 
@@ -239,8 +234,8 @@ def network_file(path, metadata, shape=(None, 3, None, None), kind=onnx.TensorPr
 def metadata(tmp_path):
     """The metadata of a network of three classes."""
     checkpoint(tmp_path / "net.pt")
-    content = load(tmp_path / "net.pt")
-    return exported_metadata(describe_checkpoint(content, "net.pt"), upsampled=False)
+    description = describe_checkpoint(load(tmp_path / "net.pt"), "net.pt")
+    return {**description.values(), **how_to_use(description, upsampled=False)}
 
 
 def refuse(path, images=None):
@@ -257,7 +252,7 @@ def test_any_onnx_file_that_describes_itself_is_run(tmp_path, metadata):
     network_file(tmp_path / "own.onnx", {**metadata, "input_format": "mine", "preprocessing": {
         "channels": "RGB", "range": 2.0, "mean": [1, 1, 1], "std": [1, 2, 4]}})
     network = OnnxNetwork(tmp_path / "own.onnx")
-    normalized = network.input_format.normalize(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
+    normalized = network.description.input_format.normalize(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
     assert network(normalized).flatten().tolist() == pytest.approx([1, -0.3, -0.25])  # red is 255, then (2 - 1) / 1
 
 

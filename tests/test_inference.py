@@ -6,13 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmt import inference, protocol
-from dmt.arms import Arm
-from dmt.inference import predict
-from dmt.protocol import Protocol, canvas_of, choose_protocol, grouped, tiles
+from dmt.prediction import winners
 from models import deeplab_v2
 from models.description import Description
 from models.input_format import COCO, IMAGENET, InputFormat
+from predict import decide, protocol
+from predict.decide import predict
+from predict.network import Member, choose_protocol
+from predict.protocol import Protocol, canvas_of, grouped, tiles
 from utils.errors import UserError
 from utils.precision import Precision
 
@@ -20,17 +21,17 @@ CPU = torch.device("cpu")
 PLAIN = InputFormat("plain", rgb=False, full=255.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 PROTOCOLS = st.builds(
-    Protocol, kind=st.sampled_from(protocol.PROTOCOLS), test_size=st.just((90, 90)),
+    Protocol, kind=st.sampled_from(["papers", "original", "sliding"]), test_size=st.just((90, 90)),
     test_by=st.sampled_from(["pad", "resize"]),
     window=st.tuples(st.integers(1, 60), st.integers(1, 60)), stride=st.floats(0.4, 1),
     scales=st.lists(st.sampled_from([0.3, 0.5, 0.75, 1.0, 1.25, 2.0]), min_size=1, max_size=3, unique=True).map(tuple),
     flip=st.booleans())
 
 
-def arm(network, num_classes=3, form=PLAIN):
+def member(network, num_classes=3, form=PLAIN):
     names = tuple(f"class {number}" for number in range(num_classes))
     described = Description("made", names, ((0, 0, 0),) * num_classes, None, 255, "small", 2, form, None, None)
-    return Arm("made.pt", network, described, CPU, Precision("fp32", "cpu"))
+    return Member("made.pt", network, described, CPU, Precision("fp32", "cpu"))
 
 
 def colours(images):
@@ -63,7 +64,7 @@ def test_every_pixel_is_in_a_tile_of_every_scale_and_flip_and_no_tile_leaves_the
     for tile in tiles(size, shown):
         for start, part, whole, side in zip((tile.top, tile.left), tile.size, tile.scaled, tile.canvas):
             assert 0 <= start and start + part <= whole and part <= side
-        rows, columns = (inference._Axis(*values) for values in (
+        rows, columns = (decide._Axis(*values) for values in (
             (size[0], tile.scaled[0], tile.top, tile.size[0], tile.canvas[0]),
             (size[1], tile.scaled[1], tile.left, tile.size[1], tile.canvas[1], tile.flip)))
         count = seen.setdefault((tile.scaled, tile.flip), np.zeros(size, int))
@@ -95,20 +96,28 @@ def test_flipped_parts_are_parts_of_the_mirror_image():
 
 
 def test_an_image_larger_than_the_test_size_is_named():
-    with pytest.raises(UserError, match="a.jpg is 12 x 10 pixels, larger than the test size 11 x 11.* original"):
-        tiles((10, 12), Protocol("papers", (11, 11)), "a.jpg")
+    shown, named = Protocol("papers", (11, 11)), []
+    with pytest.raises(UserError, match="12 x 10 pixels are larger than the test size 11 x 11.* original"):
+        tiles((10, 12), shown)
+    pictures = [("a.jpg", np.zeros((10, 12, 3), np.uint8)), ("b.jpg", np.zeros((9, 9, 3), np.uint8))]
+    predicted = decide.predict_all(pictures, [member(colours)], shown, failed=lambda name, error: named.append(name))
+    assert [name for name, _, _ in predicted] == ["b.jpg"] and named == ["a.jpg"]
 
 
 def test_groups_hold_images_of_equal_canvases_in_their_order():
+    def groups_of(sizes, shown, batch_size):
+        pictures = [(size, np.broadcast_to(np.uint8(0), (*size, 3))) for size in sizes]
+        return [[size for size, _ in group] for group in grouped(pictures, shown, batch_size)]
+
     sizes = [(10, 10), (20, 20), (11, 12), (10, 9), (9, 10), (30, 10)]
-    groups = list(grouped(sizes, Protocol("original"), 2, lambda size: size))
+    groups = groups_of(sizes, Protocol("original"), 2)
     assert sorted(sum(groups, [])) == sorted(sizes)
     for group in groups:
         assert len(group) <= 2 and len({tiles(size, Protocol("original"))[0].canvas for size in group}) == 1
     assert [(10, 10), (11, 12)] in groups
-    assert list(grouped(sizes, Protocol("papers", (64, 64)), 4, lambda size: size)) == [sizes[:4], sizes[4:]]
+    assert groups_of(sizes, Protocol("papers", (64, 64)), 4) == [sizes[:4], sizes[4:]]
     large = [(2000, 2000)] * 3  # 4 million pixels each, 8 million a batch
-    assert list(grouped(large, Protocol("original"), 8, lambda size: size)) == [large[:2], large[2:]]
+    assert groups_of(large, Protocol("original"), 8) == [large[:2], large[2:]]
 
 
 def test_protocols_say_what_they_are():
@@ -116,32 +125,33 @@ def test_protocols_say_what_they_are():
     assert str(Protocol("papers", (512, 1024), "resize", scales=(0.5, 1.0), flip=True)) == (
         "resized to 512 x 1024, scales 0.5, 1, flip")
     assert "sliding windows of 321 x 329, 0.667 of it apart" in str(Protocol("sliding", window=(321, 322)))
+    one = member(colours)
     for kind in ("papers", "sliding"):
         with pytest.raises(UserError, match=f"--protocol {kind}"):
-            choose_protocol(kind)
+            choose_protocol([one], one.description, None, kind)
     with pytest.raises(UserError, match="each scale once"):
-        choose_protocol("original", scales=(1.0, 1.0))
+        choose_protocol([one], one.description, None, "original", scales=(1.0, 1.0))
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
 def test_one_network_that_sees_a_pixel_once_decides_as_validation_does():
-    from dmt.prediction import classify, covering
     torch.manual_seed(0)
     network = deeplab_v2(5, "small").eval()
     images = [np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
               for seed, size in enumerate([(40, 50), (64, 33), (64, 64)])]
     for test_size in ((64, 64), (65, 65)):  # map points between pixels, and on them
-        decided = predict(images, [arm(network, 5, IMAGENET)], Protocol("papers", test_size))
+        decided = predict(images, [member(network, 5, IMAGENET)], Protocol("papers", test_size))
         batch = torch.from_numpy(np.stack([canvas_of(image, tiles(image.shape[:2], Protocol("papers", test_size))[0])
                                            for image in images]))
         with torch.inference_mode():
             maps = network(IMAGENET.normalize(batch))
-        for image, logits, (decision,) in zip(images, maps, decided):
-            (rows, columns), _ = covering(image.shape[:2], test_size, logits.shape[1:])
-            expected = classify(logits[:, :rows, :columns], image.shape[:2], test_size, logits.shape[1:])
-            assert torch.equal(decision.classes.long(), expected)
+        pixels = torch.nn.functional.interpolate(maps, test_size, mode="bilinear", align_corners=True).softmax(1)
+        for image, whole, probabilities, (decision,) in zip(images, winners(maps, test_size), pixels, decided):
+            height, width = image.shape[:2]
+            assert torch.equal(decision.classes, whole[:height, :width])
+            assert torch.allclose(decision.confidence, probabilities[:, :height, :width].amax(0))
 
 
 @pytest.mark.parametrize("shown, edge", [
@@ -154,31 +164,31 @@ def test_one_network_that_sees_a_pixel_once_decides_as_validation_does():
 def test_maps_lie_where_the_pixels_are(shown, edge):
     """A ramp's colours are its own logits: every pixel must come out as the place that it has."""
     image, inner = ramp(97, 89), (slice(0, 97 - edge), slice(edge, 89 - edge))
-    (decision,), = predict([image], [arm(lambda images: colours(images) / 20)], shown, confidence=True)
-    decision = inference.Decision(*(part[inner] for part in decision))
+    (decision,), = predict([image], [member(lambda images: colours(images) / 20)], shown)
+    decision = decide.Decision(*(part[inner] for part in decision))
     expected = torch.from_numpy(image[inner]).float()
     largest, second = expected.topk(2, dim=-1).values.unbind(-1)
     assert (((largest - second) <= 2) | (decision.classes == expected.argmax(dim=-1))).all()
-    sure = 255 * (expected / 20).softmax(dim=-1).amax(dim=-1)
-    assert ((decision.confidence - sure).abs() <= 6).all()  # scaled colours are rounded to whole numbers
+    sure = (expected / 20).softmax(dim=-1).amax(dim=-1)
+    assert ((decision.confidence - sure).abs() <= 6 / 255).all()  # scaled colours are rounded to whole numbers
 
 
 def test_the_mean_of_probabilities_decides_and_is_the_confidence():
-    arms = [arm(says([0.25, 0.75, 1e-9])), arm(says([0.9, 0.1, 1e-9]))]
+    members = [member(says([0.25, 0.75, 1e-9])), member(says([0.9, 0.1, 1e-9]))]
     image = np.zeros((12, 7, 3), np.uint8)
-    one, other, both = predict([image], arms, Protocol("original"), choices=[(0,), (1,), (0, 1)], confidence=True)[0]
+    one, other, both = predict([image], members, Protocol("original"), choices=[(0,), (1,), (0, 1)])[0]
     assert (one.classes == 1).all() and (other.classes == 0).all() and (both.classes == 0).all()
-    assert (one.confidence == 191).all()  # 0.75 * 255 = 191.25
-    assert ((other.confidence == 229) | (other.confidence == 230)).all()  # 229.5
-    assert (both.confidence == 147).all()  # (0.25 + 0.9) / 2 * 255 = 146.6
-    assert one.classes.shape == (12, 7) and one.classes.dtype == one.confidence.dtype == torch.uint8
+    for decision, confidence in ((one, 0.75), (other, 0.9), (both, (0.25 + 0.9) / 2)):
+        assert decision.confidence.dtype == torch.float32 and decision.classes.dtype == torch.uint8
+        assert decision.classes.shape == decision.confidence.shape == (12, 7)
+        assert torch.allclose(decision.confidence, torch.tensor(confidence))
 
 
 @pytest.mark.parametrize("shown", [Protocol("original", flip=True, scales=(0.5, 1.0)),
                                    Protocol("sliding", window=(9, 9), stride=0.6)])
 def test_averages_over_what_one_network_says_are_no_more_than_it_says(shown):
-    (decision,), = predict([np.zeros((20, 31, 3), np.uint8)], [arm(says([0.2, 0.3, 0.5]))], shown, confidence=True)
-    assert (decision.classes == 2).all() and ((decision.confidence == 127) | (decision.confidence == 128)).all()
+    (decision,), = predict([np.zeros((20, 31, 3), np.uint8)], [member(says([0.2, 0.3, 0.5]))], shown)
+    assert (decision.classes == 2).all() and torch.allclose(decision.confidence, torch.tensor(0.5))
 
 
 def test_every_network_gets_its_own_input_format():
@@ -191,7 +201,7 @@ def test_every_network_gets_its_own_input_format():
         return run
 
     image = np.full((9, 9, 3), (10, 20, 30), np.uint8)  # BGR
-    predict([image], [arm(network("coco"), form=COCO), arm(network("imagenet"), form=IMAGENET)], Protocol("original"))
+    predict([image], [member(network("coco"), form=COCO), member(network("imagenet"), form=IMAGENET)], Protocol("original"))
     assert seen["coco"] == pytest.approx([10 - 104.008, 20 - 116.669, 30 - 122.675], abs=1e-3)
     assert seen["imagenet"] == pytest.approx([(30 / 255 - 0.485) / 0.229, (20 / 255 - 0.456) / 0.224,
                                               (10 / 255 - 0.406) / 0.225], abs=1e-4)
@@ -204,9 +214,9 @@ def test_every_network_gets_its_own_input_format():
 def test_any_size_can_be_predicted(size, shown):
     torch.manual_seed(0)
     network = deeplab_v2(4, "small").eval()
-    (decision,), = predict([np.zeros((*size, 3), np.uint8)], [arm(network, 4, IMAGENET)], shown, confidence=True)
+    (decision,), = predict([np.zeros((*size, 3), np.uint8)], [member(network, 4, IMAGENET)], shown)
     assert decision.classes.shape == decision.confidence.shape == size
-    assert (decision.classes < 4).all() and (decision.confidence >= 255 // 4).all()
+    assert (decision.classes < 4).all() and (decision.confidence >= 0.24).all()
 
 
 @pytest.mark.parametrize("shown", [
@@ -214,21 +224,20 @@ def test_any_size_can_be_predicted(size, shown):
     Protocol("sliding", window=(25, 33), flip=True, scales=(1.0, 1.3))])
 def test_strips_give_what_the_whole_gives(shown, monkeypatch):
     torch.manual_seed(0)
-    arms = [arm(deeplab_v2(4, "small").eval(), 4, form) for form in (IMAGENET, COCO)]
+    members = [member(deeplab_v2(4, "small").eval(), 4, form) for form in (IMAGENET, COCO)]
     image = np.random.default_rng(0).integers(0, 256, (77, 59, 3), np.uint8)
-    whole = predict([image], arms, shown, [(0,), (0, 1)], confidence=True, batch_size=2)[0]
-    monkeypatch.setattr(inference, "_STRIP", 1)
-    for one, other in zip(whole, predict([image], arms, shown, [(0,), (0, 1)], confidence=True, batch_size=2)[0]):
-        assert torch.equal(one.classes, other.classes) and torch.equal(one.confidence, other.confidence)
+    whole = predict([image], members, shown, [(0,), (0, 1)], batch_size=2)[0]
+    monkeypatch.setattr(decide, "_STRIP", 1)
+    for one, other in zip(whole, predict([image], members, shown, [(0,), (0, 1)], batch_size=2)[0]):
+        assert torch.equal(one.classes, other.classes) and torch.allclose(one.confidence, other.confidence, atol=1e-5)
     assert len(whole[0].classes.unique()) > 1
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-class Photo:
-    def __init__(self, *size):
-        self.image = np.zeros((*size, 3), np.uint8)
+def photo(name, side):
+    return name, np.zeros((side, side, 3), np.uint8)
 
 
 def cramped(most):
@@ -241,20 +250,19 @@ def cramped(most):
 
 
 def test_what_does_not_fit_together_is_predicted_alone_and_what_never_fits_is_named():
-    small, large, refused = [Photo(9, 9) for _ in range(5)], Photo(40, 40), []
-    results = list(inference.predict_all([*small[:3], large, *small[3:]], [arm(cramped(2 * 81))], Protocol("original"),
-                                         batch_size=4, failed=lambda photo, error: refused.append((photo, str(error)))))
-    assert {id(photo) for photo, _ in results} == {id(photo) for photo in small}
-    assert refused[0][0] is large and "--protocol sliding" in refused[0][1] and len(refused) == 1
-    with pytest.raises(inference.TooLarge):
-        list(inference.predict_all([large], [arm(cramped(81))], Protocol("original")))
+    small, large, refused = [photo(number, 9) for number in range(5)], photo("large", 40), []
+    results = list(decide.predict_all([*small[:3], large, *small[3:]], [member(cramped(2 * 81))], Protocol("original"),
+                                      batch_size=4, failed=lambda name, error: refused.append((name, str(error)))))
+    assert {name for name, _, _ in results} == set(range(5))
+    assert refused[0][0] == "large" and "--protocol sliding" in refused[0][1] and len(refused) == 1
+    with pytest.raises(decide.TooLarge):
+        list(decide.predict_all([large], [member(cramped(81))], Protocol("original")))
     windows = Protocol("sliding", window=(9, 9))
-    assert len(list(inference.predict_all([large], [arm(cramped(4 * 81))], windows, batch_size=4))) == 1
+    assert len(list(decide.predict_all([large], [member(cramped(4 * 81))], windows, batch_size=4))) == 1
 
 
 def test_an_image_that_would_get_the_process_killed_is_refused_before():
-    class Huge(Arm):
-        bytes_a_pixel = 1e18
-
-    with pytest.raises(inference.TooLarge, match="GB are free"):
-        list(inference.predict_all([Photo(9, 9)], [Huge(**vars(arm(colours)))], Protocol("original")))
+    """A map of 10^6 x 10^6 pixels is more than any machine has; the image itself is one number."""
+    image = np.broadcast_to(np.uint8(0), (10**6, 10**6, 3))
+    with pytest.raises(decide.TooLarge, match="GB are free; give --protocol sliding"):
+        list(decide.predict_all([("huge", image)], [member(colours)], Protocol("original")))

@@ -363,7 +363,7 @@ def test_commands_that_are_wrong(run, tmp_path):
             (["--checkpoint", tmp_path / "other.pt", "--ids", image], ["--ids", "--dataset"]),
             (["--checkpoint", tmp_path / "old.pt", "--protocol=papers", image], ["--protocol papers", "--test-size"]),
             ([*net, tmp_path / "empty"], ["empty", "no image"]),
-            ([*net, tmp_path / "x*.png"], ["x*.png", "no file matches"]),
+            ([*net, tmp_path / "x*.png"], ["x*.png", "no image"]),
             ([*net, "--scales", "0", image], ["--scales"]), ([*net, "--scales", "1,1", image], ["each scale once"]),
             ([*net, "--stride=1.5", image], ["--stride"]), ([*net, "--alpha=nan", image], ["--alpha"]),
             ([*net, "--batch-size=0", image], ["--batch-size"]), ([*net, "--device=tpu9", image], ["--device"])):

@@ -8,9 +8,9 @@ import pytest
 from data.lists import unlabeled_names, write_list
 from data.specs import UNLABELED, load_spec
 from data.specs.reader import OPTIONAL, REQUIRED
-from dmt.arms import built_in_spec
 from models.description import Description
 from models.input_format import IMAGENET
+from predict.network import built_in_spec
 from tests.conftest import REPOSITORY
 from utils.errors import UserError
 

@@ -10,8 +10,8 @@ import torch
 from data.images import read_mask
 from data.lists import read_list
 from data.specs import load_spec
-from dmt import testing
 from models.input_format import COCO, IMAGENET
+from predict.test import table
 from tests.test_predict import checkpoint, probabilities
 from tests.test_stages import SMALL, first_weights
 from utils.metrics import ConfusionMatrix
@@ -102,14 +102,14 @@ def test_the_table_by_hand():
     first, second = ConfusionMatrix(3), ConfusionMatrix(3)
     first.update(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
     second.update(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0]))
-    assert testing.table(("sky", "tree", "car"), {"A": first}).splitlines() == [
+    assert table(("sky", "tree", "car"), {"A": first}).splitlines() == [
         "class                IoU  accuracy",
         "sky                66.67     66.67",
         "tree               50.00    100.00",
         "car                    -         -",
         "mIoU               58.33",
         "pixel accuracy               75.00"]
-    both = testing.table(("sky", "tree", "car"), {"A": first, "B": second}).splitlines()
+    both = table(("sky", "tree", "car"), {"A": first, "B": second}).splitlines()
     assert both[0].split() == ["class", "IoU", "A", "IoU", "B", "accuracy", "A", "accuracy", "B"]
     assert both[2].split() == ["tree", "50.00", "0.00", "100.00", "0.00"]
     assert both[4].split() == ["mIoU", "58.33", "37.50"] and both[5].split()[-2:] == ["75.00", "75.00"]

@@ -21,7 +21,6 @@ if not __package__:  # started by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
-from utils.files import replacing, sha256  # noqa: E402
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 
@@ -40,6 +39,7 @@ def main(arguments=None):
     jobs = [(Path(path).expanduser(), _target(path, options.out, kind, options.force)) for path in options.checkpoint]
     if len({target for _, target in jobs}) < len(jobs):
         raise UserError("two of the checkpoints would be exported to the same file; export them one by one with --out")
+    from predict.export import export  # loads torch, for which --help and wrong options need not wait
     for path, target in jobs:
         export(path, target, kind, options.upsample, options.dataset, options.coco or None, options.aspp_branches)
 
@@ -68,81 +68,6 @@ def _target(path, out, kind, force):
         if not force:
             raise UserError(f"{target} exists already; add --force to replace it, or give another name with --out")
     return target
-
-
-def export(path, target, kind, upsampled=False, dataset=None, coco=None, aspp_branches=None):
-    """Export the checkpoint ``path`` to ``target``, checked before it gets this name. Prints what it did.
-
-    ``kind`` is a key of ``SUFFIXES``; ``dataset``, ``coco`` and ``aspp_branches`` answer for old checkpoints (see
-    ``dmt.arms.load_arm``). Raises ``UserError``.
-    """
-    from data.specs import load_spec
-    from dmt.arms import load_arm
-    from models.description import exported_metadata
-    from utils.precision import Precision
-    from utils.runs import software
-
-    arm = load_arm(path, "cpu", Precision("fp32", "cpu"), load_spec(dataset) if dataset else None, coco, aspp_branches)
-    network, description = arm.network, arm.description
-    for option, answer, own in (("--aspp-branches", aspp_branches, description.aspp_branches),
-                                ("--coco", "coco" if coco else None, description.input_format.name)):
-        if answer not in (None, own):
-            raise UserError(f"{path} says that it was trained otherwise than with {option} ({own}); leave it out")
-    if description.assumed:
-        print(f"note: {path} does not say everything; assumed: {', '.join(description.assumed)}", file=sys.stderr)
-    print(f"{path}: {description.backbone}, {description.aspp_branches} ASPP branches, "
-          f"{description.num_classes} classes, input format {description.input_format.name}, dataset {description.name}",
-          flush=True)
-    origin = {"checkpoint": path.name, "checkpoint_sha256": sha256(path), "exported_with": software()}
-    with replacing(target) as temporary:
-        if kind == "safetensors":
-            checked = _write_safetensors(temporary, network, {**description.values(), **origin})
-        else:
-            checked = _write_graph(temporary, kind, network, description.input_format, upsampled,
-                                   exported_metadata(description, upsampled, **origin))
-    print(f"{checked}\nwrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
-
-
-def _write_safetensors(path, network, values):
-    """Write the weights and read them again; returns the line that says so."""
-    import torch
-
-    from utils.checkpoints import load, save_safetensors
-
-    state = network.state_dict()
-    save_safetensors(path, state, values)
-    found = load(path)["model"]
-    different = [name for name in state if name not in found or not torch.equal(state[name], found[name])]
-    if different:
-        raise UserError(f"{different[0]} is not the same after reading it again, so nothing was written; "
-                        "look at the disk, or try another version of safetensors")
-    return f"read again: all {len(state)} tensors are the same, bit by bit"
-
-
-def _write_graph(path, kind, network, input_format, upsampled, metadata):
-    """Write the network and compare the file with it; returns the line that says how far they differ."""
-    import torch
-
-    from models import exported
-
-    size = "height, width" if upsampled else network.traits.map_size("height", "width")
-    print(f"images (batch, 3, height, width) float32 -> logits (batch, {network.num_classes}, {size}) float32",
-          flush=True)
-    program = exported.trace(network, upsampled)
-    if kind == "onnx":
-        exported.write_onnx(program, path, metadata)
-        run, runtime = exported.OnnxNetwork(path), f"onnxruntime {exported.needed('onnxruntime').__version__}"
-    else:
-        exported.write_program(program, path, metadata)
-        (run, _), runtime = exported.read_program(path), f"torch {torch.__version__}"
-    difference, largest = exported.largest_difference(exported.with_size(network, upsampled), run, input_format,
-                                                      network.traits)
-    if not difference <= exported.TOLERANCE * largest:  # not a number is not good, either
-        raise UserError(f"the exported network differs from the checkpoint's by up to {difference:.2g}, with logits up "
-                        f"to {largest:.3g}, when run by {runtime}: more than {exported.TOLERANCE:g} of the largest, so "
-                        "nothing was written; are its weights those of a training that went well?")
-    return (f"checked with {runtime} on {exported.COMPARED} sizes: largest difference {difference:.2g}, with "
-            f"logits up to {largest:.3g} (allowed: {exported.TOLERANCE * largest:.2g})")
 
 
 def _parser():

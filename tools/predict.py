@@ -26,33 +26,17 @@ import contextlib
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 if not __package__:  # started by its path
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.sources import find_sources  # noqa: E402
 from utils.arguments import number  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
-from utils.files import make_folder, replacing, sha256, write_bytes, write_json  # noqa: E402
+from utils.files import make_folder, sha256, write_json  # noqa: E402
 from utils.options import add_protocol_options  # noqa: E402
 
 _NETWORKS = (".pt", ".pth", ".safetensors", ".onnx")
-_FOLDERS = ("labels", "overlays", "confidence")
-_LONGEST_JPEG = 65500  # pixels, the format's own limit
-_THUMBNAIL = 224  # pixels: side of a picture in the panel
-_AHEAD = 4  # images that are read before they are needed
-_WAITING = 12  # files that wait to be written; images may be large
-_LOST = 0.02  # share of a video's frames that may be missing: some files only estimate their number
-
-
-class Picture(NamedTuple):
-    """An image to predict: where it comes from, the name of what is made of it, and its pixels (H, W, 3) uint8 BGR."""
-
-    path: Path
-    name: str
-    image: object
 
 
 class Problems(dict):
@@ -62,80 +46,66 @@ class Problems(dict):
         super().__init__()
         self.turned = []
 
-    def add(self, path, error):
-        """Keep the first ``error`` of ``path``, without its advice for those who train."""
+    def add(self, source, error):
+        """Keep the first ``error`` of a ``predict.files.Source``, without its advice for those who train."""
+        path = str(source.path)
         reason = str(error).partition("; replace the file")[0].partition("; correct --data-root")[0]
-        self.setdefault(str(path), reason if str(path) in reason else f"{path}: {reason}")
+        self.setdefault(path, reason if path in reason else f"{path}: {reason}")
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+@reports_user_errors
+def main(arguments=None):
+    """Predict what the command line names."""
+    options = parse(arguments)
+    # Now torch is loaded, for which --help and wrong options need not wait.
+    from data.images import limit_pixels
+    from data.specs import load_spec
+    from predict import files
+    from predict.pictures import FOLDERS, Output
+
+    limit_pixels(options.max_pixels)
+    spec = load_spec(options.dataset) if options.dataset else None
+    folder, suffix = Path(options.out).expanduser(), None if options.no_overlays else f".{options.overlay_format}"
+    sources = files.find_sources(options.input, options.recursive, [folder / kind for kind in FOLDERS])
+    check_no_overwriting(sources, folder, zip(FOLDERS, (".png", suffix or ".png", ".png")))
+    network = load_networks(options, spec)
+    values = label_values(network.description, spec, options.ids)
+    make_folder(folder)
+    print(f"{' and '.join(str(member.path) for member in network.members)}: {len(network.names)} classes; protocol: "
+          f"{network.protocol}", flush=True)
+    problems = Problems()
+    output = Output(folder, network.description, values, suffix, options.alpha, options.confidence, options.panel)
+    images = [source for source in sources if not source.video]
+    done = predict(network, files.read_images(images, problems), output, problems, options.batch_size,
+                   progress_bar("predict", "image", len(images)))
+    for source in sources:
+        if source.video:
+            done += predict_video(network, source, output, problems, options)
+    output.write_panel()
+    write_json(folder / "predictions.json", {
+        "networks": [{"file": str(member.path), "sha256": sha256(member.path), "dataset": member.description.name,
+                      "input_format": member.description.input_format.name} for member in network.members],
+        "class_names": list(network.names), "palette": [list(color) for color in network.palette],
+        "label_values": values.tolist(), "protocol": network.protocol.values(), "predicted": done,
+        "not_predicted": list(problems.values())})
+    print(f"{done} image{'s' * (done != 1)} predicted, see {folder}")
+    report(problems, done, folder)
 
 
-def read_images(sources, protocol, problems):
-    """The ``Picture`` of every image that can be read and shown as ``protocol`` says; others become ``problems``."""
-    from data.images import is_turned, read_image
-    from dmt.labeling import read_ahead
-    from dmt.protocol import tiles
+def predict(network, pictures, output, problems, batch_size, progress, append=None):
+    """Predict and write ``pictures``, (source, image) pairs, or ``append`` them to a video; returns how many."""
+    from predict.files import ahead
 
-    def read(source):
-        try:
-            image = read_image(source.path)
-            tiles(image.shape[:2], protocol, f"the image {source.path}")
-        except UserError as error:
-            return error, False
-        return Picture(source.path, source.name, image), is_turned(source.path)
+    def write(predicted):
+        source, image, (decision,) = predicted
+        return output.write(source.name, image, decision, film=append is not None)
 
-    for source, (result, turned) in zip(sources, read_ahead(read, sources, _AHEAD)):
-        if isinstance(result, UserError):
-            problems.add(source.path, result)
-            continue
-        if turned:
-            problems.turned.append(source.path)
-        yield result
-
-
-def read_frames(source, claimed, frames, protocol, problems):
-    """The ``Picture`` of every frame of a video; it becomes one of ``problems`` when there are fewer than it claims."""
-    from dmt.protocol import tiles
-
-    number = 0
-    for number, frame in enumerate(frames, 1):
-        try:
-            tiles(frame.shape[:2], protocol, f"a frame of the video {source.path}")
-        except UserError as error:
-            problems.add(source.path, error)
-            return
-        yield Picture(source.path, f"{source.name}/{number:06}", frame)
-    if not number or claimed - number > max(2, _LOST * claimed):
-        problems.add(source.path, f"the video {source.path} is damaged: {number} of its {claimed} frames decode")
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-class Output:
-    """Writes what is made of pictures into ``folder``, in the threads of ``writers``.
-
-    ``values`` (C,) uint8 are what stands in a label for each class. ``suffix`` is that of overlays (None: none), which
-    show the colours by the share ``alpha``. ``panel`` is the number of pictures that the panel shows.
-    """
-
-    def __init__(self, folder, writers, description, values, suffix, alpha, panel):
-        from data.png import palette_of
-
-        self.folder, self.suffix, self._rows, self._description = folder, suffix, panel, description
-        self._shown = {}  # title -> column of the panel
-        self._writers, self._values, self._alpha = writers, values, alpha
-        self._colors, self._clear = description.palette, description.background
-        self._palette = palette_of(description.palette, values.tolist())
-
-    def write(self, picture, decision, append=None):
-        """Write the label, the confidence if there is one, and the overlay: as a file, or ``append`` it to a video."""
-        classes = decision.classes.cpu().numpy()
-        self._writers.add(self._write_label, picture.name, classes)
-        if decision.confidence is not None:
-            self._writers.add(self._write_grey, picture.name, decision.confidence.cpu().numpy())
+    count = 0
+    predicted = network.predict_all(pictures, batch_size=batch_size, failed=problems.add)
+    for overlay, row in ahead(write, progress(predicted), 12):
+        count += 1
         if append is not None:
+<<<<<<< HEAD
             append(self._overlay(picture.image, classes))
         elif self.suffix:
             self._writers.add(self._write_overlay, picture, classes)
@@ -182,102 +152,55 @@ class Output:
     def _overlay(self, image, classes):
         from data.pictures import overlay
         return overlay(image, classes, self._colors, self._alpha, self._clear)
+=======
+            append(overlay)
+        if row and len(output.shown) < output.rows:
+            output.shown.append(row)
+    return count
+>>>>>>> 381e535 (predict/: one room for networks at work, with load and predict; the tools are command lines)
 
 
-def _thumbnail(picture):
-    """``picture`` (H, W, 3) uint8 RGB within a white square."""
-    import cv2
-    import numpy as np
+def predict_video(network, source, output, problems, options):
+    """Predict and write the frames of a video; returns how many."""
+    from predict.files import open_video, read_frames
+    from predict.pictures import film
 
-    share = _THUMBNAIL / max(picture.shape[:2])
-    size = tuple(max(1, round(share * side)) for side in picture.shape[:2])
-    square = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
-    small = cv2.resize(np.ascontiguousarray(picture), size[::-1], interpolation=cv2.INTER_NEAREST)
-    square[: size[0], : size[1]] = small
-    return square
-
-
-# --- predicting -------------------------------------------------------------------------------------------------------
-
-
-class Job(NamedTuple):
-    """How to predict: networks, protocol, images at once, whether confidences are wanted, and the largest image."""
-
-    arms: list
-    protocol: object
-    batch_size: int
-    confidence: bool
-    max_pixels: int
-
-    def images(self, sources, output, problems):
-        """Predict and write the images among ``sources``; returns how many."""
-        pictures = read_images(sources, self.protocol, problems)
-        return self._run(pictures, output, problems, progress_bar("predict", "image", len(sources)))
-
-    def video(self, source, output, problems):
-        """Predict and write the frames of a video; returns how many."""
-        from data.pictures import frames, video
-
-        try:
-            claimed, rate, decoded = frames(source.path, self.max_pixels)
-        except UserError as error:
-            problems.add(source.path, error)
-            return 0
-        pictures = read_frames(source, claimed, decoded, self.protocol, problems)
-        path = output.folder / "overlays" / source.name
-        with video(path, rate) if output.suffix else contextlib.nullcontext() as append:
-            return self._run(pictures, output, problems, progress_bar(source.path.name, "frame", claimed), append)
-
-    def _run(self, pictures, output, problems, progress, append=None):
-        from dmt.inference import predict_all
-
-        count = 0
-        for picture, (decision,) in progress(predict_all(
-                pictures, self.arms, self.protocol, confidence=self.confidence, batch_size=self.batch_size,
-                failed=lambda picture, error: problems.add(picture.path, error))):
-            output.write(picture, decision, append)
-            count += 1
-        return count
+    try:
+        claimed, rate, capture = open_video(source, options.max_pixels)
+    except UserError as error:
+        problems.add(source, error)
+        return 0
+    path = output.folder / "overlays" / f"{source.name}.mp4"
+    with film(path, rate) if output.suffix else contextlib.nullcontext() as append:
+        return predict(network, read_frames(source, claimed, capture, problems), output, problems, options.batch_size,
+                       progress_bar(source.path.name, "frame", claimed), append)
 
 
-def load_arms(options, spec):
-    """The ``dmt.arms.Arm`` of every checkpoint, in the order of the command line. Raises ``UserError``."""
-    from dmt.arms import load_arm
+def load_networks(options, spec):
+    """The ``predict.network.Ensemble`` of the checkpoints of the command line. Raises ``UserError``."""
     from dmt.session import choose_device
+    from predict import load
     from utils.precision import choose_precision
 
     device = choose_device(options.device)
     precision = choose_precision(options.mixed_precision, "torch", options.amp_dtype, device)
-    files = [(path, options.coco or None) for path in options.checkpoint] + [
-        (path, True) for path in options.coco_checkpoint]
-    arms = [load_arm(path, device, precision, spec, coco, options.aspp_branches) for path, coco in files]
-    for arm in arms:
-        if arm.description.assumed:
-            print(f"note: {arm.path} does not say everything; assumed: {', '.join(arm.description.assumed)}. --dataset "
-                  "gives the names and colours of classes", file=sys.stderr)
-    return arms
-
-
-def make_protocol(options, arms, description, spec):
-    """The ``dmt.protocol.Protocol`` of the options, with the sizes that the network was made for."""
-    from dmt.arms import check_test_size, common_sides
-    from dmt.protocol import choose_protocol
-
-    test_size = options.test_size or description.test_size
-    crop = description.facts.get("recipe", {}).get("crop")
-    if not (isinstance(crop, list) and len(crop) == 2 and all(isinstance(side, int) and side > 0 for side in crop)):
-        crop = spec and spec.crop
-    window = options.window or crop or test_size
-    if options.protocol == "papers" and test_size:
-        check_test_size(arms, test_size)
-    return choose_protocol(options.protocol, test_size, description.test_by, window, options.stride, options.scales,
-                           options.flip, *common_sides(arms))
+    coco = [options.coco or None] * len(options.checkpoint) + [True] * len(options.coco_checkpoint)
+    network = load(*options.checkpoint, *options.coco_checkpoint, dataset=spec, coco=coco, device=device,
+                   aspp_branches=options.aspp_branches, precision=precision, protocol=options.protocol,
+                   test_size=options.test_size, window=options.window, stride=options.stride, scales=options.scales,
+                   flip=options.flip)
+    for member in network.members:
+        if member.description.assumed:
+            print(f"note: {member.path} does not say everything; assumed: {', '.join(member.description.assumed)}. "
+                  "--dataset gives the names and colours of classes", file=sys.stderr)
+    return network
 
 
 def label_values(description, spec, ids):
     """(C,) uint8: what stands in a label for each class: its number, or with ``ids`` the mask value of the dataset."""
     import numpy as np
-    from dmt.arms import built_in_spec
+    
+    from predict.network import built_in_spec
 
     values = np.arange(description.num_classes)
     spec = spec or built_in_spec(description)
@@ -293,12 +216,12 @@ def label_values(description, spec, ids):
     return values.astype(np.uint8)
 
 
-def check_no_overwriting(sources, folder, suffix):
-    """Raise ``UserError`` when a file that is written would take the place of an input."""
-    inputs = {source.path.resolve() for source in sources}
+def check_no_overwriting(sources, folder, kinds):
+    """Raise ``UserError`` when a file that is written, one of each of ``kinds``, would take the place of an input."""
+    inputs, kinds = {source.path.resolve() for source in sources}, list(kinds)
     for source in sources:
-        for kind, end in zip(_FOLDERS, (".png", suffix or ".png", ".png")):
-            path = folder / kind / f"{source.name}{end}"
+        for kind, suffix in kinds:
+            path = folder / kind / f"{source.name}{suffix}"
             if path.resolve() in inputs:
                 raise UserError(f"{path} is one of the images to predict and would be replaced; choose another --out")
 
@@ -315,44 +238,6 @@ def report(problems, done, folder):
         rest = f"the other {done} are predicted in {folder}" if done else "nothing was predicted"
         print(f"error: {len(problems)} of the inputs could not be predicted, see above; {rest}", file=sys.stderr)
         sys.exit(1)
-
-
-@reports_user_errors
-def main(arguments=None):
-    """Predict what the command line names."""
-    options = parse(arguments)
-    from data.images import limit_pixels
-    from data.specs import load_spec
-    from dmt.arms import common_description
-    from dmt.labeling import Writers
-
-    limit_pixels(options.max_pixels)
-    spec = load_spec(options.dataset) if options.dataset else None
-    folder, suffix = Path(options.out).expanduser(), None if options.no_overlays else f".{options.overlay_format}"
-    sources = find_sources(options.input, options.recursive, [folder / kind for kind in _FOLDERS])
-    check_no_overwriting(sources, folder, suffix)
-    arms = load_arms(options, spec)
-    description = common_description(arms)
-    protocol = make_protocol(options, arms, description, spec)
-    job = Job(arms, protocol, options.batch_size, options.confidence, options.max_pixels)
-    values = label_values(description, spec, options.ids)
-    make_folder(folder)
-    print(f"{' and '.join(str(arm.path) for arm in arms)}: {description.num_classes} classes; protocol: {job.protocol}",
-          flush=True)
-    problems = Problems()
-    with Writers(_WAITING) as writers:
-        output = Output(folder, writers, description, values, suffix, options.alpha, options.panel)
-        done = job.images([source for source in sources if not source.video], output, problems)
-        done += sum(job.video(source, output, problems) for source in sources if source.video)
-    output.write_panel()
-    write_json(folder / "predictions.json", {
-        "networks": [{"file": str(arm.path), "sha256": sha256(arm.path), "dataset": arm.description.name,
-                      "input_format": arm.description.input_format.name} for arm in arms],
-        "class_names": list(description.class_names), "palette": [list(color) for color in description.palette],
-        "label_values": values.tolist(), "protocol": job.protocol.values(), "predicted": done,
-        "not_predicted": list(problems.values())})
-    print(f"{done} image{'s' * (done != 1)} predicted, see {folder}")
-    report(problems, done, folder)
 
 
 # --- command line -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from data import transforms
 from utils.errors import UserError
 
 PAPERS, ORIGINAL, SLIDING = "papers", "original", "sliding"
-PROTOCOLS = (PAPERS, ORIGINAL, SLIDING)
 STRIDE = 2 / 3
 _BATCH_PIXELS = 1 << 20  # a group of N images has N times as many pixels at most, unless one image alone has more
 
@@ -24,7 +23,7 @@ class Protocol:
     that move by at most the share ``stride`` of it). ``test_by`` is what training did with images: "pad" left them as
     they are; "resize" resized them to ``test_size``, so every protocol does that first.
     ``scales`` are factors of the size that is shown, ``flip`` adds mirror images; what all of them say is averaged.
-    Networks are shown sides of k · ``every`` + ``plus`` pixels (see ``dmt.arms.common_sides``).
+    Networks are shown sides of k · ``every`` + ``plus`` pixels (see ``models.encoder.Traits``).
     """
 
     kind: str = ORIGINAL
@@ -37,16 +36,6 @@ class Protocol:
     every: int = 8
     plus: int = 1
 
-    def __post_init__(self):
-        lacking = {PAPERS: self.test_size is None, ORIGINAL: False, SLIDING: self.window is None}
-        if lacking.get(self.kind, True) or self.test_by == "resize" and self.test_size is None:
-            raise ValueError(f"a protocol that is not whole: {self!r}")
-
-    @property
-    def seen_once(self):
-        """Whether a network sees every pixel once."""
-        return self.kind != SLIDING and self.scales == (1.0,) and not self.flip
-
     def __str__(self):
         resized = f"resized to {_text(self.test_size)}" if self.test_by == "resize" else None
         if self.kind == PAPERS:
@@ -57,7 +46,7 @@ class Protocol:
             window = f"sliding windows of {_text(self.grid(self.window))}, {self.stride:.3g} of it apart"
             shown = f"{resized}, {window}" if resized else window
         scales = "one scale" if self.scales == (1.0,) else f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"
-        papers = " (the papers')" if self.kind == PAPERS and self.seen_once else ""
+        papers = " (the papers')" if self.kind == PAPERS and self.scales == (1.0,) and not self.flip else ""
         return f"{shown}, {scales}, {'flip' if self.flip else 'no flip'}{papers}"
 
     def grid(self, size):
@@ -79,19 +68,6 @@ def _text(size):
     return f"{size[0]} x {size[1]}"
 
 
-def choose_protocol(kind, test_size=None, test_by=None, window=None, stride=STRIDE, scales=(1.0,), flip=False,
-                    every=8, plus=1):
-    """The ``Protocol`` that the options ask for; None is what nobody knows. Raises ``UserError``."""
-    if kind == PAPERS and test_size is None:
-        raise UserError("--protocol papers: the checkpoint says no test size; give --test-size H W or --dataset")
-    if kind == SLIDING and window is None:
-        raise UserError("--protocol sliding: the checkpoint says neither its crop nor its test size; give --window H W")
-    if len(set(scales)) < len(scales):
-        raise UserError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give each scale once")
-    return Protocol(kind, test_size and tuple(test_size), test_by or "pad", window and tuple(window), stride,
-                    tuple(scales), flip, every, plus)
-
-
 class Tile(NamedTuple):
     """A part of an image: ``size`` rows and columns, from (``top``, ``left``) on, of the image resized to ``scaled``
     and then mirrored if ``flip``; padded at the bottom and right with black to ``canvas``."""
@@ -104,17 +80,17 @@ class Tile(NamedTuple):
     canvas: tuple
 
 
-def tiles(size, protocol, name="the image"):
+def tiles(size, protocol):
     """The ``Tile`` list of an image of ``size`` (height, width). Each scale and flip holds every pixel at least once.
 
-    Raises ``UserError``, which calls the image ``name``, when it is larger than the size it has to be padded to.
+    Raises ``UserError`` when the image is larger than the size it has to be padded to.
     """
     base, result = size, []
     if protocol.test_by == "resize":
         base = protocol.test_size
     elif protocol.kind == PAPERS and any(side > most for side, most in zip(size, protocol.test_size)):
-        raise UserError(f"{name} is {size[1]} x {size[0]} pixels, larger than the test size {protocol.test_size[1]} x "
-                        f"{protocol.test_size[0]} that it is padded to; give a larger --test-size, or --protocol "
+        raise UserError(f"{size[1]} x {size[0]} pixels are larger than the test size {protocol.test_size[1]} x "
+                        f"{protocol.test_size[0]} that images are padded to; give a larger --test-size, or --protocol "
                         "original or sliding")
     for scale, flip in itertools.product(protocol.scales, (False, True) if protocol.flip else (False,)):
         scaled = _scaled(base, scale)
@@ -158,21 +134,20 @@ def canvas_of(image, tile, resized=None):
     return transforms.pad(part[:, ::-1] if tile.flip else part, tile.canvas, 0)
 
 
-def grouped(items, protocol, batch_size, size):
-    """Lists of ``items`` that one batch can hold: their canvases are equal. At most ``batch_size``, in their order.
+def grouped(pictures, protocol, batch_size):
+    """Lists of ``pictures``, pairs of anything and an image, that one batch can hold: their canvases are equal.
 
-    ``size(item)`` is the (height, width) of an item's image. Images of sliding windows stay alone, since their windows
-    fill batches; large images come in smaller groups. An item waits for its like only while few others do.
-    Raises ``UserError`` as ``tiles`` does.
+    At most ``batch_size``, in their order. Images of sliding windows stay alone, since their windows fill batches; large
+    images come in smaller groups. A picture waits for its like only while few others do.
     """
     waiting = {}
-    for item in items:
-        canvases = tuple(tile.canvas for tile in tiles(size(item), protocol))
+    for picture in pictures:
+        canvases = tuple(tile.canvas for tile in tiles(picture[1].shape[:2], protocol))
         area = max(height * width for height, width in canvases)
         limit = batch_size  # at test size always, as in validation
         if protocol.kind != PAPERS:
             limit = 1 if protocol.kind == SLIDING else max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
-        waiting.setdefault(canvases, []).append(item)
+        waiting.setdefault(canvases, []).append(picture)
         if len(waiting[canvases]) >= limit:
             yield waiting.pop(canvases)
         elif sum(map(len, waiting.values())) >= 2 * batch_size:

@@ -1,107 +1,140 @@
-"""What networks say of an image of any size: the mean of their probabilities over tiles, scales, flips and arms.
+"""What networks say of an image of any size: the mean of their probabilities over tiles, scales, flips and networks.
 
 Where one network sees every pixel once, its largest logit decides, as in the validation of training. Everything here
 is a function of its arguments alone.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from dmt.prediction import covering, pixel_logits
-from dmt.protocol import SLIDING, canvas_of, grouped, tiles
+from dmt.memory import largest_map
+from dmt.prediction import covering
+from models.deeplab import upsample
+from models.description import UNKNOWN
+from predict.protocol import SLIDING, canvas_of, grouped, tiles
 from utils.errors import UserError
-from utils.memory import available_memory
 
 _STRIP = 1 << 24  # floats at image size that are held at once; larger images are decided strip by strip
 
 
 class Decision(NamedTuple):
-    """``classes`` (H, W) uint8; ``confidence`` (H, W) uint8 or None: the winner's probability times 255, rounded."""
+    """``classes`` (H, W) uint8, ``confidence`` (H, W) float32: the winner's probability."""
 
     classes: torch.Tensor
-    confidence: torch.Tensor | None
+    confidence: torch.Tensor
 
 
 class TooLarge(UserError):
     """An image does not fit into the memory."""
 
 
-def predict_all(pictures, arms, protocol, *, choices=None, confidence=False, batch_size=8, failed=None, share=iter):
-    """Predict ``pictures``, an iterable of anything with an ``image``; yields (picture, its ``Decision`` list).
+def predict_all(pictures, members, protocol, choices=None, batch_size=8, failed=None, share=iter):
+    """Predict ``pictures``, an iterable of pairs (anything, image); yields (anything, image, its ``Decision`` list).
 
     Arguments as for ``predict``, which gets the pictures in groups; they come back in nearly their order. The pictures
     of a group that does not fit into the memory, or that a network refuses, are predicted one by one.
-    ``failed(picture, error)`` gets one that cannot be predicted even so; without it the ``UserError`` is raised.
+    ``failed(anything, error)`` gets one that cannot be predicted even so; without it the ``UserError`` is raised.
     ``share`` picks some of the groups, where several processes divide them.
     """
-    def fitting(group):
-        images = [picture.image for picture in group]
-        try:
-            decided = _predict_or_too_large(images, arms, protocol, choices, confidence, batch_size)
-        except UserError as error:
-            if len(group) > 1:
-                for picture in group:
-                    yield from fitting([picture])
-            elif failed is None:
-                raise
+    def fails(what, error):
+        if failed is None:
+            raise error
+        failed(what, error)
+
+    def shown():
+        for what, image in pictures:
+            try:
+                tiles(image.shape[:2], protocol)
+            except UserError as error:
+                fails(what, error)
             else:
-                failed(group[0], error)
+                yield what, image
+
+    def decided(group):
+        try:
+            decisions = _predict_or_too_large([image for _, image in group], members, protocol, choices, batch_size)
+        except UserError as error:
+            if len(group) == 1:
+                return fails(group[0][0], error)
+            for picture in group:
+                yield from decided([picture])
         else:
-            yield from zip(group, decided)
+            yield from ((*picture, made) for picture, made in zip(group, decisions))
 
-    for group in share(grouped(pictures, protocol, batch_size, lambda picture: picture.image.shape[:2])):
-        yield from fitting(group)
+    for group in share(grouped(shown(), protocol, batch_size)):
+        yield from decided(group)
 
 
-def _predict_or_too_large(images, arms, protocol, choices, confidence, batch_size):
+def _predict_or_too_large(images, members, protocol, choices, batch_size):
     canvases = [tile.canvas for image in images for tile in tiles(image.shape[:2], protocol)]
     height, width = max(canvases, key=lambda size: size[0] * size[1])
     at_once = min(batch_size, len(canvases) if protocol.kind == SLIDING else len(images))
-    needed = max(arm.bytes_a_pixel for arm in arms) * height * width * at_once
-    free = available_memory() if any(arm.device.type == "cpu" for arm in arms) else None
+    said = f"{at_once} x {height} x {width} pixels at once"
     advice = "a smaller --window or --batch-size" if protocol.kind == SLIDING else "--protocol sliding"
-    if free is not None and needed > free:  # the system would kill the process, without a word
-        raise TooLarge(f"{at_once} x {height} x {width} pixels at once need about {needed / 1e9:.1f} GB of memory, but "
-                       f"{free / 1e9:.1f} GB are free; give {advice}")
+    if any(member.device.type == "cpu" for member in members):  # there the system kills a process, without a word
+        needed, free = max(map(bytes_a_pixel, members)) * height * width * at_once, _free_memory()
+        if needed > free:
+            raise TooLarge(f"{said} need about {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free; give "
+                           f"{advice}")
     try:
-        return predict(images, arms, protocol, choices, confidence, batch_size)
+        return predict(images, members, protocol, choices, batch_size)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
-    raise TooLarge(f"{at_once} x {height} x {width} pixels at once do not fit into the memory; give {advice}")
+    raise TooLarge(f"{said} do not fit into the memory; give {advice}")
+
+
+def bytes_a_pixel(member):
+    """What a forward pass in float32 takes for each pixel, measured on a CPU: 5 of its largest maps."""
+    backbone = member.description.backbone
+    return 5 * largest_map("resnet101" if backbone == UNKNOWN else backbone, member.description.output_stride)
+
+
+def _free_memory():
+    """Bytes of main memory that this process may still take, as the system and its container see it."""
+    def number(path, start=""):
+        try:
+            lines = Path(path).read_text(encoding="ascii").splitlines()
+            return int(next(line for line in lines if line.startswith(start)).removeprefix(start).split()[0])
+        except (OSError, ValueError, StopIteration):  # not there, or no limit
+            return float("inf")
+
+    used = number("/sys/fs/cgroup/memory.current")
+    limit = number("/sys/fs/cgroup/memory.max") if used < float("inf") else used
+    return min(1024 * number("/proc/meminfo", "MemAvailable:"), limit if limit == float("inf") else limit - used)
 
 
 @torch.inference_mode()
-def predict(images, arms, protocol, choices=None, confidence=False, batch_size=8):
+def predict(images, members, protocol, choices=None, batch_size=8):
     """Predict ``images``, (H, W, 3) uint8 BGR arrays: for each a list with a ``Decision`` for each of ``choices``.
 
-    ``arms`` are ``dmt.arms.Arm`` networks, ``choices`` tuples of their indices: those that decide together, by the mean
-    of their probabilities (default: all of them). Unless windows slide, the images must have equal canvases, as the
-    groups of ``dmt.protocol.grouped`` have. At most ``batch_size`` canvases go through a network at once.
-    Raises ``UserError`` as ``dmt.protocol.tiles`` does.
+    ``members`` are ``predict.network.Member`` networks, ``choices`` tuples of their indices: those that decide together,
+    by the mean of their probabilities (default: all of them). Unless windows slide, the images must have equal canvases,
+    as the groups of ``grouped`` have. At most ``batch_size`` canvases go through a network at once.
     """
-    choices = choices or [tuple(range(len(arms)))]
+    choices = choices or [tuple(range(len(members)))]
     plans = [tiles(image.shape[:2], protocol) for image in images]
     if protocol.kind == SLIDING:
-        maps = [_Windows(image, plan, arms, batch_size) for image, plan in zip(images, plans)]
+        maps = [_Windows(image, plan, members, batch_size) for image, plan in zip(images, plans)]
     else:
         maps = [{} for _ in images]
         for tiles_alike in zip(*plans):
             canvases = [canvas_of(image, tile) for image, tile in zip(images, tiles_alike)]
-            for known, tile, logits in zip(maps, tiles_alike, _logits(canvases, arms, batch_size)):
+            for known, tile, logits in zip(maps, tiles_alike, _logits(canvases, members, batch_size)):
                 known[tile] = logits
-    return [_decide(image.shape[:2], plan, known, arms, choices, confidence)
+    return [_decide(image.shape[:2], plan, known, choices)
             for image, plan, known in zip(images, plans, maps)]
 
 
-def _logits(canvases, arms, batch_size):
-    """For each of ``canvases``, (h, w, 3) uint8 arrays of one size, the logits (C, h', w') of every arm."""
+def _logits(canvases, members, batch_size):
+    """For each of ``canvases``, (h, w, 3) uint8 arrays of one size, the logits (C, h', w') of every member."""
     result = []
     for start in range(0, len(canvases), batch_size):
         batch = torch.from_numpy(np.stack(canvases[start : start + batch_size]))
-        result += zip(*(arm.logits(batch).to(arms[0].device) for arm in arms))
+        result += zip(*(member.logits(batch).to(members[0].device) for member in members))
     return result
 
 
@@ -112,8 +145,8 @@ class _Windows:
     logits is held, however large the image.
     """
 
-    def __init__(self, image, plan, arms, batch_size):
-        self._image, self._arms, self._batch_size = image, arms, batch_size
+    def __init__(self, image, plan, members, batch_size):
+        self._image, self._members, self._batch_size = image, members, batch_size
         self._waiting = sorted(plan, key=lambda tile: tile.top / tile.scaled[0])
         self._known, self._resized = {}, {}
 
@@ -122,7 +155,7 @@ class _Windows:
             others = [other for other in self._waiting if other != tile]
             batch, self._waiting = [tile, *others[: self._batch_size - 1]], others[self._batch_size - 1 :]
             canvases = [canvas_of(self._image, one, self._resized) for one in batch]
-            self._known.update(zip(batch, _logits(canvases, self._arms, self._batch_size)))
+            self._known.update(zip(batch, _logits(canvases, self._members, self._batch_size)))
         return self._known[tile]
 
     def forget(self, tile):
@@ -155,47 +188,56 @@ class _Axis:
         return low, np.minimum(low + 1, points - 1), (at - low).astype(np.float32)
 
 
-def _decide(size, plan, maps, arms, choices, confidence):
-    """A ``Decision`` for each of ``choices``, from the logits ``maps[tile][arm]`` of the tiles in ``plan``."""
+def _decide(size, plan, maps, choices):
+    """A ``Decision`` for each of ``choices``, from the logits ``maps[tile][member]`` of the tiles in ``plan``."""
     placed = [(tile, _Axis(size[0], tile.scaled[0], tile.top, tile.size[0], tile.canvas[0]),
                _Axis(size[1], tile.scaled[1], tile.left, tile.size[1], tile.canvas[1], tile.flip)) for tile in plan]
-    device = arms[0].device
-    result = [Decision(*(torch.empty(size, dtype=torch.uint8, device=device) if wanted else None
-                         for wanted in (True, confidence))) for _ in choices]
-    strip = max(8, _STRIP // (arms[0].num_classes * len(arms) * size[1]) // 8 * 8)
+    first_maps = maps[plan[0]]
+    strip = max(8, _STRIP // (len(first_maps[0]) * len(first_maps) * size[1]) // 8 * 8)
+    parts = []
     for first in range(0, size[0], strip):
         last = min(first + strip, size[0])
-        values, count = _values(first, last, size[1], placed, maps, len(arms))
-        for choice, decision in zip(choices, result):
-            _write(values, count, choice, first, last, decision)
+        values, count = _values(first, last, size[1], placed, maps)
+        parts.append([_winners(values, count, choice) for choice in choices])
         for tile, rows, _ in placed:
             if isinstance(maps, _Windows) and first < rows.last <= last:
                 maps.forget(tile)
-    return result
+    return [Decision(*map(torch.cat, zip(*strips))) for strips in zip(*parts)]
 
 
-def _values(first, last, width, placed, maps, arms):
-    """(for each arm (C, last - first, width) float32, how many tiles each pixel is in or None) of rows first to last.
+def _values(first, last, width, placed, maps):
+    """(for each member (C, last - first, width) float32, how many tiles each pixel is in or None) of some rows.
 
     The values are logits where there is one tile in all (then the count is None), else sums of probabilities.
     """
     if len(placed) == 1:
         tile, rows, columns = placed[0]
         return [_at(logits, rows, columns, first, last) for logits in maps[tile]], None
-    sums, count = [None] * arms, None
+    sums = count = None
     for tile, rows, columns in placed:
         top, bottom = max(first, rows.first), min(last, rows.last)
         if top >= bottom or columns.first == columns.last:
             continue
         where = slice(top - first, bottom - first), slice(columns.first, columns.last)
-        for arm, logits in enumerate(maps[tile]):
-            pixels = _at(logits, rows, columns, top, bottom).softmax(dim=0)
-            if sums[arm] is None:
-                sums[arm] = pixels.new_zeros((len(pixels), last - first, width))
-            sums[arm][:, *where] += pixels
-        count = pixels.new_zeros((last - first, width)) if count is None else count
+        shares = [_at(logits, rows, columns, top, bottom).softmax(dim=0) for logits in maps[tile]]
+        if sums is None:
+            sums = [share.new_zeros((len(share), last - first, width)) for share in shares]
+            count = shares[0].new_zeros((last - first, width))
+        for total, share in zip(sums, shares):
+            total[:, *where] += share
         count[where] += 1
     return sums, count
+
+
+def _winners(values, count, choice):
+    """(classes uint8, confidences float32) of what ``_values`` gives, by the members of ``choice``."""
+    if count is None and len(choice) == 1:
+        pixels = values[choice[0]]
+        largest, classes = pixels.max(dim=0)
+        return classes.to(torch.uint8), (pixels - largest).exp_().sum(dim=0).reciprocal_()
+    parts = [values[member] if count is not None else values[member].softmax(dim=0) for member in choice]
+    largest, classes = sum(parts[1:], start=parts[0]).max(dim=0)
+    return classes.to(torch.uint8), largest / (len(choice) * (1 if count is None else count))
 
 
 def _at(logits, rows, columns, first, last):
@@ -222,21 +264,6 @@ def _upsampled(logits, canvas, first, last, width):
     ratio, rest = divmod(canvas[0] - 1, max(points - 1, 1))
     skipped = 0 if rest or points == 1 else first // ratio
     logits, above = logits[:, skipped:], skipped * ratio
-    size, canvas, map_size = (last - above, width), (canvas[0] - above, canvas[1]), logits.shape[1:]
-    (rows, columns), _ = covering(size, canvas, map_size)
-    return pixel_logits(logits[:, :rows, :columns], size, canvas, map_size)[:, first - above :]
-
-
-def _write(values, count, choice, first, last, decision):
-    """Decide the rows first to last from what ``_values`` gives, by the arms of ``choice``."""
-    if count is None and len(choice) == 1:
-        pixels = values[choice[0]]
-        largest, classes = pixels.max(dim=0)
-        sure = None if decision.confidence is None else (pixels - largest).exp_().sum(dim=0).reciprocal_()
-    else:
-        parts = [values[arm] if count is not None else values[arm].softmax(dim=0) for arm in choice]
-        largest, classes = (sum(parts[1:], start=parts[0]) if parts[1:] else parts[0]).max(dim=0)
-        sure = largest / (len(choice) * (1 if count is None else count))
-    decision.classes[first:last] = classes
-    if decision.confidence is not None:
-        decision.confidence[first:last] = torch.round(255 * sure).clamp_(max=255)
+    (rows, columns), grown = covering((last - above, width), (canvas[0] - above, canvas[1]), logits.shape[1:])
+    # A map in channels_last order would be upsampled in that order, and reductions over the classes are slower there.
+    return upsample(logits[None, :, :rows, :columns].contiguous(), grown)[0, :, first - above : last - above, :width]

@@ -1,15 +1,13 @@
-"""A test: what one arm, or two and their ensemble, reach on the validation set under a protocol; as table and JSON."""
+"""A test: what one network, or two and their ensemble, reach on the validation set under a protocol; as table and JSON."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from data import datasets, images
 from data.lists import names_digest
-from dmt.inference import predict_all
-from dmt.protocol import PAPERS, tiles
+from predict.protocol import PAPERS
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import sha256, write_json
@@ -20,37 +18,30 @@ COLUMNS = ("A", "B")
 ENSEMBLE = "A+B"
 
 
-class _Case(NamedTuple):
-    name: str
-    image: np.ndarray
-    label: np.ndarray
+def test(data, names, network, machine):
+    """The ``ConfusionMatrix`` of each member of ``network`` over the validation images ``names``, and of all together.
 
-
-def test(data, names, arms, protocol, machine):
-    """The ``ConfusionMatrix`` of one or two ``arms`` over the validation images ``names``, and that of their ensemble.
-
-    ``data`` and ``machine`` are those of ``dmt.session``. Returns a dict with the keys A, B and A+B, or A alone. Under
-    the papers' protocol labels have the geometry of the test size, else their own size. A single arm under the papers'
-    protocol is evaluated as in training; two give the same numbers each. The machine's processes share the images.
-    Raises ``UserError``.
+    ``network`` is a ``predict.network.Ensemble`` of one or two, ``data`` and ``machine`` are those of ``dmt.session``.
+    Returns a dict with the keys A, B and A+B, or A alone. Under the papers' protocol labels have the geometry of the
+    test size, and each member gets the very number of its validation in training; else labels have their own size. The
+    machine's processes share the images. Raises ``UserError``.
     """
     images.check_pairs(data.spec, data.pairs(names, "val"))
-    papers = protocol.kind == PAPERS
-    if len(arms) == 1 and papers and protocol.seen_once and isinstance(arms[0].network, torch.nn.Module):
-        validate = machine.validator(data, names, arms[0].description.input_format, progress_bar("validate", "batch"))
-        return {COLUMNS[0]: validate(machine.ready(arms[0].network, training=False))}
+    papers = network.protocol.kind == PAPERS
     resized = data.spec.test_size if papers and data.spec.test_by == "resize" else None
     judged = datasets.JudgedImages(data.spec, data.root, names, resized)
-    loader = machine.loader(judged, datasets.as_is, batch_size=None)
-    choices = {name: (index,) for index, name in zip(range(len(arms)), COLUMNS)}
-    if len(arms) > 1:
-        choices[ENSEMBLE] = tuple(range(len(arms)))
+    samples = machine.loader(judged, datasets.as_is, batch_size=None)
+    count = len(network.members)
+    choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}
+    if count > 1:
+        choices[ENSEMBLE] = tuple(range(count))
     matrices = {name: ConfusionMatrix(data.spec.num_classes) for name in choices}
     # Every process looks at every image, so that groups are formed as by one, and predicts some of the groups.
-    predicted = predict_all(_cases(loader, protocol), arms, protocol, choices=list(choices.values()),
-                            batch_size=machine.batch_size, failed=_too_large, share=machine.processes.share)
-    for case, decisions in progress_bar("test", "image", len(names) // machine.processes.size)(predicted):
-        label = torch.from_numpy(case.label).to(decisions[0].classes.device, non_blocking=True)
+    predicted = network.predict_all((((name, label), image) for name, image, label in samples),
+                                    choices=list(choices.values()), batch_size=machine.batch_size, failed=_fail,
+                                    share=machine.processes.share)
+    for (_, label), _, decisions in progress_bar("test", "image", len(names) // machine.processes.size)(predicted):
+        label = torch.from_numpy(label).to(decisions[0].classes.device, non_blocking=True)
         for matrix, decision in zip(matrices.values(), decisions):
             matrix.update(label, decision.classes)
     for matrix in matrices.values():
@@ -58,28 +49,21 @@ def test(data, names, arms, protocol, machine):
     return matrices
 
 
-def _cases(loader, protocol):
-    for sample in loader:
-        case = _Case(*sample)
-        tiles(case.image.shape[:2], protocol, f"the image {case.name}")  # an image too large is named
-        yield case
-
-
-def _too_large(case, error):
-    raise UserError(f"the image {case.name}: {error}") from error
+def _fail(sample, error):
+    raise UserError(f"the image {sample[0]}: {error}") from error
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def headline(arms, protocol):
-    """Lines that say which arm is which, and the protocol."""
-    judged = ""
+def headline(network):
+    """Lines that say which member is which, and the protocol."""
+    judged, protocol = "", network.protocol
     if protocol.test_by == "resize":
         judged = "; labels resized, too" if protocol.kind == PAPERS else "; labels at their own size"
-    lines = [f"{name}: {arm.path} (input format {arm.description.input_format.name})"
-             for name, arm in zip(COLUMNS, arms)]
-    if len(arms) > 1:
+    lines = [f"{name}: {member.path} (input format {member.description.input_format.name})"
+             for name, member in zip(COLUMNS, network.members)]
+    if len(lines) > 1:
         lines.append(f"{ENSEMBLE}: mean of their probabilities")
     return "\n".join([*lines, f"protocol: {protocol}{judged}"])
 
@@ -106,17 +90,18 @@ def _percent(value):
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
-def write_results(path, data, names, arms, protocol, matrices):
+def write_results(path, data, names, network, matrices):
     """Write everything that the table shows, and where it comes from, as JSON; fractions, null where nothing counts."""
     results = {}
     for name, matrix in matrices.items():
         metrics = matrix.compute()
         results[name] = {key: _plain(metrics[key]) for key in ("iou", "class_accuracy", "miou", "pixel_accuracy")}
         results[name]["confusion_matrix"] = matrix.matrix.tolist()  # rows are targets
-    networks = {name: {"file": str(arm.path), "sha256": sha256(arm.path),
-                       "input_format": arm.description.input_format.name} for name, arm in zip(COLUMNS, arms)}
+    networks = {name: {"file": str(member.path), "sha256": sha256(member.path),
+                       "input_format": member.description.input_format.name}
+                for name, member in zip(COLUMNS, network.members)}
     write_json(path, {"dataset": data.spec.name, "images": len(names), "names_sha256": names_digest(names),
-                      "class_names": list(data.spec.class_names), "protocol": protocol.values(), "networks": networks,
+                      "class_names": list(data.spec.class_names), "protocol": network.protocol.values(), "networks": networks,
                       "results": results, "software": software()})
 
 

@@ -1,0 +1,226 @@
+"""Networks ready to predict, from their files alone: checkpoints or exported ONNX files, one or several together."""
+
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.images import read_image
+from data.specs import DatasetSpec, built_in_names, load_spec
+from dmt.prediction import for_inference, network_maps
+from dmt.session import choose_device
+from models.deeplab import deeplab_v2
+from models.description import Description, describe_checkpoint
+from models.encoder import check_size
+from models.input_format import COCO
+from predict import decide
+from predict.onnx import OnnxNetwork
+from predict.protocol import PAPERS, SLIDING, STRIDE, Protocol
+from utils.checkpoints import load_checkpoint, load_model
+from utils.errors import UserError
+from utils.precision import Precision
+
+_NAMES, _COLORS = "names", "colours"  # how the assumptions of a description about them begin
+
+
+def load(*paths, protocol="original", dataset=None, coco=None, aspp_branches=None, device=None, precision=None, **shown):
+    """The ``Ensemble`` of the networks in the files ``paths``: checkpoints (.pt, .safetensors) or exported .onnx files.
+
+    ``protocol`` is how images are shown to them, original, papers or sliding; further arguments of ``choose_protocol``
+    may follow, as in ``load("a.pt", "b.pt", flip=True, scales=(0.75, 1.0))``. The classes must be those of ``dataset``,
+    if it is given: a name, a YAML file, or a ``DatasetSpec``. ``coco`` (one answer, or one for each file) and
+    ``aspp_branches`` answer for old checkpoints, which do not say it. ``device`` is the GPU if there is one; ONNX files
+    run on the CPU. ``precision`` is a ``utils.precision.Precision``, by default float32. Raises ``UserError``.
+    """
+    if not paths:
+        raise UserError("no network to load; name its file")
+    spec = dataset if dataset is None or isinstance(dataset, DatasetSpec) else load_spec(dataset)
+    device = device if isinstance(device, torch.device) else choose_device(device)
+    precision = precision or Precision("fp32", device)
+    answers = coco if isinstance(coco, (list, tuple)) else [coco] * len(paths)
+    members = [load_member(path, device, precision, spec, answer, aspp_branches)
+               for path, answer in zip(paths, answers, strict=True)]
+    description = common_description(members)
+    return Ensemble(members, description, choose_protocol(members, description, spec, protocol, **shown))
+
+
+@dataclass(frozen=True)
+class Member:
+    """The network of one file, and what it needs to be used.
+
+    ``network`` maps normalized images (N, 3, H, W) float32 on ``device`` to logits (N, C, h, w).
+    """
+
+    path: Path
+    network: Callable
+    description: Description
+    device: torch.device
+    precision: Precision
+
+    @functools.cached_property
+    def _maps(self):
+        computes = self.network
+        if isinstance(computes, torch.nn.Module):
+            computes = for_inference(computes, self.precision, self.device)
+        return network_maps(computes, self.description.input_format, self.precision)
+
+    def logits(self, images):
+        """``images`` (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""
+        return self._maps(images.to(self.device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One trained network, or several that decide together by the mean of their probabilities; made by ``load``."""
+
+    members: list
+    description: Description
+    protocol: Protocol
+
+    @property
+    def names(self):
+        """Names of the classes, a tuple."""
+        return self.description.class_names
+
+    @property
+    def palette(self):
+        """Colours of the classes, a tuple of RGB triples from 0 to 255."""
+        return self.description.palette
+
+    def predict(self, image):
+        """(classes (H, W) uint8, confidence (H, W) float32, the winner's probability, from 0 to 1) of an image.
+
+        ``image`` is a path, an array (H, W, 3) uint8 in RGB order, or a PIL image. Raises ``UserError``.
+        """
+        (_, _, (decision,)), = self.predict_all([(None, _bgr(image))])
+        return decision.classes.cpu().numpy(), decision.confidence.cpu().numpy()
+
+    def predict_all(self, pictures, **options):
+        """``predict.decide.predict_all`` with these networks: many images, in batches."""
+        return decide.predict_all(pictures, self.members, self.protocol, **options)
+
+
+def _bgr(image):
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if hasattr(image, "convert"):
+        image = np.asarray(image.convert("RGB"))
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+            and image.size):
+        raise UserError(f"an image must be a path, a PIL image or an array (H, W, 3) of uint8, not {image!r:.60}")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+def load_member(path, device, precision, spec=None, coco=None, aspp_branches=None):
+    """The ``Member`` in the file ``path``, in eval mode on ``device``; arguments as for ``load``."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"the checkpoint {path} is missing; correct the path")
+    if path.suffix.lower() == ".onnx":
+        network, device, precision = OnnxNetwork(path), torch.device("cpu"), Precision("fp32", "cpu")
+        description = network.description
+        says = description.values()
+    else:
+        says = load_checkpoint(path)
+        description = describe_checkpoint(says, path, None if "input_format" in says else coco,
+                                          None if "aspp_branches" in says else aspp_branches)
+        network = deeplab_v2(description.num_classes, description.backbone, description.aspp_branches,
+                             description.output_stride)
+        load_model(network, path)
+        network = network.to(device, memory_format=torch.channels_last).eval()
+    if coco and "input_format" in says and description.input_format != COCO:
+        print(f"note: {path} was trained with the input format {description.input_format.name}; --coco is left aside "
+              "for it", file=sys.stderr)
+    if spec is not None:
+        _check_classes(description, spec, path, named="class_names" in says)
+    return Member(path, network, _completed(description, spec, says), torch.device(device), precision)
+
+
+def _check_classes(description, spec, path, named):
+    """Raise ``UserError`` unless the network's classes are those of ``spec``; only their number if not ``named``."""
+    names, own = list(description.class_names), list(spec.class_names)
+    if len(names) != len(own):
+        raise UserError(f"{path} was trained for {len(names)} classes, but {spec.name} has {len(own)}; give a "
+                        f"checkpoint of {spec.name} or the dataset of this checkpoint")
+    other = next(((one, two) for one, two in zip(names, own) if one != two), None)
+    if named and other:
+        raise UserError(f"{path} was trained for other classes than those of {spec.name}: its class "
+                        f"{names.index(other[0])} is {other[0]!r}, not {other[1]!r}; give a checkpoint of {spec.name} "
+                        "or the dataset of this checkpoint")
+
+
+def _completed(description, spec, says):
+    """``description`` with what its file does not say, from ``spec`` or else from the built-in one of its dataset.
+
+    Colours are a matter of taste: those of a ``spec`` that was given win.
+    """
+    if spec is None and "palette" not in says:
+        spec = built_in_spec(description)
+    if spec is None:
+        return description
+    known = {"dataset": spec.name, "class_names": spec.class_names, "background": spec.background,
+             "ignore": spec.ignore, "test_size": spec.test_size, "test_by": spec.test_by}
+    lacking = {"name" if key == "dataset" else key: value for key, value in known.items() if key not in says}
+    return dataclasses.replace(description, **lacking, palette=spec.palette, assumed=tuple(
+        words for words in description.assumed if not words.startswith((_NAMES, _COLORS))))
+
+
+def built_in_spec(description):
+    """The built-in spec that a network was trained for: that of its dataset's name with the same classes; or None."""
+    if description.name not in built_in_names():
+        return None
+    spec = load_spec(description.name)
+    return spec if spec.class_names == description.class_names else None
+
+
+# --- several ----------------------------------------------------------------------------------------------------------
+
+
+def common_description(members):
+    """The ``Description`` of the member that says most about the classes, which all must have to decide together.
+
+    Raises ``UserError`` when they differ; old checkpoints that do not name them are judged by their number.
+    """
+    best = min(members, key=lambda member: len(member.description.assumed))
+    for member in members:
+        one, other = member.description, best.description
+        named = not any(words.startswith(_NAMES) for words in one.assumed)
+        if one.num_classes != other.num_classes or named and one.class_names != other.class_names:
+            raise UserError(f"{best.path} and {member.path} have different classes and cannot decide together; give "
+                            "checkpoints of one dataset")
+    return best.description
+
+
+def choose_protocol(members, description, spec, kind, test_size=None, test_by=None, window=None, stride=STRIDE,
+                    scales=(1.0,), flip=False):
+    """The ``Protocol`` of this ``kind`` for ``members``; what is None is as they were trained. Raises ``UserError``.
+
+    Windows are by default of the size of their training crop, else that of ``spec``, else the test size.
+    """
+    test_size = test_size or description.test_size
+    crop = description.facts.get("recipe", {}).get("crop")
+    if not (isinstance(crop, list) and len(crop) == 2 and all(isinstance(side, int) and side > 0 for side in crop)):
+        crop = spec and spec.crop
+    window = window or crop or test_size
+    if kind == PAPERS and test_size is None:
+        raise UserError("--protocol papers: the checkpoint says no test size; give --test-size H W or --dataset")
+    if kind == SLIDING and window is None:
+        raise UserError("--protocol sliding: the checkpoint says neither its crop nor its test size; give --window H W")
+    if len(set(scales)) < len(scales):
+        raise UserError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give each scale once")
+    traits = [member.description.traits for member in members]
+    for member in members if kind == PAPERS else ():  # the other protocols' sizes are of their own making
+        check_size(test_size, member.description.backbone, member.description.traits, "--test-size")
+    steps = [one.output_stride for one in traits if one.exact]
+    every, plus = (math.lcm(*steps), 0) if steps else max((one.output_stride, one.plus) for one in traits)
+    return Protocol(kind, test_size and tuple(test_size), test_by or description.test_by or "pad",
+                    window and tuple(window), stride, tuple(scales), flip, every, plus)

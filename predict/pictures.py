@@ -1,0 +1,140 @@
+"""What is made of predictions: labels, overlays, confidences, videos, and a panel of images beside them."""
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from data.png import palette_of, palette_png
+from models.description import Description
+from utils.errors import UserError
+from utils.files import replacing, write_bytes
+
+FOLDERS = ("labels", "overlays", "confidence")
+_LONGEST_JPEG = 65500  # pixels, the format's own limit
+_SHOWN = 320  # pixels: longest side of a picture in the panel
+
+
+@dataclass
+class Output:
+    """Writes what is made of pictures into ``folder``.
+
+    ``values`` (C,) uint8 are what stands in a label for each class. ``suffix`` is that of overlays (None: none), which
+    show the colours by the share ``alpha``. The first ``rows`` pictures are shown in the panel.
+    """
+
+    folder: Path
+    description: Description
+    values: np.ndarray
+    suffix: str | None
+    alpha: float
+    confidence: bool
+    rows: int
+    shown: list = field(default_factory=list)  # of the panel: title -> picture, a row each
+
+    def write(self, name, image, decision, film=False):
+        """Write what is made of ``image`` (H, W, 3) uint8 BGR; returns (overlay or None, its row of the panel).
+
+        The overlay of a frame of a ``film`` is not written.
+        """
+        classes, confidence = (part.cpu().numpy() for part in decision)
+        palette = palette_of(self.description.palette, self.values.tolist())
+        self._write("labels", name, ".png", palette_png(self.values[classes], palette))
+        grey = np.rint(255 * confidence).clip(max=255).astype(np.uint8)
+        if self.confidence:
+            self._write("confidence", name, ".png", cv2.imencode(".png", grey)[1].tobytes())
+        show, laid_over = len(self.shown) < self.rows, None
+        if self.suffix or show:
+            laid_over = overlay(image, classes, self.description.palette, self.alpha, self.description.background)
+        if self.suffix and not film:
+            suffix = self.suffix if max(classes.shape) <= _LONGEST_JPEG else ".png"
+            self._write("overlays", name, suffix, cv2.imencode(suffix, laid_over)[1].tobytes())
+        return laid_over, self._row(image, classes, laid_over, grey) if show else None
+
+    def _write(self, kind, name, suffix, content):
+        write_bytes(self.folder / kind / f"{name}{suffix}", content, durable=False)
+
+    def _row(self, image, classes, laid_over, grey):
+        colors = np.array(self.description.palette, np.uint8)
+        row = {"image": image[..., ::-1], "prediction": colors[classes], "overlay": laid_over[..., ::-1]}
+        if self.confidence:
+            row["confidence"] = np.repeat(grey[..., None], 3, axis=-1)
+        share = min(1, _SHOWN / max(classes.shape))
+        size = tuple(max(1, round(share * side)) for side in classes.shape[::-1])
+        return {title: cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_NEAREST)
+                for title, picture in row.items()}
+
+    def write_panel(self):
+        """Write the panel of the rows in ``shown``, if there are any."""
+        if self.shown:
+            columns = {title: [row[title] for row in self.shown] for title in self.shown[0]}
+            with replacing(self.folder / "panel.png") as temporary:
+                write_panel(temporary, columns, self.description.class_names, self.description.palette)
+
+
+def overlay(image, classes, palette, alpha, clear=None):
+    """``image`` (H, W, 3) uint8 BGR with the colours of ``classes`` (H, W) uint8 over it, by the share ``alpha``.
+
+    ``palette`` holds an RGB triple a class; pixels of the class ``clear`` stay as they are.
+    """
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(palette)] = np.array(palette, np.uint8)[:, ::-1]
+    blended = cv2.addWeighted(colors[classes], alpha, image, 1 - alpha, 0)
+    if clear is not None:
+        blended[classes == clear] = image[classes == clear]
+    return blended
+
+
+def write_panel(path, columns, names, colors, width=1.75):
+    """Draw ``columns``, {title: pictures (H, W, 3) uint8 RGB, a row each}, side by side, and a legend below them.
+
+    Pictures are ``width`` inches wide and as high as they are; only those that are very flat or tall leave a gap.
+    ``names`` and ``colors`` (RGB triples) are the legend's.
+    """
+    heights = [width * min(max(picture.shape[0] / picture.shape[1], 1 / 8), 3) for picture in next(iter(columns.values()))]
+    whole, total, gap = width * len(columns), sum(heights), 0.04
+    figure = Figure((whole, total))
+    for column, (title, pictures) in enumerate(columns.items()):
+        for row, picture in enumerate(pictures):
+            bottom = total - sum(heights[: row + 1])
+            axes = figure.add_axes((column * width / whole, bottom / total, (width - gap) / whole,
+                                    (heights[row] - gap) / total))
+            axes.imshow(picture, interpolation="nearest")
+            axes.axis("off")
+            if not row:
+                axes.set_title(title, fontsize=7)
+    beside = max(1, int(whole / (0.55 + 0.07 * max(map(len, names)))))  # as many as fit
+    patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name) for name, color in zip(names, colors)]
+    figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=min(beside, len(names)), fontsize=7,
+                  frameon=False)
+    try:
+        figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.06)  # tight: whatever the legend needs
+    except (OSError, ValueError) as error:
+        raise UserError(f"the panel {path} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def film(path, rate):
+    """A function that appends a frame (H, W, 3) uint8 BGR to the MPEG-4 video ``path`` with ``rate`` frames a second.
+
+    The video takes its place when the context ends without an error, and only if it has a frame. Raises ``UserError``.
+    """
+    with contextlib.ExitStack() as stack:
+        writer = []
+
+        def append(frame):
+            frame = cv2.copyMakeBorder(frame, 0, frame.shape[0] % 2, 0, frame.shape[1] % 2, cv2.BORDER_REPLICATE)
+            if not writer:
+                temporary = stack.enter_context(replacing(path))
+                writer.append(cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*"mp4v"), rate, frame.shape[1::-1]))
+                stack.callback(writer[0].release)  # before the file is renamed
+                if not writer[0].isOpened():
+                    raise UserError(f"{path} cannot be written: this OpenCV has no MPEG-4 encoder (that of pip has), or "
+                                    "the disk is full; give --no-overlays for labels alone")
+            writer[0].write(frame)
+
+        yield append
