@@ -60,7 +60,7 @@ def test_a_checkpoint_carries_what_is_needed_to_use_it_alone(trained, shapes_roo
     assert carried["software"]["torch"] == torch.__version__
     assert carried["step"] == 2 and 0 <= carried["miou"] <= 1 and len(carried["iou"]) == 8
     from data.lists import read_list
-    from data.store import names_digest
+    from data.lists import names_digest
     from utils.files import sha256
     lists = shapes_root / "ImageSets/Segmentation"
     assert carried["lists"]["labeled_names"] == names_digest(read_list(lists / "8_labeled_0.txt"))
