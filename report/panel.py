@@ -1,18 +1,7 @@
 """One picture of a run: unlabelled images, truth, pseudo labels before and after PLE, and predictions side by side."""
 
-import numpy as np
-import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from torch.utils.data import DataLoader
-
-from data.datasets import WholeImages, collate_whole
-from data.specs import UNLABELED
-from dmt.arms import load_arm
-from dmt.prediction import classify
+from predict import load, pictures
 from report.pixels import NO_LABEL, Labels, colors, evenly_spaced
-from utils.errors import UserError
-from utils.precision import Precision
 
 
 def labelling_to_show(run):
@@ -43,38 +32,17 @@ def columns_of(run, data, summary, labelling, count):
                        ("prediction\nsupervised alone", summary["baseline"] and summary["baseline"]["stage"])):
         checkpoint = run.folder / f"{end}.pt"
         if end and checkpoint.is_file():
-            columns[f"{title}\n{end}"] = [table[classes] for classes in predictions(checkpoint, data, names, test_size)]
+            predicted = predictions(checkpoint, data, columns["image"], test_size)
+            columns[f"{title}\n{end}"] = [table[classes] for classes in predicted]
     return columns
 
 
-def predictions(checkpoint, data, names, test_size):
-    """Classes (H, W) uint8 that the network in the file ``checkpoint`` predicts for the unlabelled images ``names``."""
-    arm = load_arm(checkpoint, "cpu", Precision("fp32", "cpu"))
-    dataset = WholeImages(data.spec, data.root, names, UNLABELED, test_size, labels=False)
-    result = []
-    with torch.inference_mode():
-        for batch, _, _, sizes in DataLoader(dataset, batch_size=4, collate_fn=collate_whole):
-            result += [classes.numpy() for classes, _ in classify(arm.logits(batch), sizes, test_size)]
-    return result
+def predictions(checkpoint, data, images, test_size):
+    """Classes (H, W) uint8 that the network in the file ``checkpoint`` predicts for ``images`` (H, W, 3) uint8 RGB."""
+    network = load(checkpoint, device="cpu", protocol="papers", test_size=test_size, test_by=data.spec.test_by)
+    return [network.predict(image)[0] for image in images]
 
 
-def write_panel(path, titles, columns, spec, ignored=True):
-    """Draw ``columns`` of pictures with their ``titles`` above, and the colours of classes (and of no label) below."""
-    wide = max(picture.shape[1] / picture.shape[0] for picture in columns[0])
-    width, rows = 1.75 * wide * len(columns), len(columns[0])
-    names = (*spec.class_names, *["ignored"] * ignored)
-    beside = max(1, int(width / (0.55 + 0.07 * max(map(len, names)))))  # as many as fit
-    figure = Figure((width, 1.75 * rows + 0.6 + 0.2 * -(-len(names) // beside)), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (title, pictures) in enumerate(zip(titles, columns)):
-        axes[0, column].set_title(title, fontsize=7)
-        for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture, interpolation="nearest")
-            axes[row, column].axis("off")
-    patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
-               for name, color in zip(names, (*spec.palette, NO_LABEL))]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(beside, len(names)), fontsize=7, frameon=False)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the panel {path} cannot be written: {error}") from error
+def write_panel(path, columns, spec):
+    """Draw ``columns`` side by side (see ``predict.pictures.write_panel``), with the colours of classes and of no label."""
+    pictures.write_panel(path, columns, (*spec.class_names, "ignored"), (*spec.palette, NO_LABEL))

@@ -85,11 +85,11 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
     label = np.array(Image.open(run / "pseudo" / shown.name / "labels" / f"{names[0]}.png").convert("RGB"))
     assert (list(columns.values())[3][0] == label).all()
     # A network's own labelling with ratio 1 would be its prediction; thresholds only remove pixels from it.
-    for name, classes in zip(names, panel.predictions(run / f"{shown.name}.pt", data, names, (65, 65))):
+    for name, classes in zip(names, panel.predictions(run / f"{shown.name}.pt", data, columns["image"], (65, 65))):
         before = labels.predicted(name)[1]
         kept = before != 255
         assert kept.any() and (before[kept] == classes[kept]).mean() > 0.999  # stored logits are quantized
-    panel.write_panel(tmp_path / "panel.png", list(columns), list(columns.values()), data.spec)
+    panel.write_panel(tmp_path / "panel.png", columns, data.spec)
     assert Image.open(tmp_path / "panel.png").width > 500
 
 

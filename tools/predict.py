@@ -105,59 +105,10 @@ def predict(network, pictures, output, problems, batch_size, progress, append=No
     for overlay, row in ahead(write, progress(predicted), 12):
         count += 1
         if append is not None:
-<<<<<<< HEAD
-            append(self._overlay(picture.image, classes))
-        elif self.suffix:
-            self._writers.add(self._write_overlay, picture, classes)
-        if self._rows:
-            self._rows -= 1
-            self._show(picture.image, classes, decision.confidence)
-
-    def _show(self, image, classes, confidence):
-        """Keep a row of the panel, small."""
-        import numpy as np
-
-        row = {"image": image[..., ::-1], "prediction": np.array(self._colors, np.uint8)[classes],
-               "overlay": self._overlay(image, classes)[..., ::-1]}
-        if confidence is not None:
-            row["confidence"] = np.repeat(confidence.cpu().numpy()[..., None], 3, axis=-1)
-        for title, picture in row.items():
-            self._shown.setdefault(title, []).append(_thumbnail(picture))
-
-    def write_panel(self):
-        """Write the panel of what ``write`` has kept, if there is anything."""
-        from report.panel import write_panel
-
-        if self._shown:
-            with replacing(self.folder / "panel.png") as temporary:
-                write_panel(temporary, list(self._shown), list(self._shown.values()), self._description, ignored=False)
-
-    def _write_label(self, name, classes):
-        from data.png import palette_png
-        self._write("labels", f"{name}.png", palette_png(self._values[classes], self._palette))
-
-    def _write_grey(self, name, values):
-        import cv2
-        self._write("confidence", f"{name}.png", cv2.imencode(".png", values)[1].tobytes())
-
-    def _write_overlay(self, picture, classes):
-        import cv2
-        suffix = self.suffix if max(classes.shape) <= _LONGEST_JPEG else ".png"
-        content = cv2.imencode(suffix, self._overlay(picture.image, classes))[1].tobytes()
-        self._write("overlays", f"{picture.name}{suffix}", content)
-
-    def _write(self, kind, name, content):
-        write_bytes(self.folder / kind / name, content, durable=False)
-
-    def _overlay(self, image, classes):
-        from data.pictures import overlay
-        return overlay(image, classes, self._colors, self._alpha, self._clear)
-=======
             append(overlay)
         if row and len(output.shown) < output.rows:
             output.shown.append(row)
     return count
->>>>>>> 381e535 (predict/: one room for networks at work, with load and predict; the tools are command lines)
 
 
 def predict_video(network, source, output, problems, options):

@@ -53,7 +53,7 @@ def main(arguments=None):
         if args.images and shown and data.root is not None:
             path = Path(args.out or run.folder / "panel.png")
             columns = panel.columns_of(run, data, summary, shown, args.images)
-            panel.write_panel(path, list(columns), list(columns.values()), data.spec)
+            panel.write_panel(path, columns, data.spec)
             print(f"panel: {path}")
         print()
     if len(summaries) > 1:
