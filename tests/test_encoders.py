@@ -119,13 +119,14 @@ def test_prediction_of_any_size_and_export(chain, tmp_path, called, shapes_root)
 
 
 @pytest.mark.parametrize("chain", ["stride 8", "transformer"], indirect=True)
-def test_two_processes_learn_what_one_does(chain, command):
+def test_two_processes_learn_what_one_does(chain, command, tmp_path):
     """The last batch has one image, so one process has none of it."""
     _, out, common = chain
     words = ["--state=2", "--continue-from=a.pt", "--epochs=1", "--batch-size-labeled=7", "--lr=0.01", "--device=cpu",
              *common]
     assert command(*words, "--exp-name=by1")[0] == 0
-    done = torchrun(2, "main.py", *words, "--exp-name=by2")
+    (tmp_path / "lines.json").write_text(json.dumps([[str(word) for word in (*words, "--exp-name=by2")]]))
+    done = torchrun(2, "tests/together.py", tmp_path / "lines.json")
     assert done.returncode == 0, done.stderr
     before, alone, both = (load(out / f"{name}.pt")["model"] for name in ("a", "by1", "by2"))
     learnt = [key for key in alone if alone[key].is_floating_point() and not torch.equal(alone[key], before[key])]
