@@ -2,10 +2,11 @@
 # The whole method on generated images, on a CPU, in minutes: two small networks from random weights learn from a few
 # labels, then teach each other in three rounds of DMT, two of them with PLE; a third one learns from the same labels
 # alone. Ends with a table and a picture. Nothing is downloaded but, on the first call, the Python packages.
-#     ./demo.sh        SEED=1 ./demo.sh
+#     ./demo.sh        ./demo.sh SEED=1
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-source scripts/rounds.sh
+ARMS_PARALLEL=${ARMS_PARALLEL:-1}  # both arms at the same time, and b beside them; 0: one stage after the other
+MIXED_PRECISION=${MIXED_PRECISION:-0}  # 1: 16-bit network, on a GPU
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 
 SEED=${SEED:-0}  # of the images, of the split id (SEED modulo 3) and of every training
 images=${images:-800}  # training images
@@ -13,7 +14,7 @@ val_images=${val_images:-80}  # validation images
 size=${size:-80}  # largest height and width of an image in pixels
 
 case $SEED in
-    "" | *[!0-9]* | 0?*) echo "error: SEED is '$SEED'; it must be a whole number, as in SEED=1 ./demo.sh" >&2; exit 2 ;;
+    *[!0-9]* | 0?*) fail "SEED is '$SEED'; it must be a whole number, as in $0 SEED=1" ;;
 esac
 
 dataset=shapes
@@ -22,7 +23,7 @@ id=${id:-$((SEED % 3))}  # which of the random splits
 suffix=
 if [ "$SEED" != 0 ]; then suffix=-$SEED; fi
 exp=${exp:-demo$suffix}  # name of the experiment: demo, demo-1, ...
-OUTPUT_DIR=${OUTPUT_DIR:-runs/$exp}  # folder for everything written
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
 DATA_ROOT=${DATA_ROOT:-$OUTPUT_DIR/data}  # where the images go
 
 backbone=${backbone:-small}  # or timm/NAME, resnet50, resnet101
@@ -44,10 +45,11 @@ val0=${val0:-100}  # steps between validations
 # The supervised baseline, on all labels of the split, with more steps than an arm has in all its rounds:
 ep_b=${ep_b:-700}  # epochs
 
-# Rounds of mutual training, one for each ratio: three instead of the papers' five (0.2 to 1.0), to save time. They end
-# at 0.8, for in so short a run the least sure fifth of the pixels is wrong too often to teach anything:
+# Rounds of mutual training, one for each ratio:
+# (three instead of the papers' five, to save time; in so short a run the least sure fifth of the pixels is wrong too often)
 ratios=${ratios:-0.4 0.6 0.8}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
+previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 ep=${ep:-3}  # epochs a round
 batch_labeled=${batch_labeled:-2}  # labelled images a step
 batch_pseudo=${batch_pseudo:-6}  # pseudo-labelled images a step
@@ -57,17 +59,17 @@ gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-100}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
-MIXED_PRECISION=0
-ARMS_PARALLEL=${ARMS_PARALLEL:-1}  # both arms at the same time, and b beside them; 0: one stage after the other
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two stages run side by side instead
-EXTRA="--crop-size $crop --test-size $test_size --workers=0 $EXTRA"
-if [ -z "$DRY_RUN" ]; then source scripts/setup.sh; fi
+all_options=(--crop-size $crop --test-size $test_size --workers=0)
+if [ -z "$DRY_RUN" ]; then source "${root}scripts/setup.sh"; fi
 SECONDS=0  # bash counts them on
 
-call "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
-    --size "$size" "$size" --workers=2
-call "$PYTHON" generate_splits.py --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
-call "$PYTHON" dms_sample.py --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
+prepare() {
+    module data.synthetic --out="$DATA_ROOT" --train="$images" --val="$val_images" --seed="$SEED" \
+        --size "$size" "$size" --workers=2
+    call "$PYTHON" "${root}generate_splits.py" --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
+    call "$PYTHON" "${root}dms_sample.py" --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
+}
 start l r
 
 begin b train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"  # beside everything else
@@ -82,14 +84,15 @@ for ratio in $ratios; do
     begin r-$round train $round r l
     begin l-$round train $round l r
     finish r-$round l-$round
-    report $round
+    report
 done
 finish b
-report $round
+report
 
 print_results
-call "$PYTHON" -m tools.summarize "$OUTPUT_DIR"
+module tools.summarize "$OUTPUT_DIR"
 if [ -z "$DRY_RUN" ]; then
+    mkdir -p "$OUTPUT_DIR/logs"
     times > "$OUTPUT_DIR/logs/times.txt"  # in a pipe it would be another shell's
     echo "The demo took $SECONDS s; its processes computed for $(tail -n 1 "$OUTPUT_DIR/logs/times.txt") (user, system)."
 fi

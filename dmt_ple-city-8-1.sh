@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # DMT+PLE on Cityscapes with 1/8 of the labels: two arms with different pre-training, c (COCO) and i (ImageNet).
-# Plain DMT has other numbers here: ep0=170 batch_labeled=2 batch_pseudo=6 beta= exp=dmt-city-8-1 ./dmt_ple-city-8-1.sh
+# Plain DMT has other numbers here: ./dmt_ple-city-8-1.sh ep0=170 batch_labeled=2 batch_pseudo=6 beta= exp=dmt-city-8-1
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # DMT+PLE on PASCAL VOC 2012 with 1/20 of the labels: two arms with different pre-training, c (COCO) and i (ImageNet).
-# For other splits: split=8 id=2 ep0=54 dmt_ple-voc-20-1.sh
+# For other splits: ./dmt_ple-voc-20-1.sh split=8 id=2 ep0=54
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 

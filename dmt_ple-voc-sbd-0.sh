@@ -58,7 +58,7 @@ done
 
 if [ -n "$ORACLE" ] && [ "$ORACLE" != 0 ]; then
     train_labeled "${exp}__oracle" c 1 "$ep_oracle" "$seed_oracle" "$val_oracle"
-    report $round
+    report
 fi
 
 print_results

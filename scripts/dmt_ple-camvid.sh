@@ -6,6 +6,7 @@
 # The folder of the data is only read: the split lists go to OUTPUT_DIR/lists.
 set -euo pipefail
 positional=DATA_ROOT
+KEEP=${KEEP:-1}  # 0: remove the predictions that have served; the table at the end shows less of these rounds then
 source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
 dataset=${dataset:-camvid}  # its spec: a built-in one's name, or the path of a YAML file
@@ -46,10 +47,10 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
-EXTRA="--crop-size $crop $EXTRA"
-KEEP=${KEEP:-1}  # the dataset is small, and the table and the picture at the end show every round
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
-make_lists "$OUTPUT_DIR/lists"
+all_options=(--crop-size $crop)
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
+LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}  # folder of the split lists; this one is made
+prepare() { make_lists; }
 start l r
 
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
@@ -67,4 +68,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+module tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

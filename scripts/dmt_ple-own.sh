@@ -2,7 +2,7 @@
 # DMT+PLE on your own images, described by the spec that tools/new_dataset.py writes (docs/your_own_data.md):
 #     scripts/dmt_ple-own.sh datasets/weeds/dataset.yaml
 # The arms l and r differ by their seeds and by the labelled images they see in round 0: two overlapping subsets, which
-# dms_sample.py makes beside the lists. On a CPU put backbone=small in front.
+# dms_sample.py makes beside the lists. On a CPU add backbone=small.
 set -euo pipefail
 positional=dataset
 source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
@@ -12,7 +12,7 @@ split=${split:-all}  # the lists SPLIT_labeled_ID.txt and SPLIT_unlabeled_ID.txt
 id=${id:-0}  # which of the random splits
 data_name=$(basename "${dataset%.y*ml}")
 if [ "$data_name" = dataset ]; then data_name=$(basename "$(dirname "$(realpath -m "$dataset")")"); fi
-exp=${exp:-$data_name}  # name of the experiment; empty: that of the spec, or of its folder
+exp=${exp:-$data_name}  # name of the experiment; empty: the name of the spec, or of its folder
 
 backbone=${backbone:-resnet101}  # or resnet50, timm/NAME, or small for a CPU
 output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
@@ -60,8 +60,10 @@ if [ "$weights" = none ]; then : "${lr0:=0.02}" "${lr:=0.01}"; fi
 first=$split second=$split
 if [ "$halves" != 0 ]; then
     first=$split-l second=$split-r
-    call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" --splits "$split" --ids $((id + 1)) \
-        ${DATA_ROOT:+--data-root="$DATA_ROOT"} ${LISTS_DIR:+--lists="$LISTS_DIR"}
+    prepare() {
+        call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" --splits "$split" --ids $((id + 1)) \
+            ${DATA_ROOT:+--data-root="$DATA_ROOT"} ${LISTS_DIR:+--lists="$LISTS_DIR"}
+    }
 fi
 start l r
 
@@ -81,4 +83,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+module tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

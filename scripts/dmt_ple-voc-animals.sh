@@ -49,8 +49,9 @@ batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
-make_lists "$OUTPUT_DIR/lists"
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
+LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}  # folder of the split lists; this one is made
+prepare() { make_lists; }
 start l r
 
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
@@ -68,4 +69,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+module tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

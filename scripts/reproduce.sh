@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Every cell of the papers' tables: both datasets, all splits, three split ids; supervised, DMT and DMT+PLE.
-#     scripts/reproduce.sh        CELLS="voc-106 city-8" IDS="0 1" METHODS="supervised dmt" scripts/reproduce.sh
+#     scripts/reproduce.sh        scripts/reproduce.sh CELLS="voc-106 city-8" IDS="0 1" METHODS="supervised dmt"
 # OUTPUT_DIR/CELL-ID/METHOD becomes a run folder; what methods of a cell have in common (round 0, and round 1 of DMT and
 # DMT+PLE; on Cityscapes, where DMT+PLE has a recipe of its own, the round 0 of supervised and DMT) is computed once and
-# linked. Interrupted, the same command goes on. Ends with the table beside the published
-# numbers. With several GPUs: one such command a GPU, each with CELLS or IDS of its own.
+# linked. Interrupted, the same command goes on. Ends with the table beside the published numbers. With several GPUs: one
+# such command a GPU, each with CELLS or IDS of its own.
 #
 # The cells voc-20, voc-8, voc-sbd, city-30 and city-8 have arms c and i, voc-106 and voc-50 have arms l and r (run
 # dms_sample.py first). With all labels (voc-full, city-full) there is nothing to be learnt from other images: supervised
 # only. voc-sbd has id 0 alone; its method "oracle" is voc-full of id 0. Numbers not named here are those of the launchers
 # dmt_ple-*.sh and can be set in the same way, as in ep=1; VOC_ROOT and CITYSCAPES_ROOT say where the datasets are.
 set -euo pipefail
-exp=reproduce
+passed_on="backbone output_stride weights coco_arms coco_weights seed_c seed_i seed_l seed_r seed0_l seed0_r weight_decay batch0
+    lr0 val0 ratios previous_statistics ep batch_labeled batch_pseudo lr gamma1 gamma2 val batch_labeling"
 source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
 CELLS=${CELLS:-voc-106 voc-50 voc-20 voc-8 voc-full voc-sbd city-30 city-8 city-full}  # in this order
@@ -47,10 +48,21 @@ one_of() {
     done
 }
 
+# link RUN RUN STAGE ...: the stages of the first run that are finished become those of the second, unless it has them.
+link() {
+    local stage file
+    if [ -n "$DRY_RUN" ]; then return; fi
+    for stage in "${@:3}"; do
+        if [ -e "$2/$stage" ] || [ ! -e "$1/$stage/result.json" -a ! -e "$1/$stage/manifest.json" ]; then continue; fi
+        mkdir -p "$(dirname "$2/$stage")"
+        for file in "$1/$stage"{.pt,}; do if [ -e "$file" ]; then cp -al "$file" "$(dirname "$2/$stage")"; fi; done
+    done
+}
+
 # run_method CELL ID METHOD: into the run folder TOP/CELL-ID/METHOD, by the cell's launcher with the numbers of the cell.
 # What a method before it has in common with it is linked: the launcher finds it finished.
 run_method() {
-    local dataset=${1%-*} split=${1#*-} launcher epochs=ep0_${1//-/_} folder=$TOP/$1-$2 numbers=() file
+    local dataset=${1%-*} split=${1#*-} launcher epochs=ep0_${1//-/_} folder=$TOP/$1-$2 numbers=()
     case $1 in
         voc-106 | voc-50) launcher=dmt_ple-voc-106-1lr.sh ;;
         voc-sbd) launcher=dmt_ple-voc-sbd-0.sh split=train ;;
@@ -72,11 +84,12 @@ run_method() {
     numbers+=(dataset="$dataset" split="$split" id="$2" exp="$1-$2" ep0="${!epochs}" OUTPUT_DIR="$folder/$3")
     runs+=("$folder/$3")
     echo "# --- $1-$2/$3 ---"
-    for file in "$folder"/{supervised,dmt}/"$1-$2__p"[01]--*; do
-        if [ -n "$DRY_RUN" ] || [ ! -e "$file" ] || [ -e "$folder/$3/${file##*/}" ] || [ "$dataset/$3" = city/ple ]; then continue; fi
-        mkdir -p "$folder/$3"
-        cp -al "$file" "$folder/$3" 2> /dev/null || cp -a "$file" "$folder/$3"
-    done
+    case $dataset/$3 in
+        */dmt) link "$folder/supervised" "$folder/dmt" "$1-$2__p0--c" ;;
+        voc/ple)
+            link "$folder/supervised" "$folder/ple" "$1-$2__p0--c"
+            link "$folder/dmt" "$folder/ple" "$1-$2__p0--"{c,i,l,r} "pseudo/$1-$2__p0--"{c,i,l,r} "$1-$2__p1--"{c,i,l,r} ;;
+    esac
     if [ "$3" = supervised ]; then (supervised); else env "${numbers[@]}" bash "$root$launcher"; fi
 }
 
@@ -84,11 +97,12 @@ run_method() {
 supervised() {
     export "${numbers[@]}"
     source "$root$launcher"
-    coco_arms+=" c" seed_c=${seed_c:-$seed_whole}
+    ratios= coco_arms+=" c" seed_c=${seed_c:-$seed_whole}
     if [ "$split" = 1 ]; then seed_c=$id; fi
+    commands() { DRY_RUN=plan; round0 c "$split"; }
     start c
     round0 c "$split"
-    report 0
+    report
     print_results
 }
 
@@ -108,11 +122,11 @@ one_of method "supervised dmt ple oracle" $METHODS
 if [[ " $CELLS" == *" voc"* && " $CELLS" == *" city"* && -n "$DATA_ROOT$LISTS_DIR" ]]; then
     fail "DATA_ROOT and LISTS_DIR are for one dataset; set VOC_ROOT and CITYSCAPES_ROOT, or choose cells of one"
 fi
-TOP=${OUTPUT_DIR:-${root}runs/$exp}
+TOP=${OUTPUT_DIR:-${root}runs/reproduce}
 runs=()  # run folders that the table is made of
-if [ -z "$DRY_RUN" ]; then DRY_RUN=plan bash "$0" | "$PYTHON" "${root}main.py" --plan ${REDO:+--redo}; fi
+if [ -z "$DRY_RUN" ]; then commands | "$PYTHON" "${root}main.py" --plan ${REDO:+--redo}; fi
 for cell in $CELLS; do
     for number in $IDS; do run_cell "$cell" "$number"; done
 done
 if [ ${#runs[@]} = 0 ]; then fail "nothing is left to run: these cells have none of the chosen methods and ids"; fi
-call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
+module tools.tables "${runs[@]}"

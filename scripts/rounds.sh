@@ -10,7 +10,8 @@ set -euo pipefail
 # the working directory is left alone, relative paths mean what the user meant.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)/
 if [ "$root" = "$(pwd -P)/" ]; then root=; fi
-numbered=("${BASH_SOURCE[@]:1}" "${BASH_SOURCE[0]}")  # the files that say what can be set
+sources=()  # the files that say what can be set, the launcher first
+for file in "${BASH_SOURCE[@]}"; do sources=("$file" "${sources[@]}"); done
 
 fail() {
     echo "error: $*" >&2
@@ -21,16 +22,17 @@ fail() {
 print_help() {
     sed -n '2,/^[^#]/ { s/^# \{0,1\}//p; }' "$0"
     printf '\nNumbers, as in: %s ep=1 DRY_RUN=1 (in the environment, too)\n' "$0"
-    sed -nE 's/^# (.*:)$/\n\1/p
-        s/^([A-Za-z0-9_]+)=\$\{\1:?-?(.*)\}([[:space:]]+#[[:space:]]*(.*))?$/  \1=\2\t\4/p' "${numbered[@]}" |
-        awk -F'\t' '$2 == "" { print $1; next } { printf "%-36s %s\n", $1, $2 }'
+    sed -snE '/^set -/,$ { s/^# (.*:)$/\1/p
+        s/^([A-Za-z0-9_]+)=\$\{\1:?-?(.*)\}([[:space:]]+#[[:space:]]*(.*))?$/  \1=\2\t\4/p; }' "${sources[@]}" |
+        awk -F'\t' 'NF == 1 { heading = "\n" $1 "\n"; next }
+            !seen[substr($1, 1, index($1, "="))]++ { printf "%s%-36s %s\n", heading, $1, $2; heading = "" }'
 }
 
-# set_number NAME=VALUE: refused when no launcher knows the name.
+# set_number NAME=VALUE: refused when no launcher knows the name. "passed_on" are names that it hands on to others.
 set_number() {
     local known
-    known=$(sed -nE 's/^([A-Za-z0-9_]+)=\$\{\1.*/\1/p' "${numbered[@]}")
-    if ! grep -qx "${1%%=*}" <<< "$known"; then
+    known="$(sed -nE 's/^([A-Za-z0-9_]+)=\$\{\1.*/\1/p' "${sources[@]}") ${passed_on:-}"
+    if [[ " ${known//$'\n'/ } " != *" ${1%%=*} "* ]]; then
         fail "unknown number '${1%%=*}'; did you mean $(python3 -c 'import difflib, sys
 print(*(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0) or "?"))' "${1%%=*}" $known)? ($0 --help lists all)"
     fi
@@ -77,9 +79,11 @@ if [ -n "$LAUNCH" ] && [[ " $LAUNCH " != *" torchrun "* || -n $ARMS_PARALLEL ]];
     fail "LAUNCH is '$LAUNCH'; it needs the word torchrun, and goes without ARMS_PARALLEL, which is for one machine"
 fi
 [[ $NPROC =~ ^[1-9][0-9]*$ ]] || fail "NPROC is '$NPROC'; it must be a positive whole number"
-first_options=()  # more options for a training from first weights, a labelling, a training of a round
-label_options=()
-train_options=()
+declare -A planned=()  # command -> which of all stages it is
+declare -A running=()  # job beside this shell -> process group
+several_runs=  # 1: OUTPUT_DIR is not a run folder itself, but holds some
+all_options=()  # more options for every main.py; for a training from first weights, a labelling, a training of a round
+first_options=() label_options=() train_options=()
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
@@ -106,28 +110,38 @@ of_round() {
 
 # --- stages -----------------------------------------------------------------------------------------------------------
 
-# call WORD ...: print the command, ready for a shell, and run it. For the plan, words are separated by a control character.
+# call WORD ...: print the command, ready for a shell, and run it. In a plan, words are separated by a control character.
 call() {
-    if [ "$DRY_RUN" = plan ]; then local IFS=$'\x1f'; echo "$*"; return; fi
+    local IFS=$'\x1f'
+    local line="$*"
+    if [ "$DRY_RUN" = plan ]; then echo "$line"; return; fi
+    if [ -n "${planned[$line]:-}" ]; then echo "# stage ${planned[$line]} of ${#planned[@]}"; fi
     printf '%q' "$1"
     printf ' %q' "${@:2}"
     printf '\n'
     if [ -z "$DRY_RUN" ]; then "$@"; fi
 }
 
+# module NAME WORD ...: one of the repository's modules, from wherever the launcher was started.
+module() { call env PYTHONPATH="${root:-.}" "$PYTHON" -m "$@"; }
+
 # stage OPTION ...: main.py with these options and those of every stage.
 stage() {
-    local words=("$PYTHON") extra
+    local words=("$PYTHON") launch extra word
+    read -ra extra <<< "$EXTRA"
     if [ -n "$LAUNCH" ]; then
-        read -ra words <<< "${LAUNCH/torchrun/$PYTHON -m torch.distributed.run}"
+        read -ra launch <<< "$LAUNCH"
+        words=()
+        for word in "${launch[@]}"; do
+            if [ "$word" = torchrun ]; then words+=("$PYTHON" -m torch.distributed.run); else words+=("$word"); fi
+        done
     elif [ "$NPROC" != 1 ]; then
         words+=(-m torch.distributed.run --standalone --nproc-per-node="$NPROC")
     fi
-    read -ra extra <<< "$EXTRA"
     words+=("${root}main.py" "$@" --dataset="$dataset" --output-dir="$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
         ${LISTS_DIR:+--lists-dir="$LISTS_DIR"})
     if [ "$MIXED_PRECISION" != 0 ]; then words+=(--mixed-precision); fi
-    call "${words[@]}" "${extra[@]}"
+    call "${words[@]}" "${all_options[@]}" "${extra[@]}"
 }
 
 # train_labeled STAGE ARM SPLIT EPOCHS SEED VAL_NUM_STEPS: supervised training of an arm from its first weights.
@@ -197,15 +211,22 @@ test_arm() { stage --state=3 --continue-from="$(checkpoint "$1" "$2")"; }
 
 # --- side by side -----------------------------------------------------------------------------------------------------
 
-declare -A running=()  # job -> process group
+trap 'exit 143' TERM
+trap 'echo "stopped: what is finished is kept, and the same command goes on from there" >&2; exit 130' INT
+trap end_running EXIT
+
+# end_running: whatever ends this shell ends what runs beside it. A training saves its state first, and says so.
+end_running() {
+    if [ ${#running[@]} = 0 ]; then return; fi
+    kill -- "${running[@]/#/-}" 2> /dev/null || true
+    wait
+    for job in "${!running[@]}"; do echo "$job: $(tail -n 1 "$OUTPUT_DIR/logs/$job.txt")" >&2; done
+}
 
 # begin JOB WORD ...: run the words; with ARMS_PARALLEL beside what follows, and what they print goes to OUTPUT_DIR/logs.
 begin() {
     if [ -n "$DRY_RUN" ] || [ -z "$ARMS_PARALLEL" ]; then "${@:2}"; return; fi
     mkdir -p "$OUTPUT_DIR/logs"
-    trap 'kill -- "${running[@]/#/-}" 2> /dev/null; wait' EXIT  # whatever ends this shell ends what runs beside it
-    trap 'exit 143' TERM
-    trap 'exit 130' INT
     set -m  # a process group of its own
     (use_gpus ${#running[@]}; "${@:2}") >> "$OUTPUT_DIR/logs/$1.txt" 2>&1 &
     set +m
@@ -214,57 +235,68 @@ begin() {
 
 # use_gpus PLACE: of the GPUs the NPROC that are due to the job in this place; where there are too few, jobs share them.
 use_gpus() {
-    local gpus
-    IFS=', ' read -ra gpus <<< "${CUDA_VISIBLE_DEVICES:-$(
+    local gpus groups
+    IFS=', ' read -ra gpus <<< "${CUDA_VISIBLE_DEVICES-$(
         nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | tr '\n' ' ')}"
-    local groups=$((${#gpus[@]} / NPROC))
+    groups=$((${#gpus[@]} / NPROC))
     if [ $groups = 0 ]; then return; fi
     CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$(($1 % groups * NPROC)):$NPROC}")
     export CUDA_VISIBLE_DEVICES
 }
 
-# finish JOB ...: wait for what has begun, and print how it ended.
+# finish JOB ...: wait for what has begun, and print how it ended; on a terminal every few seconds how far it is, too.
 finish() {
-    local job status=0
+    local job log status=0
     for job in "$@"; do
         if [ -z "${running[$job]:-}" ]; then continue; fi
+        log=$OUTPUT_DIR/logs/$job.txt
+        while [ -t 1 ] && kill -0 "${running[$job]}" 2> /dev/null; do
+            if ((SECONDS % 8 == 0)); then printf '%5d s  %s: %s\n' $SECONDS "$job" "$(tail -n 1 "$log")"; fi
+            sleep 1
+        done
         wait "${running[$job]}" || status=$?
         unset "running[$job]"
         if [ $status != 0 ]; then
-            grep '^error: ' "$OUTPUT_DIR/logs/$job.txt" | tail -n 1 >&2 || true
-            echo "error: '$job' failed (status $status); $OUTPUT_DIR/logs/$job.txt holds everything it printed" >&2
+            echo "error: '$job' failed (status $status): $(sed -n 's/^error: //p' "$log" | tail -n 1); $log holds" \
+                "everything it printed" >&2
             exit $status
         fi
-        printf '%5d s  %s\n' $SECONDS "$(tail -n 1 "$OUTPUT_DIR/logs/$job.txt")"
+        printf '%5d s  %s\n' $SECONDS "$(tail -n 1 "$log")"
     done
 }
 
 # --- before, between and after the stages -----------------------------------------------------------------------------
 
-# make_lists FOLDER: the split lists go there, unless LISTS_DIR says where they are: the data are only read.
+# What start plans, and what has to be made after that and before everything else; a launcher may have others.
+commands() { DRY_RUN=plan bash "$0"; }
+prepare() { :; }
+
+# make_lists: the split lists go to OUTPUT_DIR/lists, unless LISTS_DIR says where they are: the data are only read.
 make_lists() {
     local data=(--dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"})
-    if [ -n "$LISTS_DIR" ]; then return; fi
-    export LISTS_DIR=$1
+    if [ "$LISTS_DIR" != "$OUTPUT_DIR/lists" ]; then return; fi
     call "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
     call "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
 }
 
-# start ARM ...: one launcher at a time in a folder. Before the night, not after: main.py reads the commands that are to
-# come, and looks at everything that they need.
+# start ARM ...: before the night, not after: main.py reads all commands that are to come, then nothing else works in the
+# folder, then main.py looks at everything that the commands need.
 start() {
     arms=$*
+    OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
     choose_network
-    lock_run
-    if [ -n "$DRY_RUN" ]; then return; fi
-    if [ -z "${PLANNED:-}" ]; then
-        local options=(--plan)
-        if [ -n "$REDO" ]; then options+=(--redo); fi
-        if [ "$CHECK" != 0 ]; then options+=(--check); fi
-        DRY_RUN=plan bash "$0" | "$PYTHON" "${root}main.py" "${options[@]}"
-        export PLANNED=1
-    fi
-    if [ "$REPORT" != 0 ]; then echo "report: $OUTPUT_DIR/report/index.html, brought up to date after every stage"; fi
+    if [ -n "$DRY_RUN" ]; then prepare; return; fi
+    local plan line read_plan=("$PYTHON" "${root}main.py" --plan ${REDO:+--redo})
+    plan=$(commands | awk '/main\.py/')
+    "${read_plan[@]}" <<< "$plan" > /dev/null
+    if [ -z "$several_runs" ]; then lock_run; fi
+    prepare
+    if [ "$CHECK" != 0 ]; then read_plan+=(--check); fi
+    "${read_plan[@]}" <<< "$plan"
+    export PLANNED=1  # stages need not repeat what has been said
+    while IFS= read -r line; do : "${planned[$line]:=$((${#planned[@]} + 1))}"; done <<< "$plan"
+    if [ "$REPORT" = 0 ] || [ -n "$several_runs" ]; then return; fi
+    echo "report: $OUTPUT_DIR/report/index.html, brought up to date after every stage"
     progress
 }
 
@@ -279,49 +311,66 @@ choose_network() {
     if [ "$backbone" != resnet101 ]; then first_options=(--backbone="$backbone" "${first_options[@]}"); fi
 }
 
-# lock_run: the stages inherit the lock, so it lasts as long as any of them, and the system frees it however they end.
+# lock_run: one launcher at a time in a run folder. The stages inherit the lock, so it lasts as long as any of them, and
+# the system frees it however they end.
 lock_run() {
-    OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
     if [ -n "$DRY_RUN" ] || ! command -v flock > /dev/null; then return; fi
-    mkdir -p "$OUTPUT_DIR" 2> /dev/null || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
-    exec 9>> "$OUTPUT_DIR/.lock" || fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
-    flock -n 9 || fail "another launcher works in $OUTPUT_DIR; wait for it to end, or set another OUTPUT_DIR"
+    if ! mkdir -p "$OUTPUT_DIR" 2> /dev/null || ! [ -w "$OUTPUT_DIR" ]; then
+        fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
+    fi
+    exec 9>> "$OUTPUT_DIR/.lock"
+    if flock -n 9; then return; fi
+    if [ -z "$several_runs" ]; then
+        fail "another launcher works in $OUTPUT_DIR; wait for it to end, or set another OUTPUT_DIR"
+    fi
+    echo "waiting for another launcher, which works in $OUTPUT_DIR"
+    flock 9
 }
 
-# progress: the report's page says how far the chain is. A night's work does not stop for it.
+# page WORD ...: run what writes the report. A night's work does not stop for it, but for Ctrl-C.
+page() {
+    local status=0
+    "$@" || status=$?
+    if [ $status -gt 128 ]; then exit $status; fi
+    if [ $status != 0 ]; then echo "warning: the report was not written; the chain goes on" >&2; fi
+}
+
+# progress: the report's page says how far the chain is.
 progress() {
     if [ -n "$DRY_RUN" ] || [ "$REPORT" = 0 ]; then return; fi
-    "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)" --progress --arms $arms ||
-        echo "warning: the report was not written; the chain goes on" >&2
+    page "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)" --progress --arms $arms \
+        > /dev/null
 }
 
-# report ROUND: everything drawn anew, before tidy removes what it looks at.
+# report: everything drawn anew.
 report() {
     local beside=()
     if [ "$REPORT" = 0 ]; then return; fi
     if compgen -G "${BASELINE:-none}/*/result.json" > /dev/null; then beside=(--baseline="$BASELINE"); fi
-    call "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)" "${beside[@]}" --arms $arms ||
-        echo "warning: the report was not written; the chain goes on" >&2
+    page call "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)" "${beside[@]}" \
+        --arms $arms
 }
 
 # end_round ROUND: the report, and the disk freed of the predictions that no later stage needs: in round N those of the
 # round before the last served PLE as the previous ones.
 end_round() {
     local arm
-    report "$1"
+    report
     if [ -n "$DRY_RUN$KEEP" ] || [ "$1" -lt 2 ]; then return; fi
     for arm in $arms; do rm -rf "$(pseudo_dir $(($1 - 2)) "$arm")/logits"; done
 }
 
 # print_results: the mIoU of every stage, and what can be done with them.
 print_results() {
+    local last one other
     if [ -n "$DRY_RUN" ]; then return; fi
     printf '\n%-44s %s\n' "stage" "best validation mIoU (%)"
     awk -F': ' '{ printf "%-44s %.2f\n", $1, $2 }' "$OUTPUT_DIR/log.txt"
-    local one other options="--dataset=$dataset${DATA_ROOT:+ --data-root=$DATA_ROOT}"
-    one=$(checkpoint "$(rounds)" "${arms%% *}") other=$(checkpoint "$(rounds)" "${arms##* }")
+    if [ "$REPORT" != 0 ]; then printf '\nreport: %s\n' "$OUTPUT_DIR/report/index.html"; fi
+    last=$(rounds)
+    one=$(checkpoint "$last" "${arms%% *}") other=$(checkpoint "$last" "${arms##* }")
     if [ ! -f "$one" ] || [ ! -f "$other" ]; then return; fi
-    printf '\nreport:        %s\n' "$OUTPUT_DIR/report/index.html"
-    echo "test both:     $PYTHON ${root}main.py --state=3 $options --continue-from=$one --second-arm=$other"
-    echo "predict:       $PYTHON ${root}tools/predict.py --checkpoint $one --checkpoint $other --out predictions IMAGES"
+    printf '\ntest both arms, and label images of your own:\n'
+    DRY_RUN=1 stage --state=3 --continue-from="$one" --second-arm="$other"
+    DRY_RUN=1 call "$PYTHON" "${root}tools/predict.py" --checkpoint "$one" --checkpoint "$other" --out predictions IMAGES
 }

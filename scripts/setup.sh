@@ -2,8 +2,9 @@
 # Sourced by demo.sh and test.sh: creates .venv with the pinned requirements, or reuses it. Sets PYTHON.
 set -euo pipefail
 
-stamp=.venv/requirements.sha256
-wanted=$(sha256sum requirements.txt | cut -d' ' -f1)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+stamp=$here/.venv/requirements.sha256
+wanted=$(sha256sum < "$here/requirements.txt" | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     python=$(command -v python3.11 || command -v python3 || true)
     if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -11,9 +12,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         exit 2
     fi
     echo "setting up .venv (about 5 GB, a few minutes; once only) ..."
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    [ -x "$here/.venv/bin/python" ] || "$python" -m venv "$here/.venv"
+    "$here/.venv/bin/python" -m pip install --disable-pip-version-check -r "$here/requirements.txt"
     echo "$wanted" > "$stamp"
 fi
-PYTHON=$PWD/.venv/bin/python
+PYTHON=$here/.venv/bin/python
 export PYTHON

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Real street scenes: CamVid at 1/8 of the labels, supervised, DMT and DMT+PLE, and supervised on all labels, for three
 # split ids; from random weights, so nothing is downloaded. On a CPU a small network at half the resolution; on a GPU:
-#     scripts/ablations/camvid.sh DATA_ROOT        IDS=0 ROWS="baseline dmt" scripts/ablations/camvid.sh DATA_ROOT
-#     dataset=camvid backbone=resnet101 crop="241 321" JOBS=1 scripts/ablations/camvid.sh DATA_ROOT
+#     scripts/ablations/camvid.sh DATA_ROOT        scripts/ablations/camvid.sh DATA_ROOT IDS=0 ROWS="baseline dmt"
+#     scripts/ablations/camvid.sh DATA_ROOT dataset=camvid backbone=resnet101 crop="241 321" JOBS=1
 # OUTPUT_DIR/camvid-ID/ROW becomes the run folder of a row. Interrupted, the same command goes on. Ends with the table.
 # Numbers that are not named here are those of scripts/dmt_ple-camvid.sh and can be set in the same way, as in ep=1.
 set -euo pipefail
@@ -13,8 +13,7 @@ JOBS=${JOBS:-2}  # ids that run side by side
 ROWS=${ROWS:-baseline full dmt ple}  # rows to run, in this order; those of voc.sh are there, too
 dataset=${dataset:-$(dirname "${BASH_SOURCE[0]}")/camvid-half.yaml}  # or camvid: at full resolution
 crop=${crop:-97 129}  # height and width of the training crops
-# From random weights 500 steps of round 0, as in the launcher, are far from enough to teach anyone:
-ep0=${ep0:-260}  # epochs of l and r: 1300 steps
+ep0=${ep0:-260}  # epochs of l and r: 1300 steps; the launcher's 500 are far from enough to teach anyone
 ep_b=${ep_b:-352}  # epochs of b, on the labels of the split: 2112 steps, as many as round 0 and the rounds have together
 ep_full=${ep_full:-46}  # epochs of "full", supervised on all labels: as many steps
 ep=${ep:-2}  # epochs a round: 162 steps
@@ -28,9 +27,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-camvid.sh"  # its numbers, for
 
 gamma=$gamma1 beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # ids run side by side instead
-EXTRA="--crop-size $crop $EXTRA"
+all_options=(--crop-size $crop)
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
 
 of_id() {
     id=$1 ARMS_PARALLEL=
@@ -38,8 +37,9 @@ of_id() {
 }
 
 for number in $IDS; do
-    [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in IDS='0 1' $0"
+    [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in $0 IDS='0 1'"
 done
-make_lists "$OUTPUT_DIR/lists"
+LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}  # folder of the split lists; this one is made
+prepare() { make_lists; }
 start $baseline_arms
 run_all of_id camvid $IDS

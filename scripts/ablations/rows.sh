@@ -3,8 +3,9 @@
 # that shows its rounds.
 #
 # RUNS/ROW is the run folder of a row and whole in itself. What rows have in common is computed once and linked: all start
-# from the checkpoints of RUNS/baseline, and PLE's round 1 is DMT's.
-EXTRA="--on-collapse=warn $EXTRA"  # a variant that collapses is a result
+# from the checkpoints of RUNS/baseline, and PLE's round 1 is DMT's. Several launchers may work on rows of their own.
+several_runs=1
+all_options+=(--on-collapse=warn)  # a variant that collapses is a result
 
 # share ROW STAGE ...: finished stages of another row as this one's, without copying their content where the disk can.
 share() {
@@ -18,7 +19,7 @@ share() {
     done
 }
 
-# in_row ROW WORD ...: run the words in the folder of that row.
+# in_row ROW WORD ...: run the words in the folder of that row, when no other launcher works there.
 in_row() {
     (OUTPUT_DIR=$RUNS/$1 BASELINE=$RUNS/baseline; lock_run; "${@:2}")
 }
@@ -35,7 +36,7 @@ baseline_arm() {
 from_baseline() {
     local arm
     for arm in "$@"; do
-        in_row baseline baseline_arm "$arm"
+        ratios= arms=$baseline_arms in_row baseline baseline_arm "$arm"
         share baseline "$(name 0 "$arm")"
     done
 }
@@ -81,15 +82,15 @@ online_training() {
     stage "${options[@]}" --continue-from="$(checkpoint 0 c)" --online="$online" --epochs=$((ep * $(rounds))) \
         --batch-size-labeled="$(of_round "$batch_labeled" 1)" --batch-size-pseudo="$(of_round "$batch_pseudo" 1)" \
         --lr="$lr" --weight-decay="$weight_decay" --seed="$seed_c" --val-num-steps="$val"
-    report 1
+    report
 }
 
 # run_row ROW
 run_row() {
     local beta= gamma1=$gamma gamma2=$gamma label_options=() train_options=() arms="l r"
     case $1 in
-        baseline) arms=$baseline_arms; for arm in $arms; do baseline_arm "$arm"; done; report 0 ;;
-        full) arms=f; train_labeled "$(name 0 f)" f 1 "$ep_full" "$seed_f" "$val0"; report 0 ;;
+        baseline) local ratios=; arms=$baseline_arms; for arm in $arms; do baseline_arm "$arm"; done; report ;;
+        full) local ratios=; arms=f; train_labeled "$(name 0 f)" f 1 "$ep_full" "$seed_f" "$val0"; report ;;
         cbst) gamma1=0 gamma2=0; self_training ;;
         dst) self_training ;;
         dmt) mutual_training ;;
@@ -144,5 +145,5 @@ run_all() {
         finish "${wanted[@]}"
     done
     for value in "${@:3}"; do for row in $(all_rows $ROWS); do runs+=("$TOP/$2-$value/$row"); done; done
-    call env PYTHONPATH="${root:-.}" "$PYTHON" -m tools.tables "${runs[@]}"
+    module tools.tables "${runs[@]}"
 }

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # The rows of the papers' ablation table on generated images, for several seeds, on CPUs: what they differ by in small.
-#     scripts/ablations/shapes.sh        SEEDS="0 1" ROWS="baseline dmt" scripts/ablations/shapes.sh
+#     scripts/ablations/shapes.sh        scripts/ablations/shapes.sh SEEDS="0 1" ROWS="baseline dmt"
 # OUTPUT_DIR/seed-N/ROW becomes the run folder of a row. Interrupted, the same command goes on.
 set -euo pipefail
+MIXED_PRECISION=${MIXED_PRECISION:-0}  # 1: 16-bit network, on a GPU
+KEEP=${KEEP:-1}  # predictions of every round, to see what was forgotten; 0: remove what has served
 source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
 
 SEEDS=${SEEDS:-0 1 2 3 4}  # each has its own images, split and trainings
@@ -48,18 +50,17 @@ previous_statistics=${previous_statistics:-running}  # of PLE's previous network
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 
-MIXED_PRECISION=0 CHECK=0 KEEP=1  # predictions of every round, to see what was forgotten
+CHECK=0  # the images are made by the launcher
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-EXTRA="--crop-size $crop --test-size $test_size --workers=0 $EXTRA"
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
+all_options+=(--crop-size $crop --test-size $test_size --workers=0)
 
 # of_seed SEED ROW ...: its own images, split and seeds.
 of_seed() {
     id=$(($1 % 3)) ARMS_PARALLEL=
     seed_b=$((10 * $1 + 1)) seed_c=$((10 * $1 + 1)) seed_f=$((10 * $1 + 1)) seed_l=$((10 * $1 + 2)) seed_r=$((10 * $1 + 3))
     DATA_ROOT=$OUTPUT_DIR/data-$1
-    call env PYTHONPATH="${root:-.}" "$PYTHON" -m data.synthetic --out="$DATA_ROOT" --train="$images" \
+    module data.synthetic --out="$DATA_ROOT" --train="$images" \
         --val="$val_images" --seed="$1" --size "$size" "$size" --workers=1
     call "$PYTHON" "${root}generate_splits.py" --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
     call "$PYTHON" "${root}dms_sample.py" --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
@@ -67,7 +68,7 @@ of_seed() {
 }
 
 for number in $SEEDS; do
-    case $number in *[!0-9]* | 0?*) fail "a seed is '$number'; seeds are whole numbers, as in SEEDS='0 1' $0" ;; esac
+    case $number in *[!0-9]* | 0?*) fail "a seed is '$number'; seeds are whole numbers, as in $0 SEEDS='0 1'" ;; esac
 done
 start $baseline_arms
 run_all of_seed seed $SEEDS

@@ -3,8 +3,8 @@
 # supervised on all labels, for three split ids. About half a day of two cores; the rows baseline, full, dmt and ple of
 # all ids come before the others:
 #     scripts/ablations/voc-animals.sh DATA_ROOT
-#     IDS=0 ROWS="baseline dmt" weights=FILE scripts/ablations/voc-animals.sh DATA_ROOT
-#     JOBS=3 scripts/ablations/voc-animals.sh DATA_ROOT        # on a GPU
+#     scripts/ablations/voc-animals.sh DATA_ROOT IDS=0 ROWS="baseline dmt" weights=FILE
+#     scripts/ablations/voc-animals.sh DATA_ROOT JOBS=3        # on a GPU
 # OUTPUT_DIR/voc-animals-ID/ROW becomes the run folder of a row. Interrupted, the same command goes on. Ends with the
 # table. Numbers that are not named here are those of scripts/dmt_ple-voc-animals.sh and can be set in the same way.
 set -euo pipefail
@@ -21,7 +21,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-voc-animals.sh"  # its numbers
 
 gamma=$gamma1 beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
 
 of_id() {
     id=$1 ARMS_PARALLEL=
@@ -29,8 +29,9 @@ of_id() {
 }
 
 for number in $IDS; do
-    [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in IDS='0 1' $0"
+    [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in $0 IDS='0 1'"
 done
-make_lists "$OUTPUT_DIR/lists"
+LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}  # folder of the split lists; this one is made
+prepare() { make_lists; }
 start $baseline_arms
 run_all of_id voc-animals $IDS

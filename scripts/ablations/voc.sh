@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The papers' ablations: PASCAL VOC 2012 with 1/50 of the labels, split id 2, all arms from COCO weights.
-#     scripts/ablations/voc.sh        ROWS="baseline dmt ple" scripts/ablations/voc.sh
+#     scripts/ablations/voc.sh        scripts/ablations/voc.sh ROWS="baseline dmt ple"
 # OUTPUT_DIR/ROW becomes the run folder of a row. With several GPUs: first ROWS="baseline dmt", then one launcher a GPU,
 # each with a part of the other rows.
 set -euo pipefail
@@ -48,7 +48,7 @@ betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
 RUNS=$OUTPUT_DIR
 start $baseline_arms
 run_rows $ROWS
