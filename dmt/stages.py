@@ -190,7 +190,8 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     try:
         miou, best_step = training.train(trainer, steps, loader, records, validate, lambda: bool(asked))
     except Interrupted as interrupted:
-        print(f"{plan.name}: stopped at step {records.step}; the same command goes on from there", file=sys.stderr)
+        kept = "its state is saved, the same command goes on from there" if plan.save else "nothing is saved"
+        print(f"{plan.name}: stopped at step {records.step}; {kept}", file=sys.stderr)
         interrupted.signal = max(processes.gather(asked[0] if asked else 0))
         raise
     finally:
@@ -270,7 +271,12 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
         if not done:
             processes.first(store.begin, sources[checkpoint], redo)
             previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
-            thresholds, shares = labeling.label(setting, names, store, checkpoint, previous, rules)
+            try:
+                thresholds, shares = labeling.label(setting, names, store, checkpoint, previous, rules)
+            except KeyboardInterrupt:
+                print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with them",
+                      file=sys.stderr)
+                raise
             processes.each_machine(sync)  # all is on the disks when the manifest says so
             manifest = {**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
                         "thresholds": [float(value) for value in thresholds]}

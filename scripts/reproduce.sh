@@ -82,6 +82,7 @@ run_method() {
         ple) numbers+=(beta="$beta_ple" BASELINE="$folder/supervised") ;;
     esac
     numbers+=(dataset="$dataset" split="$split" id="$2" exp="$1-$2" ep0="${!epochs}" OUTPUT_DIR="$folder/$3")
+    if [[ " ${runs[*]} " == *" $folder/$3 "* ]]; then return; fi  # voc-full of id 0 is the oracle, too
     runs+=("$folder/$3")
     echo "# --- $1-$2/$3 ---"
     case $dataset/$3 in

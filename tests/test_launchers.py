@@ -2,22 +2,27 @@
 
 import hashlib
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from dmt.plan import Plan
 from models import deeplab_v2
 from utils.files import locked
 from utils.options import parse_options
 
 ROOT = Path(__file__).parent.parent
 CHAINS = ["dmt_ple-voc-20-1", "dmt_ple-voc-106-1lr", "dmt_ple-city-8-1", "dmt_ple-voc-sbd-0"]
-SCRIPTS = [*(f"{chain}.sh" for chain in CHAINS), "prepare_coco.sh", "scripts/dmt_ple-camvid.sh",
-           "scripts/dmt_ple-voc-animals.sh", "scripts/dmt_ple-own.sh"]
+LAUNCHERS = ["demo.sh", *(f"{chain}.sh" for chain in CHAINS), "scripts/dmt_ple-camvid.sh", "scripts/dmt_ple-voc-animals.sh",
+             "scripts/dmt_ple-own.sh", "scripts/reproduce.sh",
+             *(f"scripts/ablations/{name}.sh" for name in ("voc", "shapes", "camvid", "voc-animals"))]
 RATIOS = ("0.2", "0.4", "0.6", "0.8", "1.0")
 
 
@@ -139,7 +144,6 @@ def test_every_round_ends_with_a_report(chain, arms):
     out = f"runs/{chain}"
     assert all(printed[place] == ["python", "tools/report.py", out, f"--exp={chain}", "--rounds=5", "--arms", *arms]
                for place in places)
-    assert [is_report(words) for words in everything(f"{chain}.sh", REPORT="end")].count(True) == 1
     assert not any(map(is_report, everything(f"{chain}.sh", REPORT="0")))
 
 
@@ -150,22 +154,44 @@ def test_the_oracle_is_trained_on_request():
             "--epochs=30", "--continue-from=voc_coco_resnet101.pt", "--batch-size-labeled=8", "--seed=0"} <= set(oracle)
 
 
-def test_numbers_come_from_the_environment():
-    printed = commands("dmt_ple-voc-20-1.sh", ep="1", split="8", id="2", ratios="0.5", beta="", MIXED_PRECISION="0",
-                       EXTRA="--backbone=small --weights=none --workers=0", coco_weights="", DATA_ROOT="/my data",
-                       LISTS_DIR="lists", OUTPUT_DIR="here")
+def test_numbers_come_as_arguments_or_from_the_environment():
+    numbers = {"ep": "1", "split": "8", "id": "2", "ratios": "0.5", "beta": "", "MIXED_PRECISION": "0", "DATA_ROOT": "/my data",
+               "EXTRA": "--aspp-branches=4 --workers=0", "coco_weights": "", "LISTS_DIR": "lists", "OUTPUT_DIR": "here",
+               "backbone": "small", "weights": "none"}
+    printed = commands("dmt_ple-voc-20-1.sh", **numbers)
+    assert printed == commands("dmt_ple-voc-20-1.sh", *(f"{name}={value}" for name, value in numbers.items()), ep="7")
     assert len(printed) == 6
     for words in printed:
         assert {"--sets-id=2", "--train-set=8", "--data-root=/my data", "--lists-dir=lists",
                 "--output-dir=here"} <= set(words)
-        assert words[-3:] == ["--backbone=small", "--weights=none", "--workers=0"]
+        assert words[-2:] == ["--aspp-branches=4", "--workers=0"]
         assert not {"--coco", "--mixed-precision"} & set(words)
+        first = "--exp-name=dmt_ple-voc-8-2__p0" in " ".join(words)
+        assert ({"--backbone=small", "--weights=none"} <= set(words)) == first
     assert "--exp-name=dmt_ple-voc-8-2__p1--c" in printed[3] and "--epochs=1" in printed[3]
     plain = commands("dmt_ple-voc-20-1.sh", beta="")
     assert not any(word.startswith(("--oldfilename", "--Increment")) for words in plain for word in words)
     released = commands("dmt_ple-voc-20-1.sh", previous_statistics="batch")  # concerns the labellings with PLE alone
     assert [parse_options(words[2:]).previous_statistics == "batch" for words in released] == [
         parse_options(words[2:]).oldfilename is not None for words in released]
+
+
+def test_torchrun_on_one_machine_and_on_several():
+    own, = (words for words in commands("dmt_ple-voc-20-1.sh", NPROC="2", ratios="0.5") if "--exp-name=dmt_ple-voc-20-1__p0--c" in words)
+    assert own[:6] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
+    own, *_ = commands("dmt_ple-voc-20-1.sh", LAUNCH="srun -N2 torchrun --nnodes=2", PYTHON="/my python/bin/python")
+    assert own[:7] == ["srun", "-N2", "/my python/bin/python", "-m", "torch.distributed.run", "--nnodes=2", "main.py"]
+
+
+@pytest.mark.parametrize("words, message", [
+    (("epp=1",), "unknown number 'epp'; did you mean ep?"), (("bachbone=small",), "did you mean backbone?"),
+    (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"), (("--epochs=3",), "unknown argument '--epochs=3'"),
+    (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"), (("NPROC=0",), "NPROC"),
+    (("LAUNCH=srun",), "torchrun"), (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug")])
+def test_wrong_words_are_refused_before_anything_is_written(words, message, tmp_path):
+    done = start("dmt_ple-voc-20-1.sh", f"OUTPUT_DIR={tmp_path / 'out'}", *words, PYTHON=sys.executable)
+    assert done.returncode == 2 and done.stdout == "" and message in done.stderr, done
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ") and not any(tmp_path.iterdir())
 
 
 def test_launchers_work_from_any_directory(tmp_path):
@@ -217,72 +243,118 @@ def test_animals_name_encoder_and_weights_where_no_checkpoint_does():
     assert not any(word.startswith(left_out) for words in plain for word in words)
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "scripts/rounds.sh"])
-def test_scripts_parse(script):
-    assert subprocess.run(["bash", "-n", ROOT / script], capture_output=True, check=False).stderr == b""
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_and_unknown_arguments(script):
+@pytest.mark.parametrize("script", LAUNCHERS)
+def test_help_gives_every_number_a_meaning_under_its_heading(script):
     done = start(script, "--help")
-    assert done.returncode == 0 and "Variables" in done.stdout and "PYTHON=" in done.stdout
-    done = start(script, "--epochs=3")
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, listed = done.stdout.split("\n\nNumbers, as in: ")
+    lines = [line for line in listed.splitlines()[1:] if line]
+    numbers = [line for line in lines if line.startswith("  ")]
+    assert all(re.fullmatch(r"  \w+=.*\S {1,}\S.*|  \w+= +\S.*", line) for line in numbers)
+    names = [line.split("=")[0].strip() for line in numbers]
+    assert len(names) == len(set(names)) and {"OUTPUT_DIR", "PYTHON", "DRY_RUN"} <= set(names)
+    assert lines.index("Of every launcher:") > 0
+    if script != "scripts/reproduce.sh":
+        zero, rounds = (next(place for place, line in enumerate(lines) if line.startswith(word)) for word in ("Round 0", "Rounds"))
+        assert zero < next(place for place, line in enumerate(lines) if line.startswith("  batch0=")) < rounds
+        assert rounds < next(place for place, line in enumerate(lines) if line.startswith("  batch_labeling="))
 
 
 def test_missing_coco_weights_are_one_line(tmp_path):
-    done = start("dmt_ple-voc-20-1.sh", cwd=tmp_path, coco_weights="absent.pt", OUTPUT_DIR="out")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "prepare_coco.sh" in done.stderr
+    done = start("dmt_ple-voc-20-1.sh", cwd=tmp_path, coco_weights="absent.pt", OUTPUT_DIR="out", PYTHON=sys.executable)
+    assert done.returncode == 2 and "prepare_coco.sh" in done.stderr
 
 
 @pytest.fixture(scope="module")
 def chain(shapes_root, tmp_path_factory):
     """(the numbers of a chain of two rounds on tiny data, what came of it), started from elsewhere."""
-    folder = tmp_path_factory.mktemp("chain")
+    folder = tmp_path_factory.mktemp("a chain")
     numbers = {
         "dataset": "shapes", "split": "8", "id": "0", "exp": "e", "coco_weights": "", "DATA_ROOT": str(shapes_root),
-        "OUTPUT_DIR": str(folder / "out"), "ep0": "1", "ep": "1", "ratios": "0.5 1.0", "MIXED_PRECISION": "0",
-        "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
-        "EXTRA": "--backbone=small --weights=none --workers=0 --crop-size 33 33 --test-size 65 65 --on-collapse=warn"}
+        "OUTPUT_DIR": str(folder / "out"), "ep0": "1", "ep": "1", "ratios": "0.5 1.0",
+        "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "backbone": "small", "weights": "none", "REPORT": "0",
+        "EXTRA": "--workers=0 --crop-size 33 33 --test-size 65 65 --on-collapse=warn"}
     return numbers, start("dmt_ple-voc-106-1lr.sh", cwd=folder, **numbers)
 
 
-def test_both_arms_at_the_same_time_give_the_same_bytes(chain, tmp_path):
-    numbers, done = chain
-    assert done.returncode == 0, done.stderr
-    out, one_by_one = tmp_path / "out", Path(numbers["OUTPUT_DIR"])
-    together = start("dmt_ple-voc-106-1lr.sh", "--arms-parallel",
-                     **{**numbers, "OUTPUT_DIR": str(out), "ratios": "0.5", "CHECK": "0", "REPORT": "0"})
-    assert together.returncode == 0, together.stderr
-    assert sorted(line.split()[2] for line in together.stdout.splitlines()[:4]) == [
-        f"e__p{n}--{arm}:" for n in range(2) for arm in "lr"]
-    assert sorted(path.name for path in (out / "logs").iterdir()) == [f"e__p{n}--{arm}.txt" for n in range(2) for arm in "lr"]
-    for name in [f"e__p{n}--{arm}.pt" for n in range(2) for arm in "lr"]:
-        assert (out / name).read_bytes() == (one_by_one / name).read_bytes()
-    logits = sorted(out.rglob("*.steps"))
-    assert logits and all(path.read_bytes() == (one_by_one / path.relative_to(out)).read_bytes() for path in logits)
-
-
-def test_a_chain_runs_frees_its_disk_and_keeps_others_out(chain, tmp_path):
-    """Then the lock, and a second start that only skips."""
+def test_a_chain_says_what_comes_and_frees_its_disk(chain):
     numbers, done = chain
     out = Path(numbers["OUTPUT_DIR"])
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("notice: --mixed-precision needs a GPU") == 1
+    # 3 labelled images of 24, the halves have 2: a step each; 21 others by 7
+    assert "plan: 6 trainings of 14 steps in all and 4 labellings\n" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("# stage")] == [
+        f"# stage {number} of 10" for number in range(1, 11)]
     assert sorted(path.stem for path in out.glob("*.pt")) == [f"e__p{n}--{arm}" for n in range(3) for arm in "lr"]
-    page = out / "report" / "index.html"
-    assert f"report: {page}, written after every stage\n" in done.stdout and "the report was not" not in done.stderr
-    assert "After round 2 of 2" in page.read_text() and len(list((out / "report").glob("round-*.json"))) == 2
-    assert [line.split()[0] for line in done.stdout.splitlines()[-6:]] == [
-        f"e__p{n}--{arm}" for n, arm in ((0, "l"), (0, "r"), (1, "r"), (1, "l"), (2, "r"), (2, "l"))]
     left = {str(path.relative_to(out / "pseudo")) for path in out.glob("pseudo/*/*") if path.is_dir()}
-    assert left == {f"e__p1--{arm}/{kind}" for arm in "lr" for kind in ("labels", "confidence", "logits")} | {
-        f"e__p0--{arm}/logits" for arm in "lr"}
+    assert left == {f"e__p{n}--{arm}/{kind}" for n in range(2) for arm in "lr" for kind in ("labels", "confidence")} | {
+        f"e__p1--{arm}/logits" for arm in "lr"}
+    table, last = done.stdout.split("best validation mIoU (%)\n")[1].split("\n\n")
+    assert [line.split()[0] for line in table.splitlines()] == [
+        f"e__p{n}--{arm}" for n, arm in ((0, "l"), (0, "r"), (1, "r"), (1, "l"), (2, "r"), (2, "l"))]
+    test, predict = map(shlex.split, last.splitlines()[1:])
+    assert parse_options(test[2:]).second_arm == str(out / "e__p2--r.pt") and predict[1].endswith("tools/predict.py")
+
+
+def test_both_arms_at_the_same_time_give_the_same_bytes(chain, tmp_path):
+    numbers, _ = chain
+    out, one_by_one = tmp_path / "out", Path(numbers["OUTPUT_DIR"])
+    together = start("dmt_ple-voc-106-1lr.sh", "--arms-parallel", f"OUTPUT_DIR={out}", "ratios=0.5", "CHECK=0",
+                     **{name: value for name, value in numbers.items() if name not in ("OUTPUT_DIR", "ratios")})
+    assert together.returncode == 0, together.stderr
+    names = [f"e__p{n}--{arm}" for n in range(2) for arm in "lr"]
+    assert sorted(re.findall(r"^ *\d+ s  (\S+): best", together.stdout, re.MULTILINE)) == names
+    assert sorted(path.stem for path in (out / "logs").iterdir()) == names
+    labels = sorted(path.relative_to(out) for path in out.glob("pseudo/*/labels/*"))
+    assert len(labels) == 2 * 21
+    for path in [*labels, *(f"{name}.pt" for name in names)]:
+        assert (out / path).read_bytes() == (one_by_one / path).read_bytes()
+
+
+def test_changed_numbers_are_listed_and_a_folder_has_one_launcher(chain, tmp_path):
+    numbers, _ = chain
+    out = Path(numbers["OUTPUT_DIR"])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    changed = start("dmt_ple-voc-106-1lr.sh", "ep=2", cwd=tmp_path, **{name: numbers[name] for name in numbers if name != "ep"})
+    assert changed.returncode == 2 and len(changed.stderr.splitlines()) == 1
+    assert "e__p1--r (--epochs was 1, now it is 2)" in changed.stderr and "REDO=1" in changed.stderr
     with locked(out / ".lock", "it"):
         refused = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, **numbers)
     assert refused.returncode == 2 and "another launcher" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    words = [line.split("\x1f") for line in start("dmt_ple-voc-106-1lr.sh", "lr0=0.5", DRY_RUN="plan", **numbers).stdout.splitlines()]
+    plan = Plan(["\x1f".join(line) for line in words], parse_options)
+    assert plan.finished == len(plan.changed) == 10 and list(plan.changed.values()).count(None) == 8
     again = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, CHECK="0", **{**numbers, "ratios": "0.5"})
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already finished") == 4 and again.stdout.count("already labelled") == 2
+
+
+def test_a_failed_job_ends_the_other_and_its_line_says_why(chain, tmp_path):
+    numbers, _ = chain
+    done = start("dmt_ple-voc-106-1lr.sh", "--arms-parallel", "CHECK=0", **{**numbers, "OUTPUT_DIR": str(tmp_path), "seed0_l": "1",
+                 "EXTRA": numbers["EXTRA"] + " --weights=/no/such/file"})
+    assert done.returncode == 2 and done.stderr.startswith("error: 'e__p0--l' failed (status 2): ")
+    assert "/no/such/file" in done.stderr
+
+
+@pytest.mark.parametrize("parallel", ["0", "1"])
+def test_ctrl_c_stops_what_runs_and_says_what_is_kept(chain, parallel, tmp_path):
+    numbers, _ = chain
+    environment = {"PATH": os.environ["PATH"], **numbers, "OUTPUT_DIR": str(tmp_path / "out"), "ep0": "100000", "CHECK": "0",
+                   "ARMS_PARALLEL": parallel}
+    with subprocess.Popen([ROOT / "dmt_ple-voc-106-1lr.sh"], env=environment, cwd=tmp_path, start_new_session=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
+        metrics = tmp_path / "out" / "e__p0--l" / "metrics.jsonl"
+        deadline = time.monotonic() + 200
+        while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does
+        _, errors = launcher.communicate(timeout=200)
+    assert launcher.returncode == 130 and "its state is saved" in errors and "stopped: what is finished is kept" in errors
+    with locked(tmp_path / "out" / ".lock", "it"):  # nothing runs on
+        pass
 
 
 # --- prepare_coco.sh ---------------------------------------------------------------------------------------------
@@ -317,6 +389,8 @@ def test_prepare_coco_goes_on_checks_converts_and_skips(tmp_path):
 
 
 def test_prepare_coco_says_what_to_do_by_hand(tmp_path):
+    assert "COCO_DIR=" in start("prepare_coco.sh", "--help").stdout
+    assert start("prepare_coco.sh", "--epochs=3").returncode == 2
     (tmp_path / "resnet101COCO-41f33a49.pth").write_bytes(b"an error page")
     wrong, absent = (
         start("prepare_coco.sh", COCO_DIR=str(tmp_path / "out"), COCO_URL=(tmp_path / f"{name}-41f33a49.pth").as_uri())

@@ -1,7 +1,6 @@
 """scripts/reproduce.sh: what DRY_RUN prints is every cell of the papers' tables; and a tiny cell, run and started again."""
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dmt.plan import Plan
 from report import tables
 from utils.options import parse_options
 
@@ -25,21 +25,19 @@ def reproduce(*arguments, **variables):
 
 
 def dry(**variables):
-    """(first line, {CELL-ID/METHOD: [options of its main.py calls]}, {the same: {(source, target) of cp}}, last line)."""
+    """({CELL-ID/METHOD: [options of its main.py calls]}, last line)."""
     done = reproduce(DRY_RUN="1", OUTPUT_DIR="r", **variables)
     assert (done.returncode, done.stderr) == (0, "")
-    first, *lines, last = done.stdout.splitlines()
-    stages, links, run = {}, {}, None
+    *lines, last = done.stdout.splitlines()
+    stages, run = {}, None
     for line in lines:
         words = shlex.split(line, comments=True)
         if line.startswith("# ---"):
             run = line.split()[2]
-            stages[run], links[run] = [], set()
-        elif words and words[0] == "cp":
-            links[run].add(tuple(word.removeprefix("r/") for word in words[2:]))
-        elif words and not words[1].endswith("tools/report.py"):
+            stages[run] = []
+        elif not words[1].endswith("tools/report.py"):
             stages[run].append(parse_options(words[2:]))
-    return first, stages, links, last
+    return stages, last
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +46,20 @@ def everything():
 
 
 def test_every_cell_has_its_runs_and_stages(everything):
-    first, stages, _, last = everything
-    counts = {run: len(found) for run, found in stages.items()}
+    stages, last = everything
     expected = {}
     for cell in SPLITS:
         for split_id in range(1 if cell == "voc-sbd" else 3):
             expected[f"{cell}-{split_id}/supervised"] = 1
             if not cell.endswith("full"):
-                expected[f"{cell}-{split_id}/dmt"] = 22 if cell in ("voc-106", "voc-50") else 21  # c is shared
-                expected[f"{cell}-{split_id}/ple"] = 22 if "city" in cell else 16  # or rounds 2 to 5
-    assert counts == expected
-    trainings = sum(not stage.labeling for found in stages.values() for stage in found)
-    assert first.startswith(f"# {trainings} trainings of ") and " GPU hours" in first
+                expected[f"{cell}-{split_id}/dmt"] = expected[f"{cell}-{split_id}/ple"] = 22
+    assert {run: len(found) for run, found in stages.items()} == expected
     assert shlex.split(last) == ["env", "PYTHONPATH=.", "python", "-m", "tools.tables", *(f"r/{run}" for run in expected)]
+
+
+def test_the_plan_is_what_is_printed(everything):
+    plan = Plan(reproduce(DRY_RUN="plan", OUTPUT_DIR="r").stdout.splitlines(), parse_options)
+    assert [vars(stage) for stage in plan.stages] == [vars(stage) for found in everything[0].values() for stage in found]
 
 
 # Round 0: epochs, learning rate, steps between validations; a round: the same and gamma; batches of round 1 and later.
@@ -76,7 +75,7 @@ PLE = {**PUBLISHED, "city-30": ((1189, 0.004, 350), (*CITY[:3], (1, 7))),
 
 @pytest.mark.parametrize("method", ["supervised", "dmt", "ple"])
 def test_every_cell_of_the_tables_has_its_numbers(method):
-    for run, stages in dry(METHODS=method, IDS="0")[1].items():
+    for run, stages in dry(METHODS=method, IDS="0")[0].items():
         cell = run.removesuffix(f"-0/{method}")
         zero, rounds = (PLE if method == "ple" else PUBLISHED)[cell]
         arms = "c" if method == "supervised" else "lr" if cell in ("voc-106", "voc-50") else "ci"
@@ -113,41 +112,34 @@ def test_supervised_steps_stay_about_the_same():
 
 def test_the_full_cell_of_id_0_is_the_oracle_of_the_papers(everything):
     for split_id in range(3):
-        only, = everything[1][f"voc-full-{split_id}/supervised"]
+        only, = everything[0][f"voc-full-{split_id}/supervised"]
         assert (only.train_set, only.sets_id, only.seed, only.val_num_steps, only.lr) == (
             "1", str(split_id), split_id, 500, 0.002)
-    _, stages, _, _ = dry(CELLS="voc-sbd", METHODS="oracle")
+    stages, _ = dry(CELLS="voc-sbd", METHODS="oracle")
     assert list(stages) == ["voc-full-0/supervised"]
     only, = stages["voc-full-0/supervised"]
-    assert vars(only) == vars(everything[1]["voc-full-0/supervised"][0])
+    assert vars(only) == vars(everything[0]["voc-full-0/supervised"][0])
 
 
-def test_methods_share_what_they_have_in_common(everything):
-    _, stages, links, _ = everything
-    exp = "voc-20-1"
-    assert links[f"{exp}/dmt"] == {(f"{exp}/supervised/{exp}__p0--c{end}", f"{exp}/dmt/{exp}__p0--c{end}")
-                                   for end in ("", ".pt")}
-    from_dmt = [f"{exp}__p0--i", f"{exp}__p0--i.pt", *(name for arm in "ci" for name in (
-        f"{exp}__p1--{arm}", f"{exp}__p1--{arm}.pt", f"pseudo/{exp}__p0--{arm}"))]
-    assert links[f"{exp}/ple"] == {(f"{exp}/dmt/{name}", f"{exp}/ple/{name}") for name in from_dmt} | {
-        (f"{exp}/supervised/{exp}__p0--c{end}", f"{exp}/ple/{exp}__p0--c{end}") for end in ("", ".pt")}
-    city = "city-8-1"  # where DMT+PLE has another recipe
-    assert len(links[f"{city}/dmt"]) == 2 and links[f"{city}/ple"] == set()
-    assert links["voc-50-2/dmt"] == set()  # its arms l and r do not see the whole split in round 0
-    shared, = stages[f"{exp}/supervised"]
-    own = next(stage for stage in dry(CELLS="voc-20", IDS="1", METHODS="dmt")[1][f"{exp}/dmt"] if stage.coco)
-    assert {**vars(own), "output_dir": shared.output_dir} == vars(shared)  # so the launcher takes it for finished
+def test_methods_have_the_same_numbers_where_they_share(everything):
+    """Only then does a launcher take what is linked from another method for finished."""
+    def recipes(run, *ends):
+        return [{**vars(stage), "output_dir": None, "continue_from": None, "pseudo_dir": None, "oldfilename": None}
+                for stage in everything[0][run] if not stage.labeling and stage.exp_name.endswith(ends)]
+
+    for cell in ("voc-20-1", "voc-8-0", "voc-sbd-0", "city-30-1", "city-8-2"):
+        assert recipes(f"{cell}/supervised", "p0--c") == recipes(f"{cell}/dmt", "p0--c")
+    for cell in ("voc-106-2", "voc-50-0", "voc-20-1", "voc-8-0", "voc-sbd-0"):
+        shared = [f"p{number}--{arm}" for number in (0, 1) for arm in "cilr"]
+        assert len(recipes(f"{cell}/dmt", *shared)) == 4
+        assert recipes(f"{cell}/dmt", *shared) == recipes(f"{cell}/ple", *shared)
 
 
 def test_selection_and_numbers():
-    first, stages, _, _ = dry(CELLS="city-8 voc-106", IDS="2", METHODS="ple supervised", ep="3",
-                              ep0_ple_city_8="200", SECONDS_PER_STEP="3600")
+    stages, _ = dry(CELLS="city-8 voc-106", IDS="2", METHODS="ple supervised", ep="3", ep0_ple_city_8="200")
     assert list(stages) == ["city-8-2/supervised", "city-8-2/ple", "voc-106-2/supervised", "voc-106-2/ple"]
-    assert [len(found) for found in stages.values()] == [1, 22, 1, 22]  # nothing to share
+    assert [len(found) for found in stages.values()] == [1, 22, 1, 22]
     assert {stage.epochs for stage in stages["city-8-2/ple"] if not stage.labeling} == {200, 3}
-    # City: 371 labels, 2604 others; VOC: 100 labels, halves of 80, 10482 others
-    steps = (170 + 2 * 200) * 47 + 3 * (2 * 434 + 8 * 372) + 300 * (13 + 10 + 10) + 3 * 10 * 1498
-    assert f"# 26 trainings of {steps} steps in all and 20 labellings: about {steps}.0 GPU hours" in first
 
 
 @pytest.mark.parametrize("variables, words", [
@@ -160,31 +152,25 @@ def test_unknown_names_are_one_line(variables, words):
     assert all(word in done.stderr for word in words) and "main.py" not in done.stdout
 
 
-def test_help_names_every_number_once():
-    shown = reproduce("--help").stdout
-    names = re.findall(r"^  (\w+)=", shown, re.MULTILINE)
-    assert {"CELLS", "IDS", "METHODS", "ep0_city_8", "DRY_RUN", "OUTPUT_DIR"} <= set(names)
-    assert len(names) == len(set(names))
-
-
-def test_a_tiny_cell_runs_and_goes_on(shapes_root, tmp_path):
+def test_a_tiny_cell_runs_and_hands_on_what_is_shared(shapes_root, tmp_path):
     variables = {
-        "CELLS": "voc-8", "IDS": "1", "METHODS": "supervised", "VOC_ROOT": str(shapes_root), "CHECK": "0",
-        "OUTPUT_DIR": str(tmp_path), "PYTHON": sys.executable, "coco_weights": "", "MIXED_PRECISION": "0",
-        "ep0_voc_8": "1", "ESTIMATED": "1", "OMP_NUM_THREADS": "1",
-        "EXTRA": "--backbone=small --weights=none --workers=0 --crop-size 33 33 --test-size 65 65 --on-collapse=warn"}
-    done = reproduce(**variables)
+        "CELLS": "voc-8", "IDS": "1", "VOC_ROOT": str(shapes_root), "CHECK": "0", "REPORT": "0",
+        "OUTPUT_DIR": str(tmp_path / "out"), "PYTHON": sys.executable, "coco_weights": "", "ep0_voc_8": "1",
+        "OMP_NUM_THREADS": "1", "backbone": "small", "weights": "none",
+        "EXTRA": "--workers=0 --crop-size 33 33 --test-size 65 65 --on-collapse=warn"}
+    done = reproduce("ratios=0.5 1", "ep=1", "METHODS=supervised dmt", **variables)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("| voc | 8 | supervised |"))
     assert " 67.37 |" in row  # recognised as the cell of the published table
-    stage = tmp_path / "voc-8-1" / "supervised" / "voc-8-1__p0--c"
-    assert (stage / "result.json").is_file() and stage.with_suffix(".pt").is_file()
-    # Where the rounds come later, they start from it; no network is needed to see what is left:
-    left = reproduce(**{**variables, "METHODS": "dmt", "DRY_RUN": "1", "ratios": "0.5"}).stdout
-    assert f"cp -al {stage}.pt " in left and "--exp-name=voc-8-1__p0--c" not in left
-    assert f" --baseline={tmp_path}/voc-8-1/supervised --arms c i" in left
-    other = reproduce(**{**variables, "ep": "7"})
-    assert other.returncode == 2 and "other numbers" in other.stderr and other.stderr.count("\n") == 1
+    runs = tmp_path / "out" / "voc-8-1"
+    assert (runs / "supervised" / "voc-8-1__p0--c.pt").samefile(runs / "dmt" / "voc-8-1__p0--c.pt")
+    ple = reproduce("ratios=0.5 1", "ep=1", "METHODS=ple", **variables)
+    assert ple.returncode == 0, ple.stderr
+    assert ple.stdout.count("already finished") == 4 and ple.stdout.count("already labelled") == 2
+    assert (runs / "dmt" / "voc-8-1__p1--i.pt").samefile(runs / "ple" / "voc-8-1__p1--i.pt")
+    assert sorted(path.name for path in (runs / "supervised").glob("*.pt")) == ["voc-8-1__p0--c.pt"]
+    other = reproduce("ratios=0.5 1", "ep=7", "METHODS=dmt", **variables)
+    assert other.returncode == 2 and "REDO=1" in other.stderr and other.stderr.count("\n") == 1
 
 
 def test_a_baseline_of_its_own_is_not_repeated_with_other_arms_or_the_recipe_of_ple():

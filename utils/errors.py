@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import signal
@@ -20,8 +21,13 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, too."""
 
     def error(self, message):
-        """Print ``message`` and exit with status 2."""
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        """Print ``message`` and exit with status 2. Of options that do not exist the nearest name is told."""
+        nearest = ""
+        if message.startswith("unrecognized arguments: -"):
+            wrong = message.split()[2].split("=")[0]
+            nearest = "".join(f"; did you mean {name}?" for name in
+                              difflib.get_close_matches(wrong, self._option_string_actions, 1))
+        print(f"error: {message}{nearest} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import sys
 
 import torch
@@ -112,6 +113,7 @@ def choose_precision(mixed, backend, dtype, device):
                             "in 2023 and 'apex' on PyPI is another project; leave out --amp-backend for torch's own "
                             "mixed precision, which does the same") from error
     if device.type == "cpu" and (backend == "apex" or dtype == "fp16"):
-        print("notice: --mixed-precision needs a GPU; on a CPU this stage runs in float32", file=sys.stderr)
+        if not os.environ.get("PLANNED"):  # a launcher's check has said it for all stages
+            print("notice: --mixed-precision needs a GPU; on a CPU everything runs in float32", file=sys.stderr)
         return Precision("fp32", device)
     return Precision("apex" if backend == "apex" else dtype, device)
