@@ -16,16 +16,15 @@ def main(arguments=None):
     options = parse_options(arguments)
     stages = [options]
     if options.plan:
-        stages = plan(options.redo)
+        from dmt.plan import read_plan
+        stages = read_plan(sys.stdin, parse_options, options.redo)
         if not options.check or not stages:
             return
-        options = stages[0]
-        options.check = True
     # Now torch is loaded, for which --help and wrong options need not wait; by dmt.session, which prepares for that.
     import dmt.session  # noqa: F401
     from utils.distributed import Processes
     with Processes() as processes:
-        job = Job(options, processes)
+        job = Job(stages[0], processes)
         if options.check:
             if not processes.first(job.check, stages):
                 sys.exit(2)
@@ -38,26 +37,6 @@ def main(arguments=None):
                 raise UserError("training by several processes takes a GPU for each, for torch normalizes batches over "
                                 "processes on GPUs alone; train with one process (labelling and tests take several)")
             job.train(mutual=options.state == 1)
-
-
-def plan(redo):
-    """Read the commands of a launcher from standard input and print what they come to; returns their stages' options.
-
-    Finished stages that would be done again, since their numbers have changed, are named; without ``redo`` that is an
-    error.
-    """
-    from dmt.plan import Plan
-    found = Plan(sys.stdin, parse_options)
-    print(found, flush=True)
-    if found.changed:
-        own = [f"{product.name} ({reason})" for product, reason in found.changed.items() if reason]
-        again = "; ".join(own) + (f"; and {len(found.changed) - len(own)} that follow from them"
-                                  if len(own) < len(found.changed) else "")
-        if not redo:
-            raise UserError(f"these stages are finished, with other numbers: {again}; set REDO=1 to replace them, or give "
-                            "another OUTPUT_DIR or exp")
-        print(f"done again: {again}", flush=True)
-    return found.stages
 
 
 class Job:
@@ -177,18 +156,10 @@ class Job:
 
         Of several stages those that start from first weights need them; the others start from what is not there yet.
         """
-        from dmt.check import Subset, check, print_report
+        from dmt.check import check, print_report, subsets
         from utils.console import progress_bar
 
         trainings = [stage for stage in stages if not stage.labeling] or stages
-        splits = dict.fromkeys((stage.train_set, stage.sets_id) for stage in trainings)
-        subsets = {"labelled" if len(splits) == 1 else f"labelled {split[0]}":
-                   Subset(functools.partial(self.data.labeled, *split)) for split in splits}
-        subsets["validation"] = Subset(lambda: self.data.validation(self.options.valtiny), "val")
-        for stage in trainings:
-            if stage.state == 1:
-                subsets["unlabelled"] = Subset(functools.partial(self.data.unlabeled, stage.train_set, stage.sets_id),
-                                               "unlabeled", labelled=False)
         first = [stage for stage in trainings if stage.state == 2
                  and not Path(stage.output_dir, f"{stage.exp_name}.pt").is_file()] if len(stages) > 1 else stages
         largest = self._of(max(trainings, key=lambda stage: self._of(stage)._batch_size()))
@@ -197,7 +168,7 @@ class Job:
         except UserError:  # not there yet; where it has to be, the functions say it
             network = self._of((first or trainings)[0])._network(None)
         needed = largest._plan(largest._batch_size(), network)
-        report = check(self.data, subsets, needed, functions=[self._of(stage)._check_start for stage in first],
+        report = check(self.data, subsets(self.data, trainings), needed, functions=[self._of(stage)._check_start for stage in first],
                        progress=progress_bar("check", "image"))
         print_report(report)
         return not report.errors

@@ -5,6 +5,7 @@ All findings come at once. Nothing is written.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import shutil
@@ -42,6 +43,20 @@ class Subset:
     read: Callable
     folder: str = "train"
     labelled: bool = True
+
+
+def subsets(data, trainings):
+    """{name: Subset} of all images that the trainings (main.py's options) read."""
+    several, ids = len({(one.train_set, one.sets_id) for one in trainings}) > 1, {one.sets_id for one in trainings}
+    labelled, unlabelled = {}, {}
+    for training in trainings:
+        split = (training.train_set, training.sets_id)
+        of_id = f" of id {training.sets_id}" if len(ids) > 1 else ""
+        name = f"labelled {split[0]}{of_id}" if several else "labelled"
+        labelled[name] = Subset(functools.partial(data.labeled, *split))
+        if training.state == 1:
+            unlabelled[f"unlabelled{of_id}"] = Subset(functools.partial(data.unlabeled, *split), "unlabeled", labelled=False)
+    return {**labelled, "validation": Subset(lambda: data.validation(trainings[0].valtiny), "val"), **unlabelled}
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,26 @@ class Plan:
             self.changed[product] = reason
 
 
+def read_plan(lines, parse, redo):
+    """Print what the commands come to and return the options of their stages.
+
+    Finished stages that would be done again, since their numbers have changed, are named; without ``redo`` that is an
+    error.
+    """
+    plan = Plan(lines, parse)
+    print(plan, flush=True)
+    if plan.changed:
+        own = [f"{product.name} ({reason})" for product, reason in plan.changed.items() if reason]
+        again = "; ".join(own)
+        if len(own) < len(plan.changed):
+            again += f"; and {len(plan.changed) - len(own)} that follow from them"
+        if not redo:
+            raise UserError(f"these stages are finished, with other numbers: {again}; set REDO=1 to replace them, or give "
+                            "another OUTPUT_DIR or exp")
+        print(f"done again: {again}", flush=True)
+    return plan.stages
+
+
 def _product(options):
     """The folder in which a stage leaves its result; None for a test, which leaves none."""
     if options.labeling:

@@ -16,7 +16,7 @@ id=${id:-0}  # which of the random splits
 exp=${exp:-dmt_ple-voc-animals-$split-$id}  # name of the experiment
 
 backbone=${backbone:-timm/tf_efficientnet_lite0}  # or resnet101, resnet50, small, another of timm
-output_stride=${output_stride:-16}  # of the encoder: 8 or 16; empty: its default
+output_stride=${output_stride-16}  # of the encoder: 8 or 16; empty: its default
 weights=${weights:-}  # a file with the encoder's weights; empty: timm's own, downloaded; none: random
 coco_arms=${coco_arms:-}  # arms from COCO weights: none
 coco_weights=${coco_weights-}  # their weights; empty: no arm has COCO weights

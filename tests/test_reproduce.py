@@ -158,18 +158,18 @@ def test_a_tiny_cell_runs_and_hands_on_what_is_shared(shapes_root, tmp_path):
         "OUTPUT_DIR": str(tmp_path / "out"), "PYTHON": sys.executable, "coco_weights": "", "ep0_voc_8": "1",
         "OMP_NUM_THREADS": "1", "backbone": "small", "weights": "none",
         "EXTRA": "--workers=0 --crop-size 33 33 --test-size 65 65 --on-collapse=warn"}
-    done = reproduce("ratios=0.5 1", "ep=1", "METHODS=supervised dmt", **variables)
+    done = reproduce("ratios=0.5", "ep=1", "METHODS=supervised dmt", **variables)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("| voc | 8 | supervised |"))
     assert " 67.37 |" in row  # recognised as the cell of the published table
     runs = tmp_path / "out" / "voc-8-1"
     assert (runs / "supervised" / "voc-8-1__p0--c.pt").samefile(runs / "dmt" / "voc-8-1__p0--c.pt")
-    ple = reproduce("ratios=0.5 1", "ep=1", "METHODS=ple", **variables)
+    ple = reproduce("ratios=0.5", "ep=1", "METHODS=ple", **variables)
     assert ple.returncode == 0, ple.stderr
     assert ple.stdout.count("already finished") == 4 and ple.stdout.count("already labelled") == 2
     assert (runs / "dmt" / "voc-8-1__p1--i.pt").samefile(runs / "ple" / "voc-8-1__p1--i.pt")
     assert sorted(path.name for path in (runs / "supervised").glob("*.pt")) == ["voc-8-1__p0--c.pt"]
-    other = reproduce("ratios=0.5 1", "ep=7", "METHODS=dmt", **variables)
+    other = reproduce("ratios=0.5", "ep=7", "METHODS=dmt", **variables)
     assert other.returncode == 2 and "REDO=1" in other.stderr and other.stderr.count("\n") == 1
 
 

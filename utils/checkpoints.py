@@ -31,8 +31,9 @@ def find_checkpoint(path, output_dir):
     for place in places:
         if place.is_file():
             return place
+    maker = "make COCO weights with prepare_coco.sh" if "coco" in given.name else "train the stage that writes it"
     raise UserError(f"the checkpoint {path} is missing: it is neither {' nor '.join(str(place) for place in places)}; "
-                    "train the stage that writes it or correct the path")
+                    f"{maker} or correct the path")
 
 
 def save_checkpoint(path, model, **extra):

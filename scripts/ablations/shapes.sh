@@ -26,11 +26,10 @@ coco_arms=
 coco_weights=
 weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
-# Round 0, the row baseline: c on the whole split, l and r on its halves; b as c, for as many steps as a whole chain. And
-# the row full: f on all labels.
+# Round 0, the row baseline with b and c on the whole split, l and r on its halves; and the row full with f on all labels:
 baseline_arms=${baseline_arms:-b c l r}
 ep0=${ep0:-100}  # epochs
-ep_b=${ep_b:-390}  # epochs of b
+ep_b=${ep_b:-390}  # epochs of b: as many steps as a whole chain
 ep_full=${ep_full:-16}  # epochs of f, about as many steps
 batch0=${batch0:-8}  # images a step
 lr0=${lr0:-0.04}  # initial learning rate

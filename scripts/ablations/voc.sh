@@ -25,7 +25,7 @@ seed_l=${seed_l:-2}  # of arm l in the rounds
 seed_r=${seed_r:-1}  # of every random draw of arm r
 weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
-# Round 0, the row baseline: c on the whole split, l and r on its halves; and the row full, f on all labels.
+# Round 0, the row baseline with c on the whole split, l and r on its halves; and the row full with f on all labels:
 baseline_arms=${baseline_arms:-c l r}
 ep0=${ep0:-134}  # epochs
 ep_full=${ep_full:-30}  # epochs of f, those of the papers' oracle
