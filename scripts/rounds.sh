@@ -82,8 +82,7 @@ fi
 declare -A planned=()  # command -> which of all stages it is
 declare -A running=()  # job beside this shell -> process group
 several_runs=  # 1: OUTPUT_DIR is not a run folder itself, but holds some
-all_options=()  # more options for every main.py; for a training from first weights, a labelling, a training of a round
-first_options=() label_options=() train_options=()
+all_options=() label_options=() train_options=()  # more options: of every main.py, of a labelling, of a training in a round
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
@@ -147,10 +146,15 @@ stage() {
 # train_labeled STAGE ARM SPLIT EPOCHS SEED VAL_NUM_STEPS: supervised training of an arm from its first weights.
 train_labeled() {
     local options=(--exp-name="$1" --state=2 --train-set="$3" --sets-id="$id")
-    if is_coco "$2"; then options+=(--coco --continue-from="$(coco_file)"); else options+=("${first_options[@]}"); fi
+    if is_coco "$2"; then
+        options+=(--coco --continue-from="$(coco_file)")
+    else  # all later stages know their network from the checkpoint
+        if [ "$backbone" != resnet101 ]; then options+=(--backbone="$backbone"); fi
+        options+=(${output_stride:+--output-stride="$output_stride"} ${weights:+--weights="$weights"})
+    fi
     stage "${options[@]}" --epochs="$4" --batch-size-labeled="$batch0" --lr="$lr0" --weight-decay="$weight_decay" \
         --seed="$5" --val-num-steps="$6"
-    progress
+    report --progress
 }
 
 # round0 ARM SPLIT: round 0 of an arm, on the labelled images of SPLIT.
@@ -182,7 +186,7 @@ train() {
         --epochs="$ep" --batch-size-labeled="$(of_round "$batch_labeled" "$1")" \
         --batch-size-pseudo="$(of_round "$batch_pseudo" "$1")" --lr="$lr" --weight-decay="$weight_decay" \
         --gamma1="$gamma1" --gamma2="$gamma2" --seed="$(seed_of "$arm")" --val-num-steps="$val" "${train_options[@]}"
-    progress
+    report --progress
 }
 
 # half ROUND TEACHER STUDENT RATIO: the student learns from the teacher's labels.
@@ -227,8 +231,8 @@ end_running() {
 begin() {
     if [ -n "$DRY_RUN" ] || [ -z "$ARMS_PARALLEL" ]; then "${@:2}"; return; fi
     mkdir -p "$OUTPUT_DIR/logs"
-    set -m  # a process group of its own
-    (use_gpus ${#running[@]}; "${@:2}") >> "$OUTPUT_DIR/logs/$1.txt" 2>&1 &
+    set -m  # a process group of its own; its shell ends after the stage, which saves its state first
+    (trap 'exit 143' TERM; use_gpus ${#running[@]}; "${@:2}") >> "$OUTPUT_DIR/logs/$1.txt" 2>&1 &
     set +m
     running[$1]=$!
 }
@@ -282,11 +286,15 @@ make_lists() {
 # start ARM ...: before the night, not after: main.py reads all commands that are to come, then nothing else works in the
 # folder, then main.py looks at everything that the commands need.
 start() {
+    local arm others= plan line
     arms=$*
     OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
-    choose_network
+    for arm in $arms; do if ! is_coco "$arm"; then others+=$arm; fi; done
+    if [ "$backbone" != resnet101 ] && [ -z "$others" ]; then
+        fail "backbone=$backbone: all arms start from COCO weights, which are those of resnet101; set coco_weights= (empty), too"
+    fi
     if [ -n "$DRY_RUN" ]; then prepare; return; fi
-    local plan line read_plan=("$PYTHON" "${root}main.py" --plan ${REDO:+--redo})
+    local read_plan=("$PYTHON" "${root}main.py" --plan ${REDO:+--redo})
     plan=$(commands | awk '/main\.py/')
     "${read_plan[@]}" <<< "$plan" > /dev/null
     if [ -z "$several_runs" ]; then lock_run; fi
@@ -297,18 +305,7 @@ start() {
     while IFS= read -r line; do : "${planned[$line]:=$((${#planned[@]} + 1))}"; done <<< "$plan"
     if [ "$REPORT" = 0 ] || [ -n "$several_runs" ]; then return; fi
     echo "report: $OUTPUT_DIR/report/index.html, brought up to date after every stage"
-    progress
-}
-
-# choose_network: what a training from first weights is told of its network; all others know it from their checkpoint.
-choose_network() {
-    local arm others=
-    for arm in $arms; do if ! is_coco "$arm"; then others+=$arm; fi; done
-    if [ "$backbone" != resnet101 ] && [ -z "$others" ]; then
-        fail "backbone=$backbone: all arms start from COCO weights, which are those of resnet101; set coco_weights= (empty), too"
-    fi
-    first_options=(${output_stride:+--output-stride="$output_stride"} ${weights:+--weights="$weights"})
-    if [ "$backbone" != resnet101 ]; then first_options=(--backbone="$backbone" "${first_options[@]}"); fi
+    report --progress
 }
 
 # lock_run: one launcher at a time in a run folder. The stages inherit the lock, so it lasts as long as any of them, and
@@ -327,28 +324,19 @@ lock_run() {
     flock 9
 }
 
-# page WORD ...: run what writes the report. A night's work does not stop for it, but for Ctrl-C.
-page() {
-    local status=0
-    "$@" || status=$?
+# report [--progress]: the page of the run, with everything drawn anew, or only how far the chain is. A night's work does
+# not stop for it, but for Ctrl-C.
+report() {
+    local words=("$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)") status=0
+    if [ "$REPORT" = 0 ] || [[ -n $DRY_RUN && $# != 0 ]]; then return; fi
+    if compgen -G "${BASELINE:-none}/*/result.json" > /dev/null; then words+=(--baseline="$BASELINE"); fi
+    if [ $# = 0 ]; then
+        call "${words[@]}" --arms $arms || status=$?
+    else
+        "${words[@]}" "$1" --arms $arms > /dev/null || status=$?
+    fi
     if [ $status -gt 128 ]; then exit $status; fi
     if [ $status != 0 ]; then echo "warning: the report was not written; the chain goes on" >&2; fi
-}
-
-# progress: the report's page says how far the chain is.
-progress() {
-    if [ -n "$DRY_RUN" ] || [ "$REPORT" = 0 ]; then return; fi
-    page "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)" --progress --arms $arms \
-        > /dev/null
-}
-
-# report: everything drawn anew.
-report() {
-    local beside=()
-    if [ "$REPORT" = 0 ]; then return; fi
-    if compgen -G "${BASELINE:-none}/*/result.json" > /dev/null; then beside=(--baseline="$BASELINE"); fi
-    page call "$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)" "${beside[@]}" \
-        --arms $arms
 }
 
 # end_round ROUND: the report, and the disk freed of the predictions that no later stage needs: in round N those of the

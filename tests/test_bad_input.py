@@ -42,6 +42,14 @@ def replace_list(root, text, name="8_labeled_0.txt"):
     (root / LISTS / name).write_text(text)
 
 
+@pytest.mark.parametrize("main, wrong, right", [
+    ("main", "--epocs=3", "--epochs"), ("main", "--Incremnt", "--Increment"), ("tools/predict", "--protcol", "--protocol")])
+def test_a_misspelt_option_gets_the_nearest_name(script, main, wrong, right):
+    needed = ["--checkpoint=a", "--out=b", "c"] if main == "tools/predict" else []
+    done = script(f"{main}.py", *needed, wrong)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"did you mean {right}?" in done.stderr
+
+
 def test_missing_root(refuse, tmp_path):
     assert str(tmp_path / "nowhere") in refuse(root=tmp_path / "nowhere")
 
