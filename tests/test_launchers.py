@@ -237,8 +237,8 @@ def test_animals_name_encoder_and_weights_where_no_checkpoint_does():
     for stage in (baseline, left, right):
         assert (stage.batch_size_labeled, stage.lr, stage.val_num_steps) == (8, 0.002, 120)
     for stage in rounds:
-        assert (stage.epochs, stage.batch_size_labeled, stage.batch_size_pseudo, stage.lr) == (1, 1, 7, 0.001)
-        assert (stage.gamma1, stage.gamma2, stage.val_num_steps) == (5, 5, 145)
+        assert (stage.epochs, stage.batch_size_labeled, stage.batch_size_pseudo, stage.lr) == (1, 1, 7, 0.002)
+        assert (stage.gamma1, stage.gamma2, stage.val_num_steps) == (3, 3, 217)
     plain = commands("scripts/dmt_ple-voc-animals.sh", output_stride="", beta="")
     left_out = ("--output-stride", "--weights", "--oldfilename")
     assert not any(word.startswith(left_out) for words in plain for word in words)
