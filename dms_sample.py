@@ -25,9 +25,10 @@ def main(arguments=None):
     if args.ids < 1:
         raise UserError(f"--ids is {args.ids}; it must be at least 1")
     portion = _portion(args.portion)
-    folder = Path(args.lists) if args.lists else spec.list_path(resolve_root(spec, args.data_root), "")
+    root = None if args.lists else resolve_root(spec, args.data_root)
+    folder = Path(args.lists) if args.lists else spec.list_path(root, "")
     out = Path(args.out) if args.out else folder
-    labeled = {(split, split_id): read_list(folder / split_list_names(split, split_id)[0])
+    labeled = {(split, split_id): read_list(folder / split_list_names(split, split_id)[0], spec, root)
                for split_id in range(args.ids) for split in splits}
     lists = sample_dms(lambda split, split_id: labeled[split, split_id], splits, args.seed, args.ids, portion)
     states = save_lists(out, lists)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.lists import find_training_list, read_list, split_list_names
 from data.specs import load_spec, resolve_root
-from data.splits import IDS, SEED, check_split_names, make_splits, own_split, save_lists
+from data.splits import IDS, SEED, check_none_replaced, check_split_names, make_splits, own_split, save_lists
 from utils.errors import OneLineParser, UserError, reports_user_errors
 
 OWN_TRAINING_LIST = "train.txt"
@@ -31,11 +31,13 @@ def main(arguments=None):
     root = None if args.list and args.out else resolve_root(spec, args.data_root)
     source = Path(args.list) if args.list else find_training_list(spec, root)
     folder = Path(args.out) if args.out else spec.list_path(root, "")
-    names = read_list(source)
+    names = read_list(source, spec, root)
     lists = make_splits(names, divisors, args.seed, args.ids)
     own = source.parent / OWN_TRAINING_LIST
     taken = any(split == "train" for split, _ in divisors)
-    own_lists = _own_split(names, own) if own.is_file() and own != source and not taken else {}
+    own_lists = _own_split(names, own, spec, root) if own.is_file() and own != source and not taken else {}
+    if root is not None and not any(spec.image_path(root, name).is_file() for name in names):
+        check_none_replaced(folder, {**lists, **own_lists}, f"no image of the {len(names)} names in {source} is in {root}")
     states = save_lists(folder, {**lists, **own_lists})
 
     print(f"{len(names)} names in {source}, lists in {folder}")
@@ -75,10 +77,10 @@ def _divisor(text):
     return split or number, divisor
 
 
-def _own_split(names, path):
+def _own_split(names, path, spec, root):
     """The split "train": labelled are the names in ``path``, unlabelled the others; nothing if it is no true part."""
     try:
-        labeled = read_list(path)
+        labeled = read_list(path, spec, root)
     except UserError as error:
         print(f"note: no split 'train', {error}")
         return {}

@@ -46,12 +46,11 @@ class Job:
         from data import images
         from dmt.session import Data, Machine, choose_device
         from utils import precision
-        from utils.processors import loaders
+        from utils.processors import check_shared_memory, loaders
 
         self.options = options
         images.limit_pixels(options.max_pixels)
-        self.data = Data(options.dataset, options.data_root, options.lists_dir, options.crop_size, options.test_size,
-                         options.allow_links)
+        self.data = Data(options.dataset, options.data_root, options.lists_dir, options.crop_size, options.test_size)
         self.spec = self.data.spec
         self.split = (options.train_set, options.sets_id)
         device = choose_device(options.device, processes)
@@ -60,6 +59,8 @@ class Job:
         workers = options.workers
         if workers is None:
             workers = 0 if device.type == "cpu" else loaders(processes.local_size)
+        if workers:
+            check_shared_memory()
         graphs = options.max_memory is None if options.cuda_graphs is None else options.cuda_graphs
         self.machine = Machine(device, chosen, workers, options.batch_size_labeling, options.compile,
                                graphs and chosen.is_torchs, processes)

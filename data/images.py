@@ -1,5 +1,6 @@
 """Decoding: images to uint8 BGR, masks to uint8 classes, and the check of both before anything is trained."""
 
+import hashlib
 import io
 import os
 import struct
@@ -13,8 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from data import masks
 from utils.errors import UserError
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xda", b"\xff\xd9"
 _ORIENTATION = 0x0112  # tag of EXIF
+NO_LABEL = "no pixel of these masks has a label, all are ignored (the first is {}); correct the masks, or the spec's 'ignore'"
+TURN_IT = "viewers turn it, training and prediction do not: turn the file for good (mogrify -auto-orient)"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
 
@@ -30,25 +33,6 @@ def limit_pixels(pixels):
     _limit["pixels"] = pixels
 
 
-def check_inside(paths, folders):
-    """Raise ``UserError`` for the first of ``paths`` that leads out of ``folders``, by a symbolic link that is.
-
-    The folders themselves may be links.
-    """
-    inside = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
-    seen = set()  # folders that lie inside: a file there that is no link needs no second look
-    for path in paths:
-        parent = os.path.dirname(path)
-        if parent in seen and not os.path.islink(path):
-            continue
-        real = os.path.realpath(path)
-        if not real.startswith(inside):
-            raise UserError(f"{path} leads out of {folders[0]}, to {real}; put the file there, or give --allow-links "
-                            "if you trust the dataset")
-        if os.path.join(os.path.realpath(parent), "").startswith(inside):
-            seen.add(parent)
-
-
 def read_image(path):
     """The image at ``path`` as (H, W, 3) uint8 in BGR order, as OpenCV decodes it.
 
@@ -58,7 +42,7 @@ def read_image(path):
     content = _read(path, "image")
     _size(path, "image", content)
     # libjpeg fills a truncated image with grey and carries on; a file without its end marker is refused instead.
-    truncated = content[:2] == _JPEG_START and _JPEG_END not in content[-4096:]
+    truncated = content[:2] == _JPEG_START and not _has_end(content)
     image = None
     if content and not truncated:
         try:
@@ -81,6 +65,14 @@ def read_mask(path, spec):
     content = _read(path, "mask")
     _size(path, "mask", content)
     return masks.classes(path, content, spec)
+
+
+def _has_end(jpeg):
+    """Whether a JPEG file's end marker comes behind its pixels: phones put videos, depth maps and zeros behind it."""
+    place = 2
+    while jpeg[place : place + 1] == b"\xff" and jpeg[place + 1 : place + 2] != _JPEG_SCAN:  # headers, each with its size
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4])  # a preview in them has an end of its own
+    return _JPEG_END in jpeg[place:]
 
 
 def _tiff(path, content):
@@ -108,11 +100,16 @@ def image_size(path):
         return _size(path, "image", file)
 
 
+def digest(path):
+    """What tells whether two files are copies of each other: bytes, a hash of the content."""
+    return hashlib.blake2b(_read(path, "image"), digest_size=16).digest()
+
+
 def is_turned(path):
     """Whether the image at ``path``, which decodes, carries an orientation tag by which viewers turn it."""
     try:
         with Image.open(path) as file:
-            return file.getexif().get(_ORIENTATION, 1) != 1
+            return file.getexif().get(_ORIENTATION, 1) not in (0, 1)
     except Exception:  # damaged tags raise many kinds of errors, and the image itself is none of them
         return False
 
@@ -141,20 +138,28 @@ def _size(path, what, content):
 
 
 def check_pairs(spec, pairs, workers=4):
-    """Check every (image path, mask path): both open, sizes agree, mask values are classes.
+    """Check every (image path, mask path): both open, sizes agree, mask values are classes, and some pixel has one.
 
     Raises the ``UserError`` of the first pair in order that is wrong.
     """
     def check(pair):
         image, mask = pair
-        size, mask_size = image_size(image), read_mask(mask, spec).shape
-        if size != mask_size:
-            raise UserError(f"the image {image} is {size[1]} x {size[0]} but its mask {mask} is "
-                            f"{mask_size[1]} x {mask_size[0]} pixels; they must be of one size")
+        size, classes = image_size(image), read_mask(mask, spec)
+        if size != classes.shape:
+            raise UserError(unequal(image, mask, size, classes.shape))
+        return classes.min() != masks.IGNORED
 
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(check, pairs):
-            pass
+        if not sum(pool.map(check, pairs)) and pairs:
+            raise UserError(NO_LABEL.format(pairs[0][1]))
+
+
+def unequal(image, mask, size, mask_size):
+    """What to say of an image and a mask, given by their paths, whose (height, width) differ."""
+    mend = (f"the image carries an orientation tag: {TURN_IT}, or store the mask as the image lies in the file"
+            if is_turned(image) else "they must be of one size")
+    return (f"the image {image} is {size[1]} x {size[0]} but its mask {mask} is {mask_size[1]} x {mask_size[0]} pixels; "
+            f"{mend}")
 
 
 def check_present(paths, what="image"):

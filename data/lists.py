@@ -6,6 +6,7 @@ A name is an image's path without its pattern's folder and suffix: ``2007_000032
 import hashlib
 import os
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -14,15 +15,17 @@ from data.specs import UNLABELED
 from utils.errors import UserError
 from utils.files import write_text
 
+_COLUMNS = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, patterns.SUFFIXES))}))[ \t]+(\S.*)", re.IGNORECASE)
 _SPLIT = re.compile(r"[A-Za-z0-9._-]+")
 _SPLIT_LIST = re.compile(r"(?P<split>.+)_(un)?labeled_[^_]+\.txt")
 WHOLE = "1"  # the split that labels everything: its list is the whole training list, and nothing is unlabelled
 
 
-def read_list(path):
+def read_list(path, spec=None, root=None):
     """The names in the list at ``path``, in file order: a non-empty list of distinct str.
 
-    UTF-8, one name a line; surrounding blanks, blank lines and a byte-order mark are ignored.
+    UTF-8, one name a line; surrounding blanks, blank lines and a byte-order mark are ignored. With the dataset's
+    ``spec`` and ``root``, lines may also be paths as other projects write them (see ``_name_of_paths``).
     Raises ``UserError`` (with the line number) for a file that is missing, not text or empty, for a name that is not
     a plain relative path, and for a name that stands there twice.
     """
@@ -33,10 +36,10 @@ def read_list(path):
         raise UserError(f"the list {path} does not exist; {_origin(path)}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return parse_list(content, path)
+    return parse_list(content, path, spec, root)
 
 
-def parse_list(content, path):
+def parse_list(content, path, spec=None, root=None):
     """``read_list`` for the bytes of a list that ``path`` describes in errors: it may lie in an archive."""
     try:
         text = content.decode("utf-8-sig")
@@ -48,6 +51,8 @@ def parse_list(content, path):
         name = line.strip(" \t\r")
         if not name:
             continue
+        if patterns.is_image(name):
+            name = _name_of_paths(name, f"{path}, line {number}", spec, root)
         wrong = fault(name)
         if wrong:
             raise UserError(f"{path}, line {number}: the name {_shown(name)} {wrong}; a name looks like 2007_000032 "
@@ -59,6 +64,31 @@ def parse_list(content, path):
     if not lines:
         raise UserError(f"the list {path} is empty; it needs at least one image name, one a line")
     return list(lines)
+
+
+def _name_of_paths(line, where, spec, root):
+    """The name that ``line`` means, which ends like an image file: it may be that name, or an image's path, alone or
+    followed by its mask's, as in "/JPEGImages/x.jpg SegmentationClass/x.png" (DeepLab, ST++, UniMatch).
+
+    Raises ``UserError`` where the spec's patterns give other files.
+    """
+    columns = _COLUMNS.fullmatch(line)
+    image, mask = columns.groups() if columns else (line, None)
+    if mask is None and (root is None or patterns.find(root, spec.patterns("images"), line)[1]):
+        return line  # an image called x.png.jpg
+    if root is None:
+        raise UserError(f"{where}: a second column, {_shown(mask)}; keep one image name a line")
+    names = [patterns.name_of(spec.patterns(key), path.removeprefix(f"{root}/").lstrip("/"))
+             for key, path in (("images", image), ("labels", mask)) if path]
+    if names[0] is None and "/" not in image:  # x.jpg
+        names[0] = image.rpartition(".")[0]
+    if names[0] is None:
+        raise UserError(f"{where}: {_shown(image)} is no path that the spec's pattern images, {spec.images}, gives; correct "
+                        "the pattern, or write names without folder and suffix")
+    if mask is not None and names[1] != names[0]:
+        raise UserError(f"{where}: the second column, {_shown(mask)}, is not the mask that the spec's pattern labels, "
+                        f"{spec.labels}, gives; correct the pattern, or keep the names alone")
+    return names[0]
 
 
 def write_list(path, names):
@@ -98,7 +128,7 @@ def whole_split(split):
 
 def labeled_names(spec, root, split, split_id):
     """Names of the labelled images of a split of the dataset ``spec`` (a ``DatasetSpec``) in the folder ``root``."""
-    return read_list(spec.list_path(root, split_list_names(split, split_id)[0]))
+    return read_list(spec.list_path(root, split_list_names(split, split_id)[0]), spec, root)
 
 
 def unlabeled_names(spec, root, split, split_id):
@@ -111,7 +141,7 @@ def unlabeled_names(spec, root, split, split_id):
     if str(split) == WHOLE:
         return []
     if not spec.unlabeled_images or path.is_file():
-        return read_list(path)
+        return read_list(path, spec, root)
     return _apart(spec, root, split_list_names(whole_split(str(split)), split_id)[0])
 
 
@@ -125,7 +155,7 @@ def _apart(spec, root, labeled_list):
                             "image")
     used = set()
     for path, subset in ((spec.list_path(root, labeled_list), "train"), (find_validation_list(spec, root), "val")):
-        used |= {_file(spec, root, name, subset) for name in read_list(path)}
+        used |= {_file(spec, root, name, subset) for name in read_list(path, spec, root)}
     names = [name for name in names if _file(spec, root, name, UNLABELED) not in used]
     if not names:
         raise UserError(f"no image for the pattern {spec.unlabeled_images} in {root} is unlabelled; put some there, "
@@ -182,6 +212,10 @@ def fault(name):
     """What is wrong with the name of an image, or ``None``."""
     if "\\" in name:
         return "has a backslash"
+    if any("\ud800" <= character <= "\udfff" for character in name):  # bytes that the file system's encoding cannot say
+        encoding = sys.getfilesystemencoding()
+        return "is not UTF-8: rename the file" if encoding == "utf-8" else (
+            f"has letters that this locale ({encoding}) does not know: set LC_ALL=C.UTF-8")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         return "has a control character"
     if name.startswith("/"):

@@ -64,23 +64,47 @@ def names_in(root, pattern):
     return sorted(found)
 
 
+def walk(top):
+    """Yield (folder, names of its files) for ``top`` and all folders below it, in order, hidden ones left out.
+
+    Links are followed, each folder once on a way down. Raises ``UserError`` for a folder that cannot be read.
+    """
+    def refuse(error):
+        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}; check its permissions") from error
+
+    for folder, inner, files in os.walk(top, onerror=refuse, followlinks=True):
+        above = os.path.join(os.path.realpath(folder), "")
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and not (
+            os.path.islink(path := os.path.join(folder, name)) and above.startswith(os.path.realpath(path) + os.sep)))
+        yield folder, sorted(name for name in files if not name.startswith("."))
+
+
 def files_in(root, pattern, subset="train"):
     """Yield (name, path) of the image files below ``root`` that ``pattern`` matches, folder by folder.
 
-    Hidden files and folders are left out, and folders that are links. Raises ``UserError`` when the folder is missing.
+    Hidden files and folders are left out. Raises ``UserError`` when the folder is missing.
     """
     top = os.path.join(root, fixed_folder(pattern))
     if not os.path.isdir(top):
         raise UserError(f"the folder {top} of the pattern {pattern} does not exist; correct the pattern in the "
                         "dataset's spec, or --data-root")
     matches = _expression(pattern, subset)
-    for folder, inner, files in os.walk(top):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+    for folder, files in walk(top):
         below = os.path.relpath(folder, root)
-        for file_name in sorted(files):
+        for file_name in files:
             match = matches.fullmatch(file_name if below == "." else f"{below}/{file_name}")
-            if match is not None and not file_name.startswith(".") and is_image(file_name):
+            if match is not None and is_image(file_name):
                 yield match["name"], os.path.join(folder, file_name)
+
+
+def name_of(patterns, path):
+    """The name for which one of ``patterns`` (tuple of str) means ``path``, relative to the root; None for no such."""
+    for pattern in patterns:
+        for subset in ("train", "val", "test") if "{subset}" in pattern else ("train",):
+            match = _expression(pattern, subset).fullmatch(path)
+            if match is not None:
+                return match["name"]
+    return None
 
 
 def is_image(file_name):

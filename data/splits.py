@@ -91,6 +91,14 @@ def save_lists(folder, lists):
     return states
 
 
+def check_none_replaced(folder, lists, why):
+    """Raise ``UserError``, beginning with ``why``, when ``save_lists`` would replace a list by one of other names."""
+    for file_name, names in lists.items():
+        if _state(Path(folder) / file_name, names) == "replaced":
+            raise UserError(f"{why}, and {Path(folder, file_name)} has others; correct the list or the root, or move "
+                            "the old lists away")
+
+
 def check_split_names(divisors):
     """Raise ``UserError`` when two splits share their files or a split takes a name that means something else."""
     seen = set()

@@ -105,6 +105,8 @@ class _Item(NamedTuple):
 
 class _Examined(NamedTuple):
     size: tuple | None  # (height, width), where the image decodes
+    digest: bytes | None  # of its file
+    turned: bool  # by an orientation tag
     counts: np.ndarray | None  # (num_classes + 1,) pixels of each class and, last, ignored ones
     errors: list
 
@@ -133,6 +135,12 @@ def check(data, subsets, plan, *, functions=(), workers=None, progress=iter):
         if spec.test_by == "pad" and (subsets[name].folder == "val" or not subsets[name].labelled):
             report.errors += _too_large(data, items, found)
     report.errors = list(dict.fromkeys(report.errors))  # an image may stand in several lists
+    _check_validation(spec, subsets, lists, found, report)
+    report.warnings += _copies(data, subsets, lists, found)
+    turned = [item for items in lists.values() for item in items if found[item].turned]
+    if turned:
+        report.warnings.append(f"{len(turned)} images carry an orientation tag, {_path(data, turned[0])} for one: "
+                               f"{images.TURN_IT}; masks are taken to lie as the files do")
     report.warnings += _lacking_classes(spec, subsets, lists, found)
     report.table += _table(spec, subsets, lists, found)
     return report
@@ -177,21 +185,16 @@ def _examine_all(data, items, workers, progress):
 def _examine(data, item):
     """Decode an image and its mask, and compare them."""
     errors, counts = [], None
-    image = _attempt(errors, _read_image, data, item)
+    path = _attempt(errors, _path, data, item)
+    image = None if path is None else _attempt(errors, images.read_image, path)
     size = None if image is None else image.shape[:2]
     mask = _attempt(errors, _read_mask, data, item) if item.labelled else None
     if mask is not None:
         counts = np.bincount(mask.ravel(), minlength=256)[[*range(data.spec.num_classes), 255]]
         if size is not None and size != mask.shape:
-            (image_path, mask_path), = data.pairs([item.name], item.folder)
-            errors.append(f"the image {image_path} is {size[1]} x {size[0]} but its mask {mask_path} is "
-                          f"{mask.shape[1]} x {mask.shape[0]} pixels; they must be of one size")
-    return _Examined(size, counts, errors)
-
-
-def _read_image(data, item):
-    path, = data.images([item.name], item.folder)
-    return images.read_image(path)
+            errors.append(images.unequal(*data.pairs([item.name], item.folder)[0], size, mask.shape))
+    turned = not errors and images.is_turned(path)
+    return _Examined(size, None if image is None else images.digest(path), turned, counts, errors)
 
 
 def _read_mask(data, item):
@@ -221,6 +224,34 @@ def _overlaps(data, subsets, lists):
             yield (f"{shown}{more}: {'this image stands' if len(shared) == 1 else 'these images stand'} in both the "
                    f"list {one} and the list {other}; take each out of one of the two, or make the lists again with "
                    "generate_splits.py")
+
+
+def _copies(data, subsets, lists, found):
+    """Images of two lists of different kinds that are other files, but of the same content or name."""
+    for (one, first), (other, second) in itertools.combinations(lists.items(), 2):
+        if (subsets[one].folder, subsets[one].labelled) == (subsets[other].folder, subsets[other].labelled):
+            continue
+        contents = {found[item].digest: item for item in first if found[item].digest}
+        names = {item.name: item for item in first}
+        pairs = {"copies of": [(item, contents[found[item].digest]) for item in second if found[item].digest in contents],
+                 "called like": [(item, names[item.name]) for item in second if item.name in names]}
+        for what, alike in pairs.items():
+            alike = [(item, twin) for item, twin in alike if found[item].digest and _path(data, item) != _path(data, twin)]
+            if alike:
+                item, twin = alike[0]
+                yield (f"{len(alike)} of the {other} images are {what} {one} images (the first: {_path(data, item)} and "
+                       f"{_path(data, twin)}); what is validated on must not be trained on: take them out of one list")
+
+
+def _check_validation(spec, subsets, lists, found, report):
+    """A figure needs labelled pixels, and more than two images."""
+    for name, items in lists.items():
+        examined = [found[item].counts for item in items if found[item].counts is not None]
+        if subsets[name].labelled and examined and not _counts(spec, items, found)[:-1].any():
+            report.errors.append(f"the list {name}: {images.NO_LABEL.format(items[0].name)}")
+        if subsets[name].folder == "val" and len(items) <= 2:
+            report.warnings.append(f"{len(items)} image{'s' * (len(items) != 1)} for validation: the best checkpoint is "
+                                   "chosen by chance; give more")
 
 
 def _paths(data, items):

@@ -16,7 +16,7 @@ import cv2  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
-from data import datasets, images, lists  # noqa: E402
+from data import datasets, lists  # noqa: E402
 from data.batches import whole_batches  # noqa: E402
 from data.sizes import largest_size  # noqa: E402
 from data.specs import load_spec, resolve_root  # noqa: E402
@@ -71,12 +71,10 @@ class Data:
     """One dataset on this machine: its spec, root and lists, and loaders over them.
 
     ``crop`` and ``test_size`` (height, width) replace the spec's when given; ``lists_dir`` is the folder of the split
-    lists when they are not inside the dataset. Files that lead out of the dataset's image folders by symbolic links are
-    refused unless ``allow_links``.
+    lists when they are not inside the dataset.
     """
 
-    def __init__(self, dataset, data_root, lists_dir=None, crop=None, test_size=None, allow_links=False):
-        self.allow_links = allow_links
+    def __init__(self, dataset, data_root, lists_dir=None, crop=None, test_size=None):
         spec = load_spec(dataset)
         self.root = resolve_root(spec, data_root)
         test_size = test_size or spec.test_size or largest_size(spec, self.root)
@@ -100,22 +98,15 @@ class Data:
     def validation(self, tiny=False):
         """Names of the validation images, or of the short list."""
         path = self.spec.list_path(self.root, "valtiny.txt") if tiny else lists.find_validation_list(self.spec, self.root)
-        return lists.read_list(path)
+        return lists.read_list(path, self.spec, self.root)
 
     def images(self, names, subset="train"):
         """Paths of the images of ``names``; ``subset`` is train, val or unlabeled."""
-        paths = [self.spec.image_path(self.root, name, subset) for name in names]
-        return self._inside(self.spec.folders(self.root, subset)[0], paths)
+        return [self.spec.image_path(self.root, name, subset) for name in names]
 
     def pairs(self, names, subset="train"):
         """(image path, mask path) of ``names``."""
-        masks = [self.spec.label_path(self.root, name, subset) for name in names]
-        return list(zip(self.images(names, subset), self._inside(self.spec.folders(self.root)[1], masks)))
-
-    def _inside(self, folders, paths):
-        if not self.allow_links:
-            images.check_inside(paths, folders)
-        return paths
+        return list(zip(self.images(names, subset), [self.spec.label_path(self.root, name, subset) for name in names]))
 
     def whole_images(self, names, subset="train", labels=False):
         """The ``data.datasets.WholeImages`` of ``names`` at test size."""

@@ -102,7 +102,8 @@ def train(setting, plan):
             if missing:
                 raise UserError(f"the pseudo label {missing[0]} is missing; run the labelling again")
         images.check_present(data.images(pseudo_names, UNLABELED))
-        images.check_pairs(data.spec, [*data.pairs(names), *data.pairs(val_names, "val")])
+        images.check_pairs(data.spec, data.pairs(names))
+        images.check_pairs(data.spec, data.pairs(val_names, "val"))
 
     with processes.held_by_first(lambda: Stage(plan.output_dir, plan.name)) as stage:
         result = processes.first(lambda: stage.result(fingerprint)) if plan.save and not plan.redo else None

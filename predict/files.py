@@ -2,6 +2,7 @@
 
 import collections
 import glob
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file"
 import cv2  # noqa: E402
 
 from data.images import is_turned, read_image  # noqa: E402
-from data.patterns import SUFFIXES, is_image  # noqa: E402
+from data.patterns import SUFFIXES, is_image, walk  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp")
@@ -65,11 +66,8 @@ def find_sources(inputs, recursive=False, leave_out=()):
 
 
 def _listed(folder, recursive):
-    try:
-        paths = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    except OSError as error:
-        raise UserError(f"the folder {error.filename or folder} cannot be read: {error.strerror}") from error
-    return [path for path in paths if is_image(path.name) and not path.name.startswith(".")]
+    return sorted(Path(place, name) for place, files in itertools.islice(walk(folder), None if recursive else 1)
+                  for name in files if is_image(name))
 
 
 def _names(found):

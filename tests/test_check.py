@@ -33,7 +33,7 @@ def subsets(root):
 
 def run(root, tmp_path, lists=None, plan=SMALL, dataset="shapes", **options):
     sizes = {name: options.pop(name, getattr(SPEC, name)) for name in ("crop", "test_size")}
-    data = Data(dataset, root, **sizes, allow_links=options.pop("allow_links", False))
+    data = Data(dataset, root, **sizes)
     return check(data, lists or subsets(root), dataclasses.replace(plan, output_dir=tmp_path / "runs"), **options)
 
 
@@ -147,13 +147,35 @@ def test_huge_images_are_refused(shapes_root, tmp_path):
     assert len(errors) == 8 + 8 + 16 + 6 + 6 and all("--max-pixels" in line for line in errors)
 
 
-def test_links_out_of_the_dataset(own_shapes, tmp_path):
+def test_links_are_followed(own_shapes, tmp_path):
     image, mask = (read_list(own_shapes / LISTS / "8_labeled_0.txt")[index] for index in (0, 1))
     for path in (own_shapes / "JPEGImages" / f"{image}.jpg", own_shapes / "SegmentationClassAug" / f"{mask}.png"):
         path.symlink_to(path.rename(tmp_path / path.name))
-    errors = run(own_shapes, tmp_path).errors
-    assert len(errors) == 2 and f"{image}.jpg leads out" in errors[0] and f"{mask}.png leads out" in errors[1]
-    assert run(own_shapes, tmp_path, allow_links=True).errors == []
+    assert run(own_shapes, tmp_path).errors == []
+
+
+def test_copies_turned_images_and_small_validation_sets_are_named(own_shapes, tmp_path):
+    labeled, unlabeled, validation = (read_list(own_shapes / LISTS / name) for name in (
+        "8_labeled_0.txt", "8_unlabeled_0.txt", "val.txt"))
+    folder = own_shapes / "JPEGImages"
+    (folder / f"{unlabeled[0]}.jpg").write_bytes((folder / f"{validation[0]}.jpg").read_bytes())
+    (own_shapes / LISTS / "val.txt").write_text("\n".join(validation[:2]))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(folder / f"{labeled[0]}.jpg").save(folder / f"{labeled[0]}.jpg", exif=exif)
+    few, copies, turned = run(own_shapes, tmp_path).warnings[:3]
+    assert "2 images for validation" in few and "copies of" in copies and "mogrify -auto-orient" in turned
+    assert f"{unlabeled[0]}.jpg" in copies and f"{validation[0]}.jpg" in copies and f"{labeled[0]}.jpg" in turned
+
+
+def test_a_validation_set_without_a_label_is_an_error(own_shapes, tmp_path, command):
+    for name in read_list(own_shapes / LISTS / "val.txt"):
+        path = own_shapes / "SegmentationClassAug" / f"{name}.png"
+        Image.fromarray(np.full(np.array(Image.open(path)).shape, 255, np.uint8)).save(path)
+    assert [line for line in run(own_shapes, tmp_path).errors if "no pixel of these masks has a label" in line]
+    status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={own_shapes}", "--train-set=8",
+                                f"--output-dir={tmp_path}", "--backbone=small", "--weights=none")
+    assert status == 2 and "no pixel of these masks has a label" in errors and len(errors.splitlines()) == 1
 
 
 def test_city_layout_resizes_images_of_any_size(city_root, tmp_path):

@@ -1,6 +1,5 @@
 """Files made to do harm: each ends in one line."""
 
-import os
 import struct
 import zlib
 
@@ -37,23 +36,6 @@ def test_masks_do_not_inflate_beyond_their_header(tmp_path):
     (tmp_path / "mask.png").write_bytes(bomb(40000, 40000))
     with pytest.raises(UserError, match="claims to have 40000 x 40000"):
         images.read_mask(tmp_path / "mask.png", load_spec("shapes"))
-
-
-def test_links_that_lead_out_of_the_dataset(refuse, own_shapes, tmp_path, command):  # noqa: F811
-    path = own_shapes / "JPEGImages" / f"{first_labeled(own_shapes)}.jpg"
-    outside = tmp_path / "outside.jpg"
-    os.replace(path, outside)
-    path.symlink_to(outside)
-    line = refuse()
-    assert str(path) in line and "--allow-links" in line
-    assert "--epochs" in refuse("--allow-links", "--epochs=0")  # accepted, so the next mistake is found
-
-
-def test_a_linked_folder_is_fine(own_shapes, tmp_path):
-    from dmt.session import Data
-    (own_shapes / "JPEGImages").rename(tmp_path / "elsewhere")
-    (own_shapes / "JPEGImages").symlink_to(tmp_path / "elsewhere")
-    assert len(Data("shapes", own_shapes).pairs([first_labeled(own_shapes)])) == 1
 
 
 def test_yaml_that_would_grow_without_end(tmp_path):

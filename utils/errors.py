@@ -8,6 +8,8 @@ import functools
 import signal
 import sys
 
+NO_SHARED_MEMORY = ("the loader processes have too little shared memory (/dev/shm); give --workers=0, or start the "
+                    "container with more (docker run --shm-size=8g, or --ipc=host)")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,6 +40,13 @@ def report(error):
         text = str(error).rsplit("UserError: ", 1)[-1]
         print("error: " + " ".join(text.split()), file=sys.stderr)
         return error.status
+    if isinstance(error, UnicodeEncodeError):  # a file name from a list, in a locale that has no such letters
+        print(f"error: {ascii(error.object[:200])} cannot be written in the encoding {error.encoding}; "
+              + ("rename what is not UTF-8" if error.encoding.startswith("utf") else "set LC_ALL=C.UTF-8"), file=sys.stderr)
+        return 2
+    if any(words in str(error) for words in ("shared memory", "Bus error")):  # torch's words
+        print(f"error: {NO_SHARED_MEMORY}", file=sys.stderr)
+        return 2
     if isinstance(error, BrokenPipeError):  # `main.py --help | head`: the reader has gone, there is no one to tell
         sys.stderr.close()
         return 141
@@ -65,6 +74,9 @@ def reports_user_errors(main):
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):  # a locale without umlauts, or a file name that is no text
+            with contextlib.suppress(AttributeError):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:

@@ -120,8 +120,7 @@ def _data(parser):
                        help="split, such as 20 for 1/20 of the labels, 106-l for a half made by dms_sample.py, "
                             "1 for all labels (default)")
     group.add_argument("--sets-id", metavar="S", default="0", help="which of the random splits: 0 (default), 1 or 2")
-    group.add_argument("--allow-links", action="store_true",
-                       help="follow symbolic links that lead out of the dataset's image and label folders")
+    group.add_argument("--allow-links", action="store_true", help=argparse.SUPPRESS)  # all are followed
     group.add_argument("--max-pixels", metavar="N", type=_count, default=100_000_000,
                        help="refuse images with more pixels than this (100000000)")
     group.add_argument("--valtiny", action="store_true", help="validate on the short list valtiny.txt")

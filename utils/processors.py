@@ -1,6 +1,9 @@
 """How many processors this process may use, which containers and batch systems make fewer than the machine has."""
 
+import multiprocessing
 import os
+
+from utils.errors import NO_SHARED_MEMORY, UserError
 
 
 def usable():
@@ -17,3 +20,11 @@ def loaders(shares=1):
     """
     own = usable() // shares
     return max(1, min(own, 8), min(own * 3 // 4, 12))
+
+
+def check_shared_memory():
+    """Raise ``UserError`` where the system has no memory that loader processes could share."""
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise UserError(NO_SHARED_MEMORY) from error

@@ -85,12 +85,6 @@ class DatasetSpec:
         given = getattr(self, key)
         return (given,) if isinstance(given, str) else given or ()
 
-    def folders(self, root, subset="train"):
-        """(folders of the images, folders of the masks) of a subset: nothing outside of them is read."""
-        apart = self.patterns("unlabeled_images") if subset == UNLABELED else ()
-        return tuple([Path(root, patterns.fixed_folder(pattern)) for pattern in several]
-                     for several in ((*apart, *self.patterns("images")), self.patterns("labels")))
-
 
 def _path(root, pattern, name, subset):
     if isinstance(pattern, str) and not pattern.endswith(patterns.ANY_SUFFIX):  # nothing to look for
