@@ -214,8 +214,7 @@ def fault(name):
         return "has a backslash"
     if any("\ud800" <= character <= "\udfff" for character in name):  # bytes that the file system's encoding cannot say
         encoding = sys.getfilesystemencoding()
-        return "is not UTF-8: rename the file" if encoding == "utf-8" else (
-            f"has letters that this locale ({encoding}) does not know: set LC_ALL=C.UTF-8")
+        return "is not UTF-8" if encoding == "utf-8" else f"has letters that this locale ({encoding}) does not know, but C.UTF-8"
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         return "has a control character"
     if name.startswith("/"):

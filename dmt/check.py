@@ -233,14 +233,16 @@ def _copies(data, subsets, lists, found):
             continue
         contents = {found[item].digest: item for item in first if found[item].digest}
         names = {item.name: item for item in first}
-        pairs = {"copies of": [(item, contents[found[item].digest]) for item in second if found[item].digest in contents],
-                 "called like": [(item, names[item.name]) for item in second if item.name in names]}
-        for what, alike in pairs.items():
-            alike = [(item, twin) for item, twin in alike if found[item].digest and _path(data, item) != _path(data, twin)]
-            if alike:
-                item, twin = alike[0]
-                yield (f"{len(alike)} of the {other} images are {what} {one} images (the first: {_path(data, item)} and "
-                       f"{_path(data, twin)}); what is validated on must not be trained on: take them out of one list")
+        copies = [(item, contents[found[item].digest]) for item in second if found[item].digest in contents]
+        namesakes = [(item, names[item.name]) for item in second
+                     if item.name in names and found[item].digest and found[item].digest not in contents]
+        never = "; what is validated on must not be trained on" if "val" in (subsets[one].folder, subsets[other].folder) else ""
+        for what, pairs in (("copies of", copies), ("called like", namesakes)):
+            pairs = [tuple(_path(data, item) for item in pair) for pair in pairs]
+            pairs = [(path, twin) for path, twin in pairs if path != twin]
+            if pairs:
+                yield (f"{len(pairs)} of the {other} images are {what} {one} images ({pairs[0][0]} and {pairs[0][1]}, for "
+                       f"one){never}")
 
 
 def _check_validation(spec, subsets, lists, found, report):

@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco
 
-from tools import convert_coco, convert_rgb, new_dataset
-from tools.convert_coco import _uncompressed
+from prepare import coco as convert_coco, own as new_dataset, rgb as convert_rgb
+from prepare.coco import _runs as _uncompressed
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def broken(change):
     ("{", ["not valid JSON"]), ("[1, 2]", ["no COCO annotations"]), ("{}", ["'images' is missing"]),
     ("[" * 100000, ["not valid JSON"]),
     (broken(lambda c: c.pop("categories")), ["'categories' is missing"]),
-    (broken(lambda c: c.update(annotations={"a": 1})), ["'annotations' is no list of objects"]),
+    (broken(lambda c: c.update(annotations={"a": 1})), ["'annotations' is missing, or no list of objects"]),
     (broken(lambda c: c.update(annotations=[])), ["no annotation"]),
     (broken(lambda c: c.update(categories=[])), ["0 categories"]),
     (broken(lambda c: c["images"][0].pop("file_name")), ["the image 1", "'file_name'"]),
@@ -152,21 +152,21 @@ def broken(change):
     (broken(lambda c: c["images"][0].update(height=None)), ["None as its 'height'"]),
     (broken(lambda c: c["images"][0].update(height=10**9, width=10**9)), ["--max-pixels"]),
     (broken(lambda c: c["images"][1].update(id=1)), ["is there twice"]),
-    (broken(lambda c: c["images"][1].update(file_name="field/a.b.png")), ["both called 'field/a.b'"]),
+    (broken(lambda c: c["images"][1].update(file_name="field/a.b.png")), ["is there twice", "'field/a.b'"]),
     (broken(lambda c: c["categories"][1].update(id=17)), ["category 17", "twice"]),
     (broken(lambda c: c["categories"][1].update(name="cat")), ["'cat'", "twice"]),
     (broken(lambda c: c["categories"][1].update(name="a\nb")), ["one line"]),
-    (broken(lambda c: c["annotations"][0].update(image_id=99)), ["annotation 11", "image 99"]),
-    (broken(lambda c: c["annotations"][0].update(category_id=99)), ["annotation 11", "category 99"]),
+    (broken(lambda c: c["annotations"][0].update(image_id=99)), ["annotation 11", "99, which 'images'"]),
+    (broken(lambda c: c["annotations"][0].update(category_id=99)), ["annotation 11", "99, which 'categories'"]),
     (broken(lambda c: c["annotations"][0].pop("segmentation")), ["annotation 11", "no 'segmentation'"]),
     (broken(lambda c: c["annotations"][0].update(iscrowd=2)), ["annotation 11", "iscrowd"]),
     (broken(lambda c: c["annotations"][0]["segmentation"].update(counts="zzz")), ["annotation 11", "damaged"]),
-    (broken(lambda c: c["annotations"][0]["segmentation"].update(size=[30, 20])), ["[30, 20]", "[20, 30]"]),
+    (broken(lambda c: c["annotations"][0]["segmentation"].update(size=[30, 20])), ["annotation 11", "[20, 30]"]),
     (broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[-5, 605])), ["annotation 13", "damaged"]),
     (broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[1, 2])), ["add up to the 600 pixels"]),
-    (broken(lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4]])), ["annotation 12", "4 numbers"]),
+    (broken(lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4]])), ["annotation 12", "at least 6"]),
     (broken(lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4, 5, "x"]])), ["annotation 12"]),
-    (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, 1e9, 0, 0, 5]])), ["far outside"]),
+    (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, 1e9, 0, 0, 5]])), ["in or near the image of 30 x 20"]),
     (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, float("nan"), 0, 0, 5]])), ["annotation 12"]),
     (broken(lambda c: c["annotations"][4].pop("bbox")), ["annotation 15", "'bbox'"]),
 ])
@@ -206,7 +206,7 @@ def test_rgb_masks_by_a_list_of_colours(colored, run):
     assert status == 2 and not (colored / "out").exists()
     share = f"{100 * (VALUES == 3).mean():.2f} % of the pixels"
     for words in ("1 colour of no class", share, f"[255, 255, 255] in 2 masks, {2 * (VALUES == 3).sum()} pixels (first "
-                                                 "in a.png)",
+                                                 "in", "a.png)",
                   "--ignore", "nothing was written"):
         assert words in errors
     status, out, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "255,255,255")

@@ -13,7 +13,7 @@ from data.lists import read_list
 from data.specs import UNLABELED, load_spec
 from data.splits import hold_out
 from dmt.session import Data
-from tools import new_dataset
+from prepare import own as new_dataset
 from utils.errors import UserError
 
 RANDOM = np.random.default_rng(7)
@@ -80,7 +80,7 @@ def test_two_folders_and_a_pool(tmp_path, make):
     assert [path.name for path in data.images(unlabeled, UNLABELED)] == [
         "03.bmp", "05.JPG", "06.png", "07.JPG", "08.png", "09.JPG", "x.webp"]
     assert data.unlabeled("all", "0") == unlabeled
-    for words in ("10 in field/photos, 1 other file left aside", "5 in field/labels, called NAME_mask; 5 images have "
+    for words in ("10 in field/photos", "1 files that are no images, as Thumbs.db", "5 in field/labels, called NAME_mask; 5 images have "
                                                                  "none",
                   "20 to 32 pixels, median 32", "5 palette", "255       5        25.00  ignored", "2 weed",
                   "main.py --check --dataset=datasets/field/dataset.yaml --train-set=all --sets-id=0",
@@ -165,7 +165,7 @@ def test_several_pools_with_one_name(tmp_path, make):
     ((0, 255), [], [(0,), (255,)], None, ("background", "foreground"), [0, 1]),
     ((0, 1, 255), [], None, 255, ("background", "foreground"), [0, 1, 255]),
     ((7, 26, 255), ["--classes=road,car"], [(7,), (26,)], 255, ("road", "car"), [0, 1, 255]),
-    ((0, 1000, 65535), [], [(0,), (1000,)], 65535, ("class_0", "class_1000"), [0, 1, 255]),
+    ((0, 1000, 65535), ["--ignore=65535"], [(0,), (1000,)], 65535, ("class_0", "class_1000"), [0, 1, 255]),
     ((0, 1, 3), ["--ignore=3", "--classes=a,b,c"], None, 3, ("a", "b", "c"), [0, 1, 255]),
     ((0, 1, 255), ["--ignore=none"], [(0,), (1,), (255,)], None, ("class_0", "class_1", "class_255"), [0, 1, 2]),
 ])
@@ -222,14 +222,12 @@ def test_what_looks_wrong_is_said(tmp_path, make):
     (tmp_path / "d/m/3.png").write_text("no image")
     mask(tmp_path / "d/m/lost.png")
     cv2.imwrite(str(tmp_path / "d/i/8.png"), np.full((24, 32), 3000, np.uint16))
-    mask(tmp_path / "d/m/4.png", (0, 1), palette=[0] * 3 + [9] * (255 * 3))
-    mask(tmp_path / "d/m/5.png", (0, 1), palette=[1] * 3 + [9] * (255 * 3))
     status, out, errors = make("d/i", "d/m")
     assert status == 0
-    for words in ("1 images have a camera's orientation tag (0)", "1.jpg does not decode: it is truncated",
-                  "2 has an image of 32 x 24 and a mask of 31 x 24", "3.png does not decode", "belong to no image "
+    for words in ("1 images carry an orientation tag", "mogrify -auto-orient", "1.jpg does not decode: it is truncated",
+                  "2.png is 31 x 24 pixels; they must be of one size", "3.png does not decode", "belong to no image "
                       "(lost.png)",
-                  "12 bits at most (8)", "the value 255", "palettes of masks differ"):
+                  "12 bits at most; only the upper", "the value 255"):
         assert words in errors, words
     train, validation, unlabeled = lists_of(tmp_path / "datasets/d", "train", "val", "all_unlabeled_0")
     assert sorted(train + validation) == ["0", "4", "5", "6", "7"] and unlabeled == ["8"]
@@ -290,7 +288,7 @@ def test_blurred_masks_are_refused(tmp_path, make):
         image(tmp_path / f"d/i/{number}.jpg")
         image(tmp_path / f"d/m/{number}.png", (80, 80))
     status, _, errors = make("d/i", "d/m")
-    assert status == 2 and "convert_rgb.py --tolerance" in errors
+    assert status == 2 and "tools/convert_rgb.py" in errors and "--tolerance" in errors
 
 
 # --- the share held out -----------------------------------------------------------------------------------------------

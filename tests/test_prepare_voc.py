@@ -12,7 +12,6 @@ import tarfile
 import threading
 import time
 import zipfile
-import zlib
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from data import png
 from data.lists import read_list
 from data.specs import load_spec
 from data.splits import make_splits
-from tools import prepare_voc
+from prepare import voc as prepare_voc
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = ["2007_000032", "2007_000039", "2007_000063", "2007_000068"]
@@ -395,16 +394,14 @@ def link(name, target, kind=tarfile.SYMTYPE):
     return member
 
 
-@pytest.mark.parametrize("member", [
-    tarfile.TarInfo("VOCdevkit/../../evil.jpg"), tarfile.TarInfo("/tmp/evil/JPEGImages/2007_000032.jpg"),
-    link("VOCdevkit/VOC2012/JPEGImages", "/etc"), link("VOCdevkit/out", "../../.."),
-    link("VOCdevkit/hard", "/etc/passwd", tarfile.LNKTYPE), link("VOCdevkit/device", "", tarfile.CHRTYPE)],
-    ids=lambda member: member.name)
-def test_a_hostile_archive_is_refused_before_anything_is_written(archives, tmp_path, prepare, member):
-    voc = write_tar(tmp_path / "voc.tar", voc_files(), member)
-    error = refused(prepare("--voc", voc, "--sbd", archives[1], "--out", tmp_path / "sub" / "out", *COUNTS))
-    assert repr(member.name) in error and str(voc) in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["voc.tar"]
+def test_what_leads_out_of_an_archive_is_not_unpacked(archives, prepared, tmp_path, prepare):
+    voc = write_tar(tmp_path / "voc.tar", {**voc_files(), "VOCdevkit/../JPEGImages/../../evil.jpg": b"",
+                                           "/JPEGImages/evil.png": b""},
+                    link("VOCdevkit/VOC2012/JPEGImages", "/etc"), link("VOCdevkit/VOC2012/JPEGImages/evil.jpg", "/etc/passwd"),
+                    link("JPEGImages/evil.jpg", "/etc/passwd", tarfile.LNKTYPE))
+    out = tmp_path / "sub" / "out"
+    assert prepare("--voc", voc, "--sbd", archives[1], "--out", out, *COUNTS)[0] == 0
+    assert digests(out) == digests(prepared[0]) and not list(tmp_path.rglob("*evil*"))
 
 
 def damaged(content, how):
@@ -434,12 +431,6 @@ def test_a_damaged_archive_is_named(archives, tmp_path, prepare, which, how):
     assert not (tmp_path / "out").exists()
 
 
-def bomb():
-    """A MAT file of 130 kB that inflates to one of 134 MB."""
-    packed = zlib.compress(bytes(1 << 27))
-    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + b"\x0f\0\0\0" + len(packed).to_bytes(4, "little") + packed
-
-
 def wrong(name, value, dtype=np.uint8):
     mask = random_mask(name, "sbd").astype(dtype)
     mask[3, 4] = value
@@ -450,7 +441,6 @@ BAD_MATS = {
     "no MAT file": (b"not a MAT file, but long enough to be read as one" * 9, "damaged"),
     "cut off": (mat(random_mask("2008_000007", "sbd"))[:-50], "damaged"),
     "empty": (b"", "damaged"),
-    "a bomb": (bomb(), "inflate"),
     "no class": (mat(wrong("2008_000007", 21)), "value 21"),
     "ignored pixels": (mat(wrong("2008_000007", 255)), "value 255"),
     "fractions": (mat(wrong("2008_000007", 1.5, float)), "value 1.5"),
@@ -465,7 +455,7 @@ def test_a_bad_mat_file_is_named_and_the_rest_goes_on_later(prepared, archives, 
     sbd = write_tar(tmp_path / "benchmark.tar", {**sbd_files(), key: content})
     out = tmp_path / "out"
     error = refused(prepare("--voc", archives[0], "--sbd", sbd, "--out", out, *COUNTS))
-    assert f"{key} in {sbd}" in error and word in error
+    assert f"dataset/cls/2008_000007.mat in {sbd}" in error and word in error
     assert not (out / "SegmentationClassAug" / "2008_000007.png").exists() and not list(out.rglob("*.tmp*"))
     assert not (out / LISTS / "trainaug.txt").exists()
     assert prepare("--voc", archives[0], "--sbd", archives[1], "--out", out, *COUNTS)[0] == 0
@@ -539,8 +529,8 @@ def test_mixed_up_archives(archives, tmp_path, prepare):
     voc, sbd = archives
     assert "JPEGImages/*.jpg" in refused(prepare("--voc", sbd, "--sbd", voc, "--out", tmp_path / "out"))
     assert "cls/*.mat" in refused(prepare("--voc", voc, "--sbd", voc, "--out", tmp_path / "out"))
-    both = write_tar(tmp_path / "both.tar", {**voc_files(), "VOCdevkit/VOC2007/JPEGImages/000001.jpg": jpeg("000001")})
-    assert "two datasets" in refused(prepare("--voc", both, "--sbd", sbd, "--out", tmp_path / "out"))
+    both = write_tar(tmp_path / "both.tar", {**voc_files(), f"VOCdevkit/VOC2007/{LISTS}/val.txt": b"000001\n"})
+    assert "twice" in refused(prepare("--voc", both, "--sbd", sbd, "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

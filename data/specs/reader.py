@@ -66,7 +66,7 @@ class _Reader:
         test_by = self._one_of("test_by", ("pad", "resize"))
         return dict(
             name=self._text(("name",), values["name"]), class_names=names, palette=palette, background=background,
-            ignore=ignore, label_ids=_label_ids(ids, ignore), images=self._pattern("images"),
+            ignore=ignore, label_ids=_label_ids(ids), images=self._pattern("images"),
             labels=self._pattern("labels"), lists=self._folder("lists"), train_lists=self._file_names("train_list"),
             val_lists=self._file_names("val_list"), crop=self._size("crop"), test_size=self._test_size(test_by),
             test_by=test_by, root=self._place("root"), root_variable=self._optional_text("root_variable"),
@@ -160,7 +160,7 @@ class _Reader:
         if self._given.get("ignore_colors"):
             raise self._error(("ignore_colors",), "ignore_colors is for masks whose colours say the class; add the "
                                                   "line 'masks: color' to the spec, or delete it")
-        if ignore is not None and ignore < len(names):
+        if ignore is not None and ignore < len(names) and not ids:
             raise self._error(("ignore",), f"ignore is {ignore}, which is also the number of a class; use 255, or none")
         if ignore in ids:
             if "ignore" in self._given:
@@ -282,9 +282,6 @@ class _Reader:
         return value
 
 
-def _label_ids(ids, ignore):
-    """The class of every mask value that may occur, or None when values are classes; at least those of 8 bits."""
-    if not ids:
-        return None
-    rest = 255 if ignore is None else ignore
-    return tuple(ids.get(value, rest) for value in range(max(256, max(ids) + 1)))
+def _label_ids(ids):
+    """The class of every mask value that may occur, 255 for no class; None when values are classes already."""
+    return tuple(ids.get(value, 255) for value in range(max(256, max(ids) + 1))) if ids else None

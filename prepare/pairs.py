@@ -8,10 +8,11 @@ A mask may be called like its image, or with something before or behind the name
 import collections
 import itertools
 import os
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from data import patterns
+from data import lists, patterns
 from utils.errors import UserError
 
 _DELIMITERS = "_-. ~+@#"
@@ -36,7 +37,7 @@ class Frame(NamedTuple):
 
 
 class Pairing(NamedTuple):
-    """``pairs`` maps a name to (image file, mask file or None), paths relative to their folders.
+    """``pairs`` maps a name to (image file, mask file or None), as paths.
 
     ``images`` and ``masks`` are the ``Frame``s, ``lost`` the masks that belong to no image, ``other_tails`` what masks
     of other kinds end in, with their numbers.
@@ -50,21 +51,21 @@ class Pairing(NamedTuple):
 
 
 def files_in(folder, without=()):
-    """The ``Files`` of ``folder``, hidden ones left out, and everything in the folders ``without``."""
+    """The ``Files`` of ``folder``, but for the folders ``without``. Raises ``UserError`` for names that no list can hold."""
     folder, stems, others = Path(folder), collections.defaultdict(list), []
-    without = {os.path.realpath(path) for path in without}
-    for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner
-                          if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in without)
-        below = os.path.relpath(place, folder)
-        for name in sorted(names):
-            if name.startswith("."):
+    without = [os.path.realpath(path) for path in without]
+    for place, names in patterns.walk(folder):
+        if any(os.path.commonpath([path, os.path.realpath(place)]) == path for path in without):
+            continue
+        for path in (Path(place, name) for name in names):
+            relative = path.relative_to(folder).as_posix()
+            if not patterns.is_image(relative):
+                others.append(relative)
                 continue
-            path = name if below == "." else f"{below}/{name}"
-            if patterns.is_image(name):
-                stems[path.rpartition(".")[0]].append(path)
-            else:
-                others.append(path)
+            stem = relative.rpartition(".")[0]
+            if wrong := lists.fault_of_written(stem):
+                raise UserError(f"the name of {folder}/{relative} {wrong}; rename the file")
+            stems[stem].append(relative)
     return Files(folder, dict(stems), others)
 
 
@@ -75,30 +76,28 @@ def pair(images, masks, mask_tail=None):
     """
     image_stems = {_split(stem): files for stem, files in images.stems.items()}
     mask_stems = {_split(stem): files for stem, files in masks.stems.items()}
-    best = None
+    best = 0, None
     for head, tail, mask_head in itertools.product(_heads(image_stems), _common_tails(image_stems), _heads(mask_stems)):
         names = {(folder, base[len(head):len(base) - len(tail)]): (folder, base) for folder, base in image_stems
                  if base.startswith(head) and base.endswith(tail) and len(base) > len(head) + len(tail)}
         tails = _tails(names, mask_stems, mask_head)
         chosen = mask_tail if mask_tail is not None else min(tails, key=lambda t: _rank(t, tails), default="")
-        if best is None or tails.get(chosen, 0) > best[0]:
-            best = tails.get(chosen, 0), Frame(head, tail), Frame(mask_head, chosen), names, tails
-    count, image_frame, mask_frame, names, tails = best
-    if not count:
-        raise UserError(
-            f"no file of {masks.folder} is called like an image of {images.folder} (images such as "
-            f"{_example(images)}, masks such as {_example(masks)}); rename them, or say with --mask-suffix what the "
-            "masks' names end in")
+        if tails.get(chosen, 0) > best[0]:
+            best = tails[chosen], (Frame(head, tail), Frame(mask_head, chosen), names, tails)
+    if not best[0]:
+        raise _unpaired(images, masks)
+    image_frame, mask_frame, names, tails = best[1]
     pairs = {}
     for (folder, core), image in sorted(names.items()):
         mask = folder, f"{mask_frame.head}{core}{mask_frame.tail}"
         pairs["/".join(filter(None, (folder, core)))] = (
-            _single(images.folder, image_stems[image]), _single(masks.folder, mask_stems[mask]) if mask in mask_stems
-            else None)
+            _single(images.folder, image_stems[image]),
+            _single(masks.folder, mask_stems[mask]) if mask in mask_stems else None)
     used = {mask for _, mask in pairs.values()}
     kinds = {tail for tail in tails if tail != mask_frame.tail}
-    lost = [file for files in masks.stems.values() for file in files if file not in used
+    lost = [file for files in masks.stems.values() for file in files if masks.folder / file not in used
             and not any(file.rpartition(".")[0].endswith(tail) for tail in kinds if tail)]
+    _refuse_other_unicode(images, lost)
     return Pairing(pairs, image_frame, mask_frame, lost, {tail: tails[tail] for tail in sorted(kinds)})
 
 
@@ -106,41 +105,56 @@ def apart(files, mask_tail=None):
     """Two ``Files``, images and masks, of one in which both lie together.
 
     Masks are the files whose name continues an image's name, else those that are no JPEG beside a JPEG of their name.
-    Raises ``UserError`` when that tells nothing apart.
+    Raises ``UserError`` when that is not certain.
     """
     stems = {_split(stem): names for stem, names in files.stems.items()}
     tails = _tails(stems, stems, "", whole=False)
-    tail = mask_tail or min(tails, key=lambda t: _rank(t, tails), default=None)
-    double = [names for names in files.stems.values() if len(names) == 2]
-    if tail and (mask_tail or tails[tail] > len(double)):
-        is_mask = lambda stem, name: stem.endswith(tail)  # noqa: E731
-    else:
-        jpegs = [sum(name.lower().endswith((".jpg", ".jpeg")) for name in names) for names in double]
-        if not double or any(count != 1 for count in jpegs):
-            raise UserError(f"{files.folder} is given for images and masks, but their names do not tell which is "
-                            "which; put the masks into a folder of their own, or say with --mask-suffix what their "
-                            "names end in")
-        is_mask = lambda stem, name: not name.lower().endswith((".jpg", ".jpeg"))  # noqa: E731
+    tail = mask_tail or (next(iter(tails)) if len(tails) == 1 else None)
+    kinds = [sorted(_is_jpeg(name) for name in names) for names in files.stems.values() if len(names) > 1]
+    if tail is None and (not kinds or any(kind != [False, True] for kind in kinds)):
+        raise UserError(f"{files.folder} is given for images and masks, but their names do not tell which is which; give "
+                        "two folders (and those for validation with --val-images and --val-masks), or say with "
+                        "--mask-suffix what the masks' names end in")
     parts = {False: {}, True: {}}
     for stem, names in files.stems.items():
         for name in names:
-            parts[is_mask(stem, name)].setdefault(stem, []).append(name)
+            is_mask = stem.endswith(tail) if tail else not _is_jpeg(name)
+            parts[is_mask].setdefault(stem, []).append(name)
     return Files(files.folder, parts[False], files.others), Files(files.folder, parts[True], [])
 
 
-def pattern(folder, root, frame, files, together=False):
-    """The spec's pattern of ``files`` (paths relative to ``folder``) with ``frame`` around their names.
-
-    Files of one suffix get it; others ``.*``, unless images and masks lie ``together``, where that says too much.
-    """
+def pattern(folder, root, frame, files):
+    """The spec's pattern of ``files`` (paths) in ``folder`` with ``frame`` around their names: ``.*`` for several suffixes."""
     below = os.path.relpath(folder, root)
-    suffixes = sorted({Path(file).suffix for file in files})
-    if len(suffixes) > 1 and together:
-        raise UserError(f"{folder} has images and masks together, and suffixes of several kinds "
-                        f"({', '.join(suffixes)}); put the masks into a folder of their own")
-    ending = suffixes[0] if len(suffixes) == 1 else patterns.ANY_SUFFIX
+    suffixes = {Path(file).suffix for file in files}
+    ending = suffixes.pop() if len(suffixes) == 1 else patterns.ANY_SUFFIX
     around = [text.replace("{", "{{").replace("}", "}}") for text in ("" if below == "." else below + "/", *frame)]
     return f"{around[0]}{around[1]}{{name}}{around[2]}{ending}"
+
+
+def _unpaired(images, masks):
+    """The error where no mask belongs to an image: perhaps the masks lie one folder deeper."""
+    deeper = {stem.partition("/")[0] for stem in masks.stems if stem.partition("/")[2] in images.stems}
+    example = [next(iter(files.stems.values()))[0] for files in (images, masks)]
+    mend = (f"give one of the folders {', '.join(str(masks.folder / name) for name in sorted(deeper))}" if deeper else
+            "rename them, or say with --mask-suffix what the masks' names end in")
+    return UserError(f"no file of {masks.folder} is called like an image of {images.folder} (images such as {example[0]}, "
+                     f"masks such as {example[1]}); {mend}")
+
+
+def _refuse_other_unicode(images, lost):
+    """macOS writes an umlaut as two letters: such names look equal, but are not."""
+    plain = {unicodedata.normalize("NFC", stem): stem for stem in images.stems}
+    for file in lost:
+        stem = file.rpartition(".")[0]
+        twin = plain.get(unicodedata.normalize("NFC", stem))
+        if twin is not None and twin != stem:
+            raise UserError(f"the mask {file} and the image {twin} have one name in two Unicode forms; rename the files "
+                            "(convmv -f utf8 -t utf8 --nfc -r --notest FOLDER)")
+
+
+def _is_jpeg(name):
+    return name.lower().endswith((".jpg", ".jpeg"))
 
 
 def _split(stem):
@@ -192,8 +206,4 @@ def _rank(tail, tails):
 def _single(folder, files):
     if len(files) > 1:
         raise UserError(f"{folder / files[0]} and {folder / files[1]} have one name; remove or rename one of them")
-    return files[0]
-
-
-def _example(files):
-    return next(iter(files.stems.values()))[0]
+    return folder / files[0]

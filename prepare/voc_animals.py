@@ -9,8 +9,7 @@ from PIL import Image
 from data import images, png
 from data.lists import find_training_list, find_validation_list, read_list
 from data.splits import save_lists
-from tools.preparation import in_parallel
-from utils.console import progress_bar
+from prepare.common import in_parallel
 from utils.errors import UserError
 from utils.files import sync, write_bytes
 
@@ -31,8 +30,8 @@ def write_animals(voc, root, spec, out, threads):
     write = functools.partial(_write_halved, voc, root, spec, out)
     for path, (file_name,) in sources:
         names = read_list(path)
-        show = progress_bar(f"animals of {path.name}", "image", len(names))
-        chosen = [name for name, has in zip(names, show(in_parallel(write, names, threads))) if has]
+        has_animal = in_parallel(write, names, f"animals of {path.name}", "image", threads=threads)
+        chosen = [name for name, has in zip(names, has_animal) if has]
         if not chosen:
             raise UserError(f"no image of {path} has a {', '.join(ANIMALS)} in its mask; prepare VOC again")
         lists[file_name] = chosen

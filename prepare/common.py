@@ -1,7 +1,8 @@
-"""What the tools that prepare a dataset share: counts against those expected, room on the disk, the lists of splits."""
+"""What the preparations share: counts against those expected, room on the disk, the lists of splits, threads."""
 
 import collections
 import contextlib
+import os
 import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import dms_sample
 import generate_splits
 from data.lists import find_training_list, read_list
 from data.splits import make_splits
+from utils.console import progress_bar
 from utils.errors import UserError
 
 BLOCK = 4096  # bytes: what the last part of a file takes on a disk at most
@@ -32,18 +34,12 @@ def print_counts(rows):
         print(f"{what:<{width}} {found:>7} {'-' if expected is None else expected:>9}")
 
 
-def count_faults(rows):
-    """Texts about those of ``rows`` (what, found, expected) whose numbers differ: one for all of them, or none."""
+def count_fault(rows):
+    """What to say about those of ``rows`` (what, found, expected) whose numbers differ; None where all agree."""
     wrong = [f"{what}: {found} instead of {expected}" for what, found, expected in rows
              if expected is not None and found != expected]
-    return [f"the numbers differ, {'; '.join(wrong)}. Get the official files, or, if yours are meant to differ, give "
-            "their numbers with --counts or add --no-counts"] if wrong else []
-
-
-def check_counts(rows):
-    """Raise ``UserError`` when some of ``rows`` have ``count_faults``."""
-    for fault in count_faults(rows):
-        raise UserError(fault)
+    return (f"the numbers differ, {'; '.join(wrong)}. Get the official files, or, if yours are meant to differ, give "
+            "their numbers with --counts or add --no-counts") if wrong else None
 
 
 def check_room(folder, sizes):
@@ -56,25 +52,27 @@ def check_room(folder, sizes):
                         "choose another folder")
 
 
-def make_split_lists(spec, root):
-    """Run generate_splits.py and dms_sample.py, without the splits that a dataset this small cannot have."""
+def finish(spec, root, splits):
+    """Print what the user does now, and make the lists of the random splits that a dataset of this size can have.
+
+    ``splits`` is True, False (their commands are printed) or None (there is nothing to say of them).
+    """
     names = read_list(find_training_list(spec, root))
-    possible = [(split, divisor) for split, divisor in spec.divisors if _possible(names, split, divisor)]
-    if len(possible) < len(spec.divisors):
+    possible = []
+    for split, divisor in spec.divisors:
+        with contextlib.suppress(UserError):
+            make_splits(names, [(split, divisor)], ids=1)
+            possible.append((split, divisor))
+    dataset = ["--dataset", spec.name, "--data-root", str(root)]
+    if splits and len(possible) < len(spec.divisors):
         left_out = [split for split, divisor in spec.divisors if (split, divisor) not in possible]
         print(f"note: {len(names)} training images are too few for the splits {' '.join(left_out)}; they are left out")
-    if not possible:
-        return
-    dataset = ["--dataset", spec.name, "--data-root", str(root)]
-    generate_splits.main([*dataset, "--divisors", *(f"{split}:{divisor}" for split, divisor in possible)])
-    halves = [split for split in spec.dms_splits if split in dict(possible)]
-    if halves:
-        dms_sample.main([*dataset, "--splits", *halves])
-
-
-def print_next(spec, root, splits_made):
-    """Print what the user does now: the commands for the splits unless they were made, and the environment variable."""
-    if not splits_made:
+    if splits and possible:
+        generate_splits.main([*dataset, "--divisors", *(f"{split}:{divisor}" for split, divisor in possible)])
+        halves = [split for split in spec.dms_splits if split in dict(possible)]
+        if halves:
+            dms_sample.main([*dataset, "--splits", *halves])
+    elif splits is False:
         print("now make the splits:")
         for script in ("generate_splits.py", "dms_sample.py"):
             print(f"python {script} --dataset={spec.name} --data-root={shlex.quote(str(root))}")
@@ -82,23 +80,22 @@ def print_next(spec, root, splits_made):
     print(f"export {spec.root_variable}={shlex.quote(str(root))}")
 
 
-def in_parallel(function, jobs, threads):
-    """Yield ``function(job)`` for every one of ``jobs`` in order; few of them are waiting at any time."""
-    waiting = collections.deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(function, job))
-                if len(waiting) > 4 * threads:
+def in_parallel(function, jobs, what, unit, total=None, threads=None):
+    """Yield ``function(job)`` of all ``jobs`` in order, by threads that run only a little ahead; progress is shown."""
+    threads = threads or min(16, os.cpu_count() or 1)
+
+    def results():
+        waiting = collections.deque()
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for job in jobs:
+                    waiting.append(pool.submit(function, job))
+                    if len(waiting) > 4 * threads:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
-
-def _possible(names, split, divisor):
-    with contextlib.suppress(UserError):
-        return bool(make_splits(names, [(split, divisor)], ids=1))
-    return False
+    return progress_bar(what, unit, len(jobs) if total is None else total)(results())

@@ -1,0 +1,1 @@
+"""Datasets made ready: PASCAL VOC, Cityscapes, your own images, COCO annotations and coloured masks."""
