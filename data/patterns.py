@@ -72,10 +72,12 @@ def walk(top):
     def refuse(error):
         raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}; check its permissions") from error
 
+    ways = {os.fspath(top): {os.path.realpath(top)}}  # folder -> where the way down to it has been
     for folder, inner, files in os.walk(top, onerror=refuse, followlinks=True):
-        above = os.path.join(os.path.realpath(folder), "")
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and not (
-            os.path.islink(path := os.path.join(folder, name)) and above.startswith(os.path.realpath(path) + os.sep)))
+        way = ways.pop(os.fspath(folder))
+        below = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(inner) if not name.startswith(".")}
+        inner[:] = [name for name, real in below.items() if real not in way]
+        ways.update((os.path.join(folder, name), way | {below[name]}) for name in inner)
         yield folder, sorted(name for name in files if not name.startswith("."))
 
 

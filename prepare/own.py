@@ -240,8 +240,8 @@ class Found:
         self.bad += bool(errors)
         if not errors and mask is not None:
             if name in self.masks:
-                raise UserError(f"the images {self.training.pairs[name][0]} and {image} have one name; rename one, or give "
-                                "folders that differ by 'train' and 'val' only")
+                raise UserError(f"the images {self.training.pairs[name][0]} and {image} have one name; rename one, or "
+                                "link both folders into one as train and val, and their masks likewise")
             self.masks[name] = mask
         return not errors
 
@@ -479,12 +479,6 @@ class Plan:
             if pairing is not None:
                 files = [pair[which] for pair in pairing.pairs.values() if pair[which] is not None]
                 result.append(self._pattern(folders[which], (pairing.images, pairing.masks)[which], files))
-        if len(result) == 2:
-            parts = [pattern.split("/") for pattern in result]
-            merged = ["{subset}" if pair == ("train", "val") else pair[0] for pair in zip(*parts)]
-            if len(parts[0]) == len(parts[1]) and merged != parts[0] and all(
-                    one == other or part == "{subset}" for part, one, other in zip(merged, *parts)):
-                return ["/".join(merged)]
         return list(dict.fromkeys(result))
 
     def _choose_sizes(self):
