@@ -95,6 +95,7 @@ class Job:
         recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2, options.on_student_win,
                         options.online, val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
                         save_num_steps=options.save_num_steps)
+        start, weights = self._start()
         name = options.exp_name or "-".join((self.spec.name, *self.split))
         self._check_sizes("crop_size", "test_size")
         parts = self._parts(self._batch_size(), self.network,
@@ -103,8 +104,7 @@ class Job:
             name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
             options.batch_size_pseudo if mutual else None, options.seed,
             pseudo_dir=self._pseudo_dir(), augment_pseudo=not options.no_aug, tiny_validation=options.valtiny,
-            accumulate=parts, start=self._checkpoint("continue_from") if options.continue_from else None,
-            weights=options.weights, save=not options.do_not_save, redo=options.redo,
+            accumulate=parts, start=start, weights=weights, save=not options.do_not_save, redo=options.redo,
             config={**vars(options), "accumulate": parts})
         try:
             stages.train(self._setting(), plan)
@@ -183,8 +183,7 @@ class Job:
 
     def _check_start(self):
         """Raise ``UserError`` where the network that the stage starts with cannot be had."""
-        start = self._checkpoint("continue_from") if self.options.continue_from else None
-        self.network.build("cpu", start, None if start else self.options.weights)
+        self.network.build("cpu", *self._start())
         self._check_sizes("crop_size", "test_size")
 
     def _batch_size(self):
@@ -225,6 +224,11 @@ class Job:
             raise UserError(f"--background {background}: {self.spec.name} has the classes 0 to "
                             f"{self.spec.num_classes - 1}; give one of them or none")
         return background
+
+    def _start(self):
+        """(checkpoint to start from or None, weights of the encoder or None)."""
+        given = self._checkpoint("continue_from") if self.options.continue_from else None
+        return (None, str(given)) if self.options.new_head else (given, self.options.weights)
 
     def _checkpoint(self, option):
         from utils.checkpoints import find_checkpoint

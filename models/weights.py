@@ -15,11 +15,12 @@ from torchvision.models import ResNet50_Weights, ResNet101_Weights
 
 from models.deeplab import deeplab_v2
 from models.encoder import Encoder
+from utils.checkpoints import load_checkpoint
 from utils.errors import UserError, reports_user_errors
 from utils.files import replacing, sha256
 
 _IMAGENET = {"resnet101": ResNet101_Weights.IMAGENET1K_V1, "resnet50": ResNet50_Weights.IMAGENET1K_V1}
-_HEAD = "classifier.0.convs."
+_HEAD, _BACKBONE = "classifier.0.convs.", "backbone."
 _CAFFE_HEAD = "layer5.conv2d_list."
 _COUNTER = "num_batches_tracked"  # BatchNorm's; older files have none, and nothing here uses it
 COCO_FILES = {"voc_coco_resnet101.pt": 21, "city_coco_resnet101.pt": 19}
@@ -29,7 +30,8 @@ def load_imagenet_weights(model, source=None):
     """Load pre-trained weights into the backbone of ``model``, in place; the head keeps its initialization.
 
     ``source`` is None (download torchvision's, or take torchvision's cached copy), "none" (leave the backbone random), or a
-    file with a torchvision ResNet state dict, whose ``fc.*`` are ignored. ``small`` has no ImageNet weights: None
+    file with a torchvision ResNet state dict, whose ``fc.*`` are ignored, or with a network whose ``backbone`` is such.
+    ``small`` has no ImageNet weights: None
     leaves it random and says so. Raises ``UserError`` when the file or the download cannot be had or does not fit.
     An encoder of timm loads timm's own (``models.encoder.Encoder.load``).
     """
@@ -45,7 +47,8 @@ def load_imagenet_weights(model, source=None):
     else:
         print(f"note: the backbone {model.backbone_name} has no ImageNet weights; it starts from random ones")
         return
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    inner = {name.removeprefix(_BACKBONE): tensor for name, tensor in state.items() if name.startswith(_BACKBONE)}
+    state = inner or {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     own = model.backbone.state_dict()
     _check_fit(state, own, f"{where} does not fit the backbone {model.backbone_name}", "give another --weights FILE")
     model.backbone.load_state_dict({**own, **state})
@@ -75,22 +78,8 @@ def convert_coco(state_dict, model):
 
 
 def load_tensors(path):
-    """The state dict in the file ``path``: names to tensors on the CPU.
-
-    Nothing in the file is executed. Raises ``UserError`` when it is missing, damaged or holds anything else.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"the weights {path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # torch's reader meets damaged bytes with nearly every kind of exception
-        raise UserError(f"{path} is not a file of weights, or it is damaged ({type(error).__name__}); get it again "
-                        "or give another file") from error
-    if not isinstance(state, dict) or not state or not all(
-            isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()):
-        raise UserError(f"{path} does not hold a state dict (names to tensors); give a file made by "
-                        "torch.save(model.state_dict(), FILE)")
-    return state
+    """The state dict in the file ``path`` (see ``utils.checkpoints.load_checkpoint``): names to tensors on the CPU."""
+    return load_checkpoint(path)["model"]
 
 
 def _download(weights):

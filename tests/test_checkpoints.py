@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from data.specs import load_spec
+from data.specs import BUILT_IN as SPECS, load_spec
 from models import deeplab_v2
 from models.description import describe_checkpoint, voc_colors
 from models.input_format import COCO, IMAGENET
@@ -182,6 +182,38 @@ def safe(trained, tmp_path):
     path = tmp_path / "first.safetensors"
     save_safetensors(path, content(trained / "first.pt")["model"], description.values())
     return path
+
+
+def test_a_new_head_on_the_encoder_of_a_checkpoint(trained, tmp_path, shapes_root, command):
+    text = (SPECS / "shapes.yaml").read_text().replace("  - {name: star, color: [70, 240, 240]}\n", "")
+    (tmp_path / "seven.yaml").write_text(text.replace("ignore: 255", "masks: color\nignore_colors: others"))
+    words = stage(shapes_root, tmp_path, "new", "--state=2", f"--continue-from={trained / 'first.pt'}", "--lr=1e-9")
+    words[0] = f"--dataset={tmp_path / 'seven.yaml'}"
+    words.remove("--weights=none")
+    status, _, errors = command(*words)
+    assert status == 2 and "--new-head" in errors
+    assert command("--check", "--new-head", *words)[0] == 0
+    status, _, errors = command("--new-head", *words)
+    assert status == 0, errors
+    first, new = (load(folder / f"{name}.pt")["model"] for folder, name in ((trained, "first"), (tmp_path, "new")))
+    assert torch.allclose(first["backbone.conv1.weight"], new["backbone.conv1.weight"], atol=1e-6)
+    assert new["classifier.0.convs.0.bias"].shape == (7,)
+    status, _, errors = command("--new-head", "--labeling", *words)
+    assert status == 2 and "--new-head" in errors and len(errors.splitlines()) == 1
+
+
+def test_foreign_wrappers_of_a_checkpoint_are_taken_off(trained, tmp_path, shapes_root, command):
+    content = load(trained / "first.pt")
+    state = {f"module.{name}": tensor for name, tensor in content["model"].items()}
+    torch.save({**content, "model": state}, tmp_path / "a.pt")
+    torch.save({"state_dict": state}, tmp_path / "b.pt")
+    results = []
+    for path in (trained / "first.pt", tmp_path / "a.pt", tmp_path / "b.pt"):
+        status, out, errors = command("--state=3", "--dataset=shapes", f"--data-root={shapes_root}", "--coco",
+                                      f"--continue-from={path}", f"--output-dir={tmp_path}", *SMALL[:1], *TEST_SIZE)
+        assert status == 0, errors
+        results.append([line for line in out.splitlines() if "." in line and "written" not in line and ".pt" not in line])
+    assert results[0] == results[1] == results[2] and len(results[0]) > 7
 
 
 def test_safetensors_hold_the_same_and_equal_ones_equal_bytes(trained, safe):

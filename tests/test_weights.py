@@ -106,9 +106,8 @@ class Evil:
 
 
 @pytest.mark.parametrize("content, message", [
-    (b"garbage", "is not a file of weights"),
-    (pickle.dumps(Evil(), protocol=2), "is not a file of weights"),
-    (b"", "is not a file of weights"),
+    (b"garbage", "is damaged or holds objects"), (pickle.dumps(Evil(), protocol=2), "is damaged or holds objects"),
+    (b"", "is damaged"),
 ])
 def test_broken_files_are_one_line_and_run_nothing(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -120,10 +119,10 @@ def test_broken_files_are_one_line_and_run_nothing(content, message, tmp_path, m
 def test_truncated_and_foreign_files(tmp_path):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pt")
     (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
-    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "nested.pt")
+    torch.save({"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.ones(1)}}, tmp_path / "two.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    for name, message in (("half.pt", "damaged"), ("nested.pt", "does not hold a state dict"),
-                          ("list.pt", "does not hold a state dict"), ("absent.pt", "cannot be read")):
+    for name, message in (("half.pt", "damaged"), ("two.pt", "model and state_dict are dicts of tensors"),
+                          ("list.pt", "it holds a list"), ("absent.pt", "cannot be read")):
         with pytest.raises(UserError, match=message):
             weights.load_tensors(tmp_path / name)
 
@@ -135,6 +134,19 @@ def test_the_command_checks_the_hash_first(tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "is damaged" in done.stderr
     with pytest.raises(UserError, match="give the file its name back"):
         weights._check_hash(wrong.rename(tmp_path / "coco.pth"))
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state, "optimizer": None},
+    lambda state: {f"module.{name}": value for name, value in state.items()},
+    lambda state: {"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}},
+    lambda state: {f"backbone.{name}": value for name, value in state.items()} | {"classifier.4.bias": torch.zeros(21)}])
+def test_wrappers_of_other_projects_are_taken_off(tmp_path, wrap):
+    source = deeplab_v2(3, "small").backbone.state_dict()
+    torch.save(wrap(source), tmp_path / "w.pth")
+    model = deeplab_v2(2, "small")
+    weights.load_imagenet_weights(model, tmp_path / "w.pth")
+    assert all(torch.equal(tensor, source[name]) for name, tensor in model.backbone.state_dict().items())
 
 
 def test_torchvision_weights_from_a_file(tmp_path):

@@ -18,6 +18,8 @@ from utils.files import write_bytes
 
 SAFETENSORS = ".safetensors"
 HEAD = "classifier.0.convs.0.bias"  # one number a class
+_STATES = ("model", "state_dict")  # where a state dict is looked for
+_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 _KINDS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8}
 
 
@@ -109,9 +111,12 @@ def load(path, device="cpu"):
                 value = torch.load(path, map_location=device, weights_only=True)
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is no checkpoint that can be trusted: it is damaged or holds objects other than "
-                        "tensors and plain values; get it again, or save its state dict anew") from error
+                        "tensors and plain values, such as a whole model; get it again, or save its state dict: "
+                        "torch.save(model.state_dict(), FILE)") from error
     except Exception as error:  # on damaged files the unpickler raises whatever its parts raise, of ever more kinds
         raise UserError(f"{path} is no checkpoint or is damaged ({type(error).__name__}); "
                         "get it again or train the stage that writes it") from error
@@ -127,13 +132,26 @@ def _is_plain(value):
 
 
 def load_checkpoint(path, device="cpu"):
-    """``load``, of a file that has a state dict under the key ``model``. Raises ``UserError`` for any other."""
+    """``load``, with the state dict under the key ``model``: there, under ``state_dict``, or the file itself; without the
+    prefix that DataParallel gives. Raises ``UserError`` for a file without one, or with two."""
     checkpoint = load(path, device)
-    state = checkpoint.get("model")
-    if not isinstance(state, dict) or not all(isinstance(name, str) and _is_plain(state[name]) for name in state):
-        raise UserError(f"{path} is no checkpoint of this software: it has no dict of tensors under the key 'model'; "
-                        "COCO weights are converted by prepare_coco.sh, ImageNet weights are given with --weights")
-    return checkpoint
+    found = [key for key in _STATES if _is_state(checkpoint.get(key))]
+    if _is_state(checkpoint):
+        state, checkpoint = checkpoint, {}
+    elif len(found) == 1:
+        state = checkpoint[found[0]]
+    else:
+        what = f"{' and '.join(found)} are dicts of tensors" if found else "it has no dict of tensors under the key 'model'"
+        raise UserError(f"{path} is no checkpoint of this software: {what}; give one that training wrote, or a file made by "
+                        "torch.save(model.state_dict(), FILE)")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return {**checkpoint, "model": state}
+
+
+def _is_state(value):
+    return isinstance(value, dict) and bool(value) and all(isinstance(name, str) and _is_plain(value[name]) for name in value)
 
 
 def load_model(model, path, device="cpu"):
@@ -146,7 +164,8 @@ def load_model(model, path, device="cpu"):
     own = model.state_dict()
     if HEAD in state and HEAD in own and state[HEAD].numel() != own[HEAD].numel():
         raise UserError(f"{path} was trained for {state[HEAD].numel()} classes, but the dataset has {len(own[HEAD])}; "
-                        "give the checkpoint of this dataset or the dataset of this checkpoint")
+                        "give the checkpoint of this dataset or the dataset of this checkpoint, or --new-head to keep its encoder "
+                        "alone")
     lacking = sorted(name for name in own if name not in state and not name.endswith("num_batches_tracked"))
     surplus = sorted(name for name in state if name not in own)
     shapes = sorted(name for name in own if name in state and own[name].shape != state[name].shape)

@@ -68,6 +68,9 @@ def parse_options(arguments=None):
     for add in (_stage, _data, _network, _training, _labeling, _test, _machine):
         add(parser)
     options = parser.parse_args(arguments)
+    if options.new_head and (not options.continue_from or options.labeling or options.state == 3 or options.weights):
+        parser.error("--new-head trains the encoder of --continue-from with another head: give --continue-from FILE, and "
+                     "neither --labeling, --state=3 nor --weights")
     if options.accumulate is not None and options.max_memory is not None:
         parser.error("--accumulate and --max-memory exclude each other: give N yourself, or have it picked")
     if (options.on_student_win != "stop" and options.online is None
@@ -103,6 +106,8 @@ def _stage(parser):
     group.add_argument("--output-dir", metavar="DIR", default="runs", help="folder for everything written (runs)")
     group.add_argument("--continue-from", metavar="FILE", help="checkpoint (.pt or .safetensors) to start from, to "
                        "label with, or to test; a relative path is looked up here, then in --output-dir")
+    group.add_argument("--new-head", action="store_true", help="of the checkpoint --continue-from keep the encoder alone and "
+                       "draw the head anew, as for a dataset of other classes")
     group.add_argument("--redo", action="store_true", help="do the stage anew even if it is finished")
     group.add_argument("--on-collapse", choices=("stop", "warn"), default="stop",
                        help="when the loss is not finite, a labelling model predicts one class only, or the mIoU fell far")
