@@ -118,7 +118,8 @@ def _value_tables(spec):
 def _make_value_tables(spec):
     table, wrong = np.full(_LARGEST + 1, IGNORED, np.uint8), np.zeros(_LARGEST + 1, np.uint8)
     if spec.label_ids is not None:
-        table[: len(spec.label_ids)] = spec.label_ids
+        ids = np.array(spec.label_ids)
+        table[: len(ids)] = np.where(ids < spec.num_classes, ids, IGNORED)
         return table, wrong
     table[: spec.num_classes] = np.arange(spec.num_classes)
     wrong[spec.num_classes :] = 1

@@ -19,19 +19,19 @@ class Files:
     """The files of ``path`` (an archive or a folder) that match ``patterns``: ``sizes`` maps keys to bytes.
 
     A pattern such as "JPEGImages/*.jpg" gives the last components of a file's path, and they are its key; a folder is
-    searched at the relative ``places``. An archive is listed to its end, so that one that is cut off is found before
+    searched at the relative ``places``, and of an archive what lies in a folder called ``within`` counts. An archive is listed to its end, so that one that is cut off is found before
     anything is written. Raises ``UserError`` when ``path`` is missing or damaged, or has no file for the first pattern.
     """
 
-    def __init__(self, path, patterns, places=(".",)):
-        self.path, self.folder = Path(path).expanduser(), None
+    def __init__(self, path, patterns, places=(".",), within=""):
+        self.path, self.folder, self._within = Path(path).expanduser(), None, f"/{within}/"
         self.sizes, self._members, self._texts = {}, {}, {}
         if self.path.is_dir():
             self.folder = next((folder for folder in map(self.path.joinpath, places)
                                 if any(folder.glob(patterns[0]))), self.path)
             for pattern in patterns:
                 for file in sorted(self.folder.glob(pattern)):
-                    self._add(file.relative_to(self.folder).as_posix(), [pattern], file.stat().st_size, file)
+                    self._add(f"{self._within}{file.relative_to(self.folder).as_posix()}", [pattern], file.stat().st_size, file)
         elif self.path.is_file():
             self._list(patterns)
         else:
@@ -74,7 +74,7 @@ class Files:
         parts = PurePosixPath(name).parts
         for pattern in patterns:
             key = "/".join(parts[-1 - pattern.count("/"):])
-            if parts and not parts[-1].startswith(".") and fnmatch.fnmatchcase(key, pattern):
+            if self._within in f"//{name}" and not parts[-1].startswith(".") and fnmatch.fnmatchcase(key, pattern):
                 if key in self.sizes or size > LARGEST:
                     raise UserError(f"{self.path} holds {key!r} {'twice' if key in self.sizes else 'with too many bytes'}; "
                                     "get the official archive")

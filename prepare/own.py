@@ -247,7 +247,6 @@ class Found:
 
     def _take_given_split(self):
         """Validation by --val-list, or by folders that say it."""
-        names = [*self.labeled, *self.unlabeled]
         if self.options.val_list:
             listed = read_list(self.options.val_list)
             lacking = [name for name in listed if name not in self.labeled]
@@ -255,19 +254,19 @@ class Found:
                 raise UserError(f"{self.options.val_list} names {lacking[0]}, which is no image with a usable mask (such as "
                                 f"{next(iter(self.labeled))}); correct the name")
             self.validation = {name: self.labeled.pop(name) for name in listed}
-        subset_of = {name: _SUBSETS.get(name.partition("/")[0].lower()) for name in names}
-        kinds = set(subset_of.values())
-        if self.validation is not None or None in kinds or not {"train", "val"} <= kinds:
             return
-        self.validation = {name: path for name, path in self.labeled.items() if subset_of[name] == "val"}
-        if not self.validation:
-            raise UserError(f"no image of the folder for validation in {self.options.images} has a mask; correct the "
-                            "folders, or give --val-list")
-        self.note([name for name in names if subset_of[name] == "test"], "images in the folder for testing are left out")
+        subset_of = {name: next((_SUBSETS[part] for part in name.lower().split("/")[:-1] if part in _SUBSETS), "train")
+                     for name in [*self.labeled, *self.unlabeled]}
+        held, tested, labeled, unlabeled = (
+            {name: path for name, path in files.items() if subset_of[name] == subset}
+            for files, subset in ((self.labeled, "val"), ({**self.labeled, **self.unlabeled}, "test"),
+                                  (self.labeled, "train"), (self.unlabeled, "train")))
+        if not labeled:  # the names of the folders mean something else
+            return
+        self.note(tested, "images in a folder for testing are left out")
         self.note([name for name in self.unlabeled if subset_of[name] == "val"],
-                   "images in the folder for validation have no mask and are left out")
-        self.labeled, self.unlabeled = ({name: path for name, path in files.items() if subset_of[name] == "train"}
-                                        for files in (self.labeled, self.unlabeled))
+                  "images in a folder for validation have no mask and are left out")
+        self.labeled, self.unlabeled, self.validation = labeled, unlabeled, self.validation or held or None
 
     def _warn(self):
         """Warn of what looks wrong."""
@@ -499,7 +498,7 @@ class Plan:
         """The last part of the summary."""
         options = self.options
         how = f"share {options.val_share}, seed {options.seed}" if self.found.validation is None else (
-            "the folder --val-images" if options.val_images else options.val_list or "the folders train and val are kept")
+            "the folder --val-images" if options.val_images else options.val_list or "as the folders train and val say")
         names = ", ".join(self.validation[:_NAMES]) + (", ..." if self.validation[_NAMES:] else "")
         print(f"training     {len(self.training)} images with masks")
         print(f"validation   {len(self.validation)} images with masks ({how}): {names}")

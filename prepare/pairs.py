@@ -16,9 +16,6 @@ from data import lists, patterns
 from utils.errors import UserError
 
 _DELIMITERS = "_-. ~+@#"
-# Of several masks an image the one with class numbers is wanted; the earlier word in this list, the better.
-_WORDS = ("labeltrainids", "labelids", "label", "mask", "seg", "annot", "gt", "")
-_OTHERS = ("color", "colour", "instance", "depth", "edge", "bound", "panoptic", "overlay", "preview")
 
 
 class Files(NamedTuple):
@@ -81,12 +78,16 @@ def pair(images, masks, mask_tail=None):
         names = {(folder, base[len(head):len(base) - len(tail)]): (folder, base) for folder, base in image_stems
                  if base.startswith(head) and base.endswith(tail) and len(base) > len(head) + len(tail)}
         tails = _tails(names, mask_stems, mask_head)
-        chosen = mask_tail if mask_tail is not None else min(tails, key=lambda t: _rank(t, tails), default="")
+        chosen = mask_tail if mask_tail is not None else max(tails, key=lambda tail: (tails[tail], tail == ""), default="")
         if tails.get(chosen, 0) > best[0]:
             best = tails[chosen], (Frame(head, tail), Frame(mask_head, chosen), names, tails)
     if not best[0]:
         raise _unpaired(images, masks)
     image_frame, mask_frame, names, tails = best[1]
+    rivals = [tail for tail, count in tails.items() if count > 0.5 * best[0]]
+    if len(rivals) > 1 and mask_tail is None and mask_frame.tail:
+        raise UserError(f"the images have several masks each, which end in {', '.join(sorted(rivals))}; say which hold the "
+                        f"classes, as in --mask-suffix {max(rivals)}")
     pairs = {}
     for (folder, core), image in sorted(names.items()):
         mask = folder, f"{mask_frame.head}{core}{mask_frame.tail}"
@@ -194,13 +195,6 @@ def _tails(names, mask_stems, head, whole=True):
                 tails[base[end:]] += 1
                 break
     return tails
-
-
-def _rank(tail, tails):
-    """Sorts the endings of masks: many before few, but nearly as many count as many, then by their words."""
-    text = tail.lower()
-    word = next((index for index, word in enumerate(_WORDS) if word in text))
-    return (tails[tail] < 0.9 * max(tails.values()), any(other in text for other in _OTHERS), word, len(tail), tail)
 
 
 def _single(folder, files):

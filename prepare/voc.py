@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data import images, png
-from data.lists import parse_list, read_list, split_list_names
+from data.lists import parse_list, read_list
 from data.specs import load_spec
 from data.splits import own_split, save_lists
 from prepare.archives import Files
@@ -44,8 +44,8 @@ COUNTS = (10582, 1449, 1464)  # names in trainaug.txt, val.txt and train.txt
 LISTS = "ImageSets/Segmentation"
 VOC_FILES = ("JPEGImages/*.jpg", "SegmentationClass/*.png", f"{LISTS}/*.txt")
 VOC_PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
-SBD_FILES = ("dataset/cls/*.mat", "dataset/train.txt", "dataset/val.txt")
-SBD_PLACES = (".", "..", "benchmark_RELEASE")
+SBD_FILES = ("cls/*.mat", "train.txt", "val.txt")
+SBD_PLACES = (".", "dataset", "benchmark_RELEASE/dataset")
 OFFICIAL_LISTS = ("train.txt", "val.txt", "trainval.txt")
 MASKS = "SegmentationClassAug"
 DOWNLOADS = {"voc": 2_000_000_000, "sbd": 1_420_000_000}  # bytes of the archives, about
@@ -79,10 +79,10 @@ def make_plan(voc, sbd):
     if both:
         raise UserError(f"{min(both)} stands in {voc.where(f'{LISTS}/train.txt')} and in val.txt; a validation image "
                         "cannot be a training image: get the official archive")
-    sbd_names = {*_names(sbd, "dataset/train.txt"), *_names(sbd, "dataset/val.txt")}
+    sbd_names = {*_names(sbd, "train.txt"), *_names(sbd, "val.txt")}
     trainaug = sorted(({*labeled} | sbd_names) - {*val})
     if len(trainaug) == len(labeled):
-        raise UserError(f"the lists of {sbd.where('dataset/train.txt')} add no image to VOC's; get the official archive")
+        raise UserError(f"the lists of {sbd.where('train.txt')} add no image to VOC's; get the official archive")
     return Plan(trainaug, val, labeled)
 
 
@@ -104,14 +104,11 @@ def _list_counts(plan, expected):
             ("trainaug.txt, training names with SBD", len(plan.trainaug), trainaug)]
 
 
-def _file_counts(spec, out, expected):
-    """Rows (what, found, expected) of the lists and files that lie in ``out`` now."""
-    plan = Plan(*(read_list(out / LISTS / name) for name in ("trainaug.txt", "val.txt", "train.txt")))
-    split = [len(read_list(out / LISTS / name)) for name in split_list_names("train", 0)]
-    trainaug, val, labeled = expected
-    rest, both = (None, None) if trainaug is None else (trainaug - labeled, trainaug + val)
-    return [*_list_counts(plan, expected), ("train_labeled_0.txt", split[0], labeled),
-            ("train_unlabeled_0.txt", split[1], rest),
+def _file_counts(spec, plan, out, expected):
+    """Rows (what, found, expected) of the lists, and of the files that lie in ``out`` now."""
+    trainaug, val, _ = expected
+    both = None if trainaug is None else trainaug + val
+    return [*_list_counts(plan, expected),
             ("images of these names", sum(spec.image_path(out, name).is_file() for name in plan.names), both),
             (f"masks in {MASKS}", sum(spec.label_path(out, name).is_file() for name in plan.names), both)]
 
@@ -121,7 +118,7 @@ def _names(files, key):
 
 
 def _mat(name):
-    return f"dataset/cls/{name}.mat"
+    return f"cls/{name}.mat"
 
 
 def _unpack_voc(plan, spec, voc, out):
@@ -249,7 +246,7 @@ def main(arguments=None):
         _unpack_voc(plan, spec, voc, out)
         _make_masks(plan, spec, sbd, out, args.threads, args.redo)
         save_lists(out / LISTS, {"trainaug.txt": plan.trainaug, **own_split(plan.trainaug, plan.labeled)})
-        rows = _file_counts(spec, out, expected)
+        rows = _file_counts(spec, plan, out, expected)
         print_counts(rows)
         _check_counts(rows)
         finish(spec, out, not args.no_splits)
@@ -305,10 +302,10 @@ def _sources(args):
             raise UserError(f"where is {what}? Give it, or the folder it was unpacked to, with --{kind}, or add "
                             "--download")
     files = []
-    for kind, patterns, places in (("voc", VOC_FILES, VOC_PLACES), ("sbd", SBD_FILES, SBD_PLACES)):
+    for kind, patterns, places, within in (("voc", VOC_FILES, VOC_PLACES, ""), ("sbd", SBD_FILES, SBD_PLACES, "dataset")):
         if not paths[kind]:
             folder = Path(args.download).expanduser() if args.download else (out or Path(args.voc)) / "archives"
             paths[kind] = _download(kind, folder)
         print(f"reading {paths[kind]}", flush=True)
-        files.append(Files(paths[kind], patterns, places))
+        files.append(Files(paths[kind], patterns, places, within))
     return *files, out or files[0].folder.absolute()

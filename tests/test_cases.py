@@ -300,11 +300,11 @@ def test_folders_that_say_train_and_val_are_that_split(tmp_path, wizard):
     (tmp_path / "m/val/8.png").unlink()
     result = wizard("p", "m")
     _, lists, warnings = made(result)
-    assert "the folders train and val are kept" in result[1]
+    assert "as the folders train and val say" in result[1]
     assert lists["val"] == ["val/6", "val/7"] and lists["all_unlabeled_0"] == ["train/5"]
     assert lists["train"] == [f"train/{number}" for number in range(5)]
-    assert "1 images in the folder for testing are left out" in warnings and "2 images for validation" in warnings
-    assert "1 images in the folder for validation have no mask and are left out" in warnings
+    assert "1 images in a folder for testing are left out" in warnings and "2 images for validation" in warnings
+    assert "1 images in a folder for validation have no mask and are left out" in warnings
 
 
 def test_a_given_validation_set(tmp_path, wizard):

@@ -125,7 +125,12 @@ def test_names_of_masks(tmp_path, make, image_name, mask_name, images, labels, n
         if "gtFine" in mask_name:
             mask(tmp_path / "d/m" / mask_name.format(number).replace("labelIds", "color"), [(9, 9, 9), (1, 2, 3)])
     image(tmp_path / "d/i" / image_name.format(10))
-    assert make("d/i", "d/m")[0] == 0
+    options = []
+    if "gtFine" in mask_name:
+        status, _, errors = make("d/i", "d/m")
+        assert status == 2 and "_gtFine_color, _gtFine_labelIds" in errors and "--mask-suffix" in errors
+        options = ["--mask-suffix=_gtFine_labelIds"]
+    assert make("d/i", "d/m", *options)[0] == 0
     spec = load_spec("datasets/d/dataset.yaml")
     assert (spec.images, spec.labels, spec.mask_colors) == (images, labels, None)
     train, validation, unlabeled = lists_of(tmp_path / "datasets/d", "train", "val", "all_unlabeled_0")

@@ -18,8 +18,8 @@ class DatasetSpec:
 
     ``background`` is the class that PLE treats as background, or ``None`` when there is none.
     ``ignore`` is the mask value of pixels without a label (up to 65535), or ``None`` when there is none.
-    ``label_ids[v]`` is the class of the mask value v (255 where a value belongs to no class; larger ones belong to none),
-    or ``None`` when mask values are classes already.
+    ``label_ids[v]`` is the class of the mask value v (a number that is no class where it belongs to none; larger values
+    belong to none), or ``None`` when mask values are classes already.
     ``mask_colors`` are pairs (colour, class or 255 = ignored) where the colours of a mask say the class, else ``None``;
     with ``ignore_other_colors`` all other colours are ignored.
     ``test_by`` is "pad" (zero-pad bottom and right to ``test_size``) or "resize" (images and masks are resized

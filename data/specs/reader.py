@@ -66,7 +66,7 @@ class _Reader:
         test_by = self._one_of("test_by", ("pad", "resize"))
         return dict(
             name=self._text(("name",), values["name"]), class_names=names, palette=palette, background=background,
-            ignore=ignore, label_ids=_label_ids(ids), images=self._pattern("images"),
+            ignore=ignore, label_ids=_label_ids(ids, ignore, len(names)), images=self._pattern("images"),
             labels=self._pattern("labels"), lists=self._folder("lists"), train_lists=self._file_names("train_list"),
             val_lists=self._file_names("val_list"), crop=self._size("crop"), test_size=self._test_size(test_by),
             test_by=test_by, root=self._place("root"), root_variable=self._optional_text("root_variable"),
@@ -282,6 +282,7 @@ class _Reader:
         return value
 
 
-def _label_ids(ids):
-    """The class of every mask value that may occur, 255 for no class; None when values are classes already."""
-    return tuple(ids.get(value, 255) for value in range(max(256, max(ids) + 1))) if ids else None
+def _label_ids(ids, ignore, classes):
+    """The class of every mask value that may occur, ``ignore`` or 255 for none; None when values are classes already."""
+    rest = 255 if ignore is None or ignore < classes else ignore  # finished stages are compared by this
+    return tuple(ids.get(value, rest) for value in range(max(256, max(ids) + 1))) if ids else None
