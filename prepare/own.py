@@ -14,10 +14,10 @@ option says it. Nothing is written before all of it has been checked. At the end
 
 import argparse
 import collections
+import json
 import os
 import re
 import shlex
-import shutil
 import statistics
 import sys
 import tempfile
@@ -101,12 +101,9 @@ def _parser():
                              "(default: 255 where that is certain)")
     parser.add_argument("--mask-suffix", metavar="TEXT",
                         help="what the masks' names end in before the file suffix, as _mask (default: found out)")
-    parser.add_argument("--crop", metavar=("H", "W"), nargs=2, type=_side, help="training crop (default: by the sizes)")
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--pad", metavar=("H", "W"), nargs=2, type=_side,
-                       help="zero-pad images to this size (default: to the largest image, if that has sides up to "
-                            f"{PADDED})")
-    sizes.add_argument("--resize", metavar=("H", "W"), nargs=2, type=_side, help="resize images and masks to this size")
+    parser.add_argument("--resize", metavar=("H", "W"), nargs=2, type=_side,
+                        help="resize images and masks to this size (default: zero-pad to the largest image, if that has "
+                             f"sides up to {PADDED})")
     parser.add_argument("--max-pixels", metavar="N", type=int, default=100_000_000,
                         help="refuse images with more pixels than this (default: 100000000)")
     parser.add_argument("--force", action="store_true", help="replace an earlier spec and lists in --out")
@@ -137,7 +134,7 @@ def _plain_name(text):
 
 def _side(text):
     if not text.isdecimal() or not 1 <= int(text) <= 1 << 16:
-        raise UserError(f"{text!r} is no height or width; give whole numbers of pixels, as in --crop 321 321")
+        raise UserError(f"{text!r} is no height or width; give whole numbers of pixels, as in --resize 513 1025")
     return int(text)
 
 
@@ -186,7 +183,8 @@ class Found:
             self.note(usable[1].keys() - self.validation.keys(), "validation images have no mask of use and are left out")
         self._take_given_split()
         self.unlabeled |= {name: image for name, image in self.pools.items() if not self.image_facts[image].error}
-        self._warn()
+        self.note([str(path) for path, fact in self.image_facts.items() if fact.turned],
+                  f"images carry an orientation tag: {TURN_IT}; masks are taken to lie as the files do")
 
     def _paired(self, images_folder, masks_folder):
         options = self.options
@@ -268,16 +266,6 @@ class Found:
                   "images in a folder for validation have no mask and are left out")
         self.labeled, self.unlabeled, self.validation = labeled, unlabeled, self.validation or held or None
 
-    def _warn(self):
-        """Warn of what looks wrong."""
-        def named(wanted):
-            return [str(path) for path, fact in self.image_facts.items() if wanted(fact)]
-
-        self.note(named(lambda fact: fact.turned), f"images carry an orientation tag: {TURN_IT}; masks are taken to lie as "
-                                                    "the files do")
-        self.note(named(lambda fact: fact.dark), "images of 16 bits hold 12 bits at most; only the upper 8 bits count, so "
-                                                  "they are nearly black: scale them first")
-
     def note(self, items, what):
         """Warn of ``items``, texts: their number, what they are, and the first."""
         items = sorted(items)
@@ -304,9 +292,6 @@ class Found:
             row("images", f"{len(pairing.pairs)} in {_shown(images)}")
             row("masks", f"{count} in {_shown(masks)}" + (f", called {frame.head}NAME{frame.tail}" if any(frame) else "")
                 + f"; {len(pairing.pairs) - count} images have none")
-            if pairing.other_tails:
-                row("", "not used: " + ", ".join(f"{number} called NAME{tail}"
-                                                  for tail, number in pairing.other_tails.items()))
         if options.unlabeled:
             row("unlabelled", f"{len(self.pools)} more in --unlabeled, "
                               f"{sum(name in self.unlabeled for name in self.pools)} of use")
@@ -481,18 +466,14 @@ class Plan:
         return list(dict.fromkeys(result))
 
     def _choose_sizes(self):
-        sizes, options = self.found.sizes, self.options
+        sizes, given = self.found.sizes, self.options.resize
         largest = [rounded_up(max(side)) for side in zip(*sizes)]
         median = [statistics.median_low(side) for side in zip(*sizes)]
-        self.test_by = "resize" if options.resize or not options.pad and max(largest) > PADDED else "pad"
+        self.test_by = "resize" if given or max(largest) > PADDED else "pad"
         scale = min(1, (PADDED - 1) / max(median))
-        self.test_size = options.pad or options.resize or (
-            largest if self.test_by == "pad" else [rounded_up(int(side * scale)) for side in median])
+        self.test_size = given or (largest if self.test_by == "pad" else [rounded_up(int(side * scale)) for side in median])
         base = self.test_size if self.test_by == "resize" else median
-        self.crop = options.crop or [min(CROP, max(33, int(0.85 * side) // 8 * 8 + 1)) for side in base]
-        if options.pad and any(side < max(sides) for side, sides in zip(options.pad, zip(*sizes))):
-            self.warnings.append(f"the largest image has {max(s[0] for s in sizes)} x {max(s[1] for s in sizes)} "
-                                 "pixels (height x width), more than --pad: validation and labelling would refuse it")
+        self.crop = [min(CROP, max(33, int(0.85 * side) // 8 * 8 + 1)) for side in base]
 
     def print(self):
         """The last part of the summary."""
@@ -518,8 +499,8 @@ class Plan:
         if Path(os.path.commonpath([os.path.abspath(out), root])) != Path("/"):
             root = os.path.relpath(root, os.path.abspath(out))
         background = "none" if choice.background is None else choice.classes[choice.background].name
-        several = [quoted(pattern) if len(patterns) == 1 else f"[{', '.join(json_text(p) for p in patterns)}]"
-                   for patterns in (self.images, self.labels) for pattern in patterns[:1]]
+        images, labels = (quoted(*each) if len(each) == 1 else json.dumps(each, ensure_ascii=False)
+                          for each in (self.images, self.labels))
         divisors = [divisor for divisor in DIVISORS if divisor == DIVISORS[0] or len(self.training) >= 2 * divisor]
         ignore = (f"masks: color  # the colours in the masks say the class\n"
                   f"ignore_colors: {[list(color) for color in choice.ignore_colors]}" if choice.by_color else
@@ -537,17 +518,12 @@ class Plan:
             f"# Names and colours are yours to change; a colour is used in pictures{colors}.",
             *classes.lines(choice.classes),
             "# The class that PLE treats as background, or none:", f"background: {quoted(background)}", ignore,
-            "# Below the root; .* is any suffix:", f"images: {several[0]}", f"labels: {several[1]}",
+            "# Below the root; .* is any suffix:", f"images: {images}", f"labels: {labels}",
             f"{pool}crop: {self.crop}  # height and width of training crops", f"test_size: {self.test_size}  # {size}",
             f"test_by: {self.test_by}", f"root: {quoted(root)}  # relative to this file",
             "lists_root: .  # this file's folder", f"lists: {LISTS}", "train_list: [train.txt]", "val_list: [val.txt]",
             f"dms_splits: [{SPLIT}]", f"divisors: {{{', '.join(f'{divisor}: {divisor}' for divisor in divisors)}}}"
             "  # splits that generate_splits.py makes"]) + "\n"
-
-
-def json_text(text):
-    """A text in quotes, for YAML."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _write(out, plan):

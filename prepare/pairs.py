@@ -36,15 +36,13 @@ class Frame(NamedTuple):
 class Pairing(NamedTuple):
     """``pairs`` maps a name to (image file, mask file or None), as paths.
 
-    ``images`` and ``masks`` are the ``Frame``s, ``lost`` the masks that belong to no image, ``other_tails`` what masks
-    of other kinds end in, with their numbers.
+    ``images`` and ``masks`` are the ``Frame``s, ``lost`` the masks that belong to no image.
     """
 
     pairs: dict
     images: Frame
     masks: Frame
     lost: list
-    other_tails: dict
 
 
 def files_in(folder, without=()):
@@ -99,7 +97,7 @@ def pair(images, masks, mask_tail=None):
     lost = [file for files in masks.stems.values() for file in files if masks.folder / file not in used
             and not any(file.rpartition(".")[0].endswith(tail) for tail in kinds if tail)]
     _refuse_other_unicode(images, lost)
-    return Pairing(pairs, image_frame, mask_frame, lost, {tail: tails[tail] for tail in sorted(kinds)})
+    return Pairing(pairs, image_frame, mask_frame, lost)
 
 
 def apart(files, mask_tail=None):

@@ -3,7 +3,6 @@
 import collections
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,15 +12,13 @@ from prepare.common import in_parallel
 from utils.errors import UserError
 
 MOST_COLORS = 4096  # in one mask; more are painted by nobody
-_DARK = 4095  # an image of 16 bits that holds no more than 12 would be nearly black
 
 
 @dataclass
 class Facts:
     """One image or mask: its size (height, width), format and bits as text; or the error.
 
-    Of an image: the digest of its file, whether a camera's tag turns it, whether it is nearly black. Of a mask: how many
-    pixels have each value, or each colour (as ``data.masks.colors`` packs them) where it is RGB; which of these fill a
+    Of an image: the digest of its file, and whether a camera's tag turns it. Of a mask: how many pixels have each value, or each colour (as ``data.masks.colors`` packs them) where it is RGB; which of these fill a
     square of 2 x 2 pixels; and the colours of values that have one.
     """
 
@@ -29,7 +26,6 @@ class Facts:
     kind: str = ""
     digest: bytes = b""
     turned: bool = False
-    dark: bool = False
     counts: dict = field(default_factory=dict)
     areas: set = field(default_factory=set)
     palette: dict = field(default_factory=dict)
@@ -48,10 +44,7 @@ def image_facts(path):
         size = images.read_image(path).shape[:2]
         with Image.open(path) as file:
             kind, mode = file.format, file.mode.partition(";")[0]
-        raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if kind in ("PNG", "TIFF") else None
-        wide = raw is not None and raw.dtype == np.uint16
-        return Facts(size, f"{kind} {mode} {16 if wide else 8} bits", images.digest(path), images.is_turned(path),
-                     wide and raw.max() <= _DARK)
+        return Facts(size, f"{kind} {mode}", images.digest(path), images.is_turned(path))
     except UserError as error:
         return Facts(error=str(error))
 
