@@ -16,7 +16,8 @@ from utils.errors import UserError
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xda", b"\xff\xd9"
 _ORIENTATION = 0x0112  # tag of EXIF
-NO_LABEL = "no pixel of these masks has a label, all are ignored (the first is {}); correct the masks, or the spec's 'ignore'"
+NO_LABEL = ("no pixel of these masks has a label, all are ignored (the first is {}); correct the masks, or the spec's "
+            "'ignore'")
 TURN_IT = "viewers turn it, training and prediction do not: turn the file for good (mogrify -auto-orient)"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
@@ -70,8 +71,10 @@ def read_mask(path, spec):
 def _has_end(jpeg):
     """Whether a JPEG file's end marker comes behind its pixels: phones put videos, depth maps and zeros behind it."""
     place = 2
-    while jpeg[place : place + 1] == b"\xff" and jpeg[place + 1 : place + 2] != _JPEG_SCAN:  # headers, each with its size
-        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4])  # a preview in them has an end of its own
+    while jpeg[place : place + 1] == b"\xff" and jpeg[place + 1 : place + 2] != _JPEG_SCAN:
+        filled = jpeg[place + 1 : place + 2] == b"\xff"
+        # Headers have their size; a preview in them has an end of its own.
+        place += 1 if filled else 2 + int.from_bytes(jpeg[place + 2 : place + 4])
     return _JPEG_END in jpeg[place:]
 
 
@@ -158,8 +161,8 @@ def unequal(image, mask, size, mask_size):
     """What to say of an image and a mask, given by their paths, whose (height, width) differ."""
     mend = (f"the image carries an orientation tag: {TURN_IT}, or store the mask as the image lies in the file"
             if is_turned(image) else "they must be of one size")
-    return (f"the image {image} is {size[1]} x {size[0]} but its mask {mask} is {mask_size[1]} x {mask_size[0]} pixels; "
-            f"{mend}")
+    return (f"the image {image} is {size[1]} x {size[0]} but its mask {mask} is {mask_size[1]} x {mask_size[0]} "
+            f"pixels; {mend}")
 
 
 def check_present(paths, what="image"):

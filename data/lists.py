@@ -83,8 +83,8 @@ def _name_of_paths(line, where, spec, root):
     if names[0] is None and "/" not in image:  # x.jpg
         names[0] = image.rpartition(".")[0]
     if names[0] is None:
-        raise UserError(f"{where}: {_shown(image)} is no path that the spec's pattern images, {spec.images}, gives; correct "
-                        "the pattern, or write names without folder and suffix")
+        raise UserError(f"{where}: {_shown(image)} is no path that the spec's pattern images, {spec.images}, gives; "
+                        "correct the pattern, or write names without folder and suffix")
     if mask is not None and names[1] != names[0]:
         raise UserError(f"{where}: the second column, {_shown(mask)}, is not the mask that the spec's pattern labels, "
                         f"{spec.labels}, gives; correct the pattern, or keep the names alone")
@@ -214,7 +214,8 @@ def fault(name):
         return "has a backslash"
     if any("\ud800" <= character <= "\udfff" for character in name):  # bytes that the file system's encoding cannot say
         encoding = sys.getfilesystemencoding()
-        return "is not UTF-8" if encoding == "utf-8" else f"has letters that this locale ({encoding}) does not know, but C.UTF-8"
+        return ("is not UTF-8" if encoding == "utf-8" else
+                f"has letters that this locale ({encoding}) does not know, but C.UTF-8")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         return "has a control character"
     if name.startswith("/"):

@@ -70,12 +70,13 @@ def walk(top):
     Links are followed, each folder once on a way down. Raises ``UserError`` for a folder that cannot be read.
     """
     def refuse(error):
-        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}; check its permissions") from error
+        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}; check its permissions")
 
     ways = {os.fspath(top): {os.path.realpath(top)}}  # folder -> where the way down to it has been
     for folder, inner, files in os.walk(top, onerror=refuse, followlinks=True):
         way = ways.pop(os.fspath(folder))
-        below = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(inner) if not name.startswith(".")}
+        below = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(inner)
+                 if not name.startswith(".")}
         inner[:] = [name for name, real in below.items() if real not in way]
         ways.update((os.path.join(folder, name), way | {below[name]}) for name in inner)
         yield folder, sorted(name for name in files if not name.startswith("."))

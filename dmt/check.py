@@ -236,13 +236,14 @@ def _copies(data, subsets, lists, found):
         copies = [(item, contents[found[item].digest]) for item in second if found[item].digest in contents]
         namesakes = [(item, names[item.name]) for item in second
                      if item.name in names and found[item].digest and found[item].digest not in contents]
-        never = "; what is validated on must not be trained on" if "val" in (subsets[one].folder, subsets[other].folder) else ""
+        judged = "val" in (subsets[one].folder, subsets[other].folder)
+        never = "; what is validated on must not be trained on" if judged else ""
         for what, pairs in (("copies of", copies), ("called like", namesakes)):
             pairs = [tuple(_path(data, item) for item in pair) for pair in pairs]
             pairs = [(path, twin) for path, twin in pairs if path != twin]
             if pairs:
-                yield (f"{len(pairs)} of the {other} images are {what} {one} images ({pairs[0][0]} and {pairs[0][1]}, for "
-                       f"one){never}")
+                yield (f"{len(pairs)} of the {other} images are {what} {one} images ({pairs[0][0]} and {pairs[0][1]}, "
+                       f"for one){never}")
 
 
 def _check_validation(spec, subsets, lists, found, report):
@@ -252,8 +253,8 @@ def _check_validation(spec, subsets, lists, found, report):
         if subsets[name].labelled and examined and not _counts(spec, items, found)[:-1].any():
             report.errors.append(f"the list {name}: {images.NO_LABEL.format(items[0].name)}")
         if subsets[name].folder == "val" and len(items) <= 2:
-            report.warnings.append(f"{len(items)} image{'s' * (len(items) != 1)} for validation: the best checkpoint is "
-                                   "chosen by chance; give more")
+            report.warnings.append(f"{len(items)} image{'s' * (len(items) != 1)} for validation: the best checkpoint "
+                                   "is chosen by chance; give more")
 
 
 def _paths(data, items):

@@ -19,8 +19,9 @@ class Files:
     """The files of ``path`` (an archive or a folder) that match ``patterns``: ``sizes`` maps keys to bytes.
 
     A pattern such as "JPEGImages/*.jpg" gives the last components of a file's path, and they are its key; a folder is
-    searched at the relative ``places``, and of an archive what lies in a folder called ``within`` counts. An archive is listed to its end, so that one that is cut off is found before
-    anything is written. Raises ``UserError`` when ``path`` is missing or damaged, or has no file for the first pattern.
+    searched at the relative ``places``, and of an archive what lies in a folder called ``within`` counts. An archive is
+    listed to its end, so that one that is cut off is found before anything is written. Raises ``UserError`` when
+    ``path`` is missing or damaged, or has no file for the first pattern.
     """
 
     def __init__(self, path, patterns, places=(".",), within=""):
@@ -31,7 +32,8 @@ class Files:
                                 if any(folder.glob(patterns[0]))), self.path)
             for pattern in patterns:
                 for file in sorted(self.folder.glob(pattern)):
-                    self._add(f"{self._within}{file.relative_to(self.folder).as_posix()}", [pattern], file.stat().st_size, file)
+                    name = file.relative_to(self.folder).as_posix()
+                    self._add(f"{self._within}{name}", [pattern], file.stat().st_size, file)
         elif self.path.is_file():
             self._list(patterns)
         else:
@@ -58,7 +60,8 @@ class Files:
 
     def missing(self, keys, folder):
         """Those of ``keys`` that are not in ``folder`` with the size that they have here, in order."""
-        return [key for key in keys if not (path := Path(folder, key)).is_file() or path.stat().st_size != self.sizes[key]]
+        return [key for key in keys
+                if not (path := Path(folder, key)).is_file() or path.stat().st_size != self.sizes[key]]
 
     def unpack(self, keys, folder):
         """Bring those of ``keys`` that are ``missing`` in ``folder`` there. Returns how many."""
@@ -76,7 +79,8 @@ class Files:
             key = "/".join(parts[-1 - pattern.count("/"):])
             if self._within in f"//{name}" and not parts[-1].startswith(".") and fnmatch.fnmatchcase(key, pattern):
                 if key in self.sizes or size > LARGEST:
-                    raise UserError(f"{self.path} holds {key!r} {'twice' if key in self.sizes else 'with too many bytes'}; "
+                    how = "twice" if key in self.sizes else "with too many bytes"
+                    raise UserError(f"{self.path} holds {key!r} {how}; "
                                     "get the official archive")
                 self.sizes[key], self._members[key] = size, member
                 return key
@@ -124,10 +128,10 @@ class Files:
             if key is not None:  # its bytes may be wrong ones
                 Path(folder, key).unlink(missing_ok=True)
             if isinstance(error, OSError) and error.filename:
-                raise UserError(f"{error.filename} cannot be written or read: {error.strerror}; make room, or check its "
-                                "permissions") from error
+                raise UserError(f"{error.filename} cannot be written or read: {error.strerror}; make room, or check "
+                                "its permissions") from error
             raise self._damaged(error) from error
 
     def _damaged(self, error):
-        return UserError(f"the archive {self.path} is damaged or not whole ({error}); nothing more was unpacked: download "
-                         "it again")
+        return UserError(f"the archive {self.path} is damaged or not whole ({error}); nothing more was unpacked: "
+                         "download it again")

@@ -35,7 +35,7 @@ class Class:
 
 @dataclass
 class Choice:
-    """``class_of`` maps mask values, or packed colours, to classes, 255 where they are ignored; ``pixels`` counts them."""
+    """``class_of`` maps mask values, or packed colours, to classes, 255 where ignored; ``pixels`` counts them."""
 
     classes: list
     class_of: dict
@@ -65,14 +65,15 @@ def read_classes(text):
     path = Path(text)
     if not path.is_file():
         if "," not in text:
-            raise UserError(f"{text}: there is no such file of classes; give a file with one class a line, or the names "
-                            "with commas between, as in soil,crop,weed")
+            raise UserError(f"{text}: there is no such file of classes; give a file with one class a line, or the "
+                            "names with commas between, as in soil,crop,weed")
         entries = [(f"--classes, name {number}", part, None) for number, part in enumerate(text.split(","), 1)]
     else:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as UTF-8 text ({getattr(error, 'strerror', None) or error})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path} cannot be read as UTF-8 text ({reason})") from error
         entries = [(f"{path}, line {number}", line, _CVAT.fullmatch(line.strip()) or _LINE.fullmatch(line.strip()))
                    for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
     classes = []
@@ -80,8 +81,8 @@ def read_classes(text):
         name = (match["name"] if match else entry).strip()
         numbers = tuple(int(number) for number in re.findall(r"\d+", match["numbers"] or "")) if match else ()
         if not name or not name.isprintable() or path.is_file() and re.search(r"[:;\t{}\[\]\"]|^\d+\b", name):
-            raise UserError(f"{where}: {entry.strip()[:80]!r} is not understood; a line looks like 'weed', 'weed 17' or "
-                            "'weed 200 0 0', in letters of this locale")
+            raise UserError(f"{where}: {entry.strip()[:80]!r} is not understood; a line looks like 'weed', 'weed 17' "
+                            "or 'weed 200 0 0', in letters of this locale")
         if name in (known for known, _ in classes):
             raise UserError(f"{where}: the class {name!r} stands there twice; delete one")
         if max(numbers, default=0) > _LARGEST:
@@ -95,8 +96,8 @@ def read_colors(path):
     classes = []
     for name, numbers in read_classes(str(path)):
         if len(numbers) != 3 or max(numbers) > 255:
-            raise UserError(f"{path}: the class {name!r} has {'no' if not numbers else 'not a'} colour; the masks are RGB, "
-                            f"so its line must look like '{name} 200 0 0', with three numbers from 0 to 255")
+            raise UserError(f"{path}: the class {name!r} has {'no' if not numbers else 'not a'} colour; the masks are "
+                            f"RGB, so its line must look like '{name} 200 0 0', with three numbers from 0 to 255")
         if numbers in (entry.color for entry in classes):
             raise UserError(f"{path}: the colour {list(numbers)} stands there twice; a colour is one class")
         classes.append(Class(name, numbers, colors=(numbers,)))
@@ -133,8 +134,8 @@ def quoted(text):
 
 
 def by_value(pixels, areas, palette, given, ignore, folder):
-    """The ``Choice`` for masks of values in ``folder``. ``pixels`` is a Counter of the values, ``palette`` a dict value ->
-    colour; ``areas`` are the values that fill a square of 2 x 2 pixels in some mask.
+    """The ``Choice`` for masks of values in ``folder``. ``pixels`` is a Counter of the values, ``palette`` a dict value
+    -> colour; ``areas`` are the values that fill a square of 2 x 2 pixels in some mask.
 
     ``given`` are (name, values) of the user's, or (). ``ignore`` is a value, None for none, or "unsaid".
     Raises ``UserError`` where it is not certain which values are classes.
@@ -145,15 +146,15 @@ def by_value(pixels, areas, palette, given, ignore, folder):
     if ignore == "unsaid":
         ignore = _void(pixels, areas, given, folder)
         if ignore in pixels:
-            warnings.append(f"the value {ignore} ({_share(pixels, ignore)} of the pixels) is taken for pixels without a "
-                            "label; if it is a class, give --ignore none")
+            warnings.append(f"the value {ignore} ({_share(pixels, ignore)} of the pixels) is taken for pixels without "
+                            "a label; if it is a class, give --ignore none")
     values = sorted(value for value in pixels if value != ignore)
     if len(values) > 255:
-        raise UserError(f"the masks hold {len(values)} values, more than the 255 classes that are possible: they are no "
-                        "class numbers (instances, perhaps); give the folder of the class masks")
+        raise UserError(f"the masks hold {len(values)} values, more than the 255 classes that are possible: they are "
+                        "no class numbers (instances, perhaps); give the folder of the class masks")
     if not values:
-        raise UserError(f"all pixels of the masks of {folder} have the value {ignore}, which means no label; correct the "
-                        "masks, or --ignore")
+        raise UserError(f"all pixels of the masks of {folder} have the value {ignore}, which means no label; correct "
+                        "the masks, or --ignore")
     if given:
         classes = _named_by_value(values, given, warnings)
     else:
@@ -196,12 +197,12 @@ def by_color(pixels, areas, given, ignored, folder):
     if any(numbers for _, numbers in given):
         wrong = next((name for name, numbers in given if len(numbers) != 3 or max(numbers) > 255), None)
         if wrong is not None:
-            raise UserError(f"the masks are RGB, but the class {wrong!r} has no colour in --classes; its line must look "
-                            f"like '{wrong} 200 0 0'")
+            raise UserError(f"the masks are RGB, but the class {wrong!r} has no colour in --classes; its line must "
+                            f"look like '{wrong} 200 0 0'")
         classes = [Class(name, tuple(numbers)) for name, numbers in given]
     elif given and len(given) != len(found):
-        raise UserError(f"--classes lists {len(given)} names, but the masks hold {len(found)} colours; give a file with "
-                        "lines such as 'weed 200 0 0'")
+        raise UserError(f"--classes lists {len(given)} names, but the masks hold {len(found)} colours; give a file "
+                        "with lines such as 'weed 200 0 0'")
     else:
         names = [name for name, _ in given] or [f"class_{index}" for index in range(len(found))]
         classes = [Class(name, tuple(masks.unpack(color))) for name, color in zip(names, found)]
@@ -241,10 +242,11 @@ def _void(pixels, areas, given, folder):
         return None
     elif not given and _are_numbers(rest) and set(rest) <= {0, *areas}:
         return void
-    raise UserError(f"the masks hold the values {_listed(pixels, sorted(pixels))}, and which are classes is not certain: "
-                    f"say that {void or rest[-1]} means no label (--ignore {void or rest[-1]}), or that every value is a "
-                    "class (--ignore none), or list the classes with their values (--classes FILE, in lines such as "
-                    f"'thing {void or rest[-1]}')" + (f"; where edges are soft, {nearest(folder)}" if max(pixels) < 256 else ""))
+    raise UserError(f"the masks hold the values {_listed(pixels, sorted(pixels))}, and which are classes is not "
+                    f"certain: say that {void or rest[-1]} means no label (--ignore {void or rest[-1]}), or that every "
+                    "value is a class (--ignore none), or list the classes with their values (--classes FILE, in lines "
+                    f"such as 'thing {void or rest[-1]}')"
+                    + (f"; where edges are soft, {nearest(folder)}" if max(pixels) < 256 else ""))
 
 
 def _refuse_soft_edges(pixels, areas, folder, what):
@@ -254,14 +256,14 @@ def _refuse_soft_edges(pixels, areas, folder, what):
 
 
 def _soft(pixels, folder, what):
-    return UserError(f"the masks of {folder} hold {len(pixels)} {what}, most of them in single pixels only: their edges are "
-                     f"soft, or they were JPEG once; {nearest(folder)}")
+    return UserError(f"the masks of {folder} hold {len(pixels)} {what}, most of them in single pixels only: their "
+                     f"edges are soft, or they were JPEG once; {nearest(folder)}")
 
 
 def nearest(folder):
     """The command that mends masks with soft edges, for an error."""
-    return (f"give each pixel the nearest class: python tools/convert_rgb.py {folder} NEW --colors FILE --tolerance 221 (FILE "
-            "has lines such as 'thing 255 255 255')")
+    return (f"give each pixel the nearest class: python tools/convert_rgb.py {folder} NEW --colors FILE --tolerance "
+            "221 (FILE has lines such as 'thing 255 255 255')")
 
 
 def _named_by_value(values, given, warnings):

@@ -6,8 +6,8 @@
 Every annotated image gets a mask OUT/NAME.png, NAME being its file_name without the suffix. Class 0 is the background,
 the categories follow in the order of their ids. Where objects overlap, the smaller one lies on top. Crowds (iscrowd),
 and the boxes of objects without an outline, become 255: ignored. Some tools (CVAT) mark every mask as a crowd: --crowds
-says what they are then. Images without annotations get no mask, so they count as unlabelled; --empty says that nothing is
-on them. OUT/classes.yaml is the block for a dataset spec (docs/dataset_spec.md), OUT/classes.txt the same for
+says what they are then. Images without annotations get no mask, so they count as unlabelled; --empty says that nothing
+is on them. OUT/classes.yaml is the block for a dataset spec (docs/dataset_spec.md), OUT/classes.txt the same for
 tools/new_dataset.py --classes.
 """
 
@@ -71,7 +71,7 @@ def _parser():
                              "none: those pixels are ignored, and the classes begin with the first category (default: "
                              "background)")
     parser.add_argument("--crowds", choices=("ignore", "objects"),
-                        help="what annotations with iscrowd 1 become (default: ignored, but that is refused where all are)")
+                        help="what annotations with iscrowd 1 become (default: ignored; refused where all are such)")
     parser.add_argument("--empty", action="store_true", help="make masks of background for images without annotations")
     parser.add_argument("--max-pixels", metavar="N", type=int, default=100_000_000,
                         help="refuse images with more pixels than this (default: 100000000)")
@@ -93,8 +93,8 @@ class Annotations:
         for key in ("images", "annotations", "categories"):
             entries = content.get(key) if isinstance(content, dict) else None
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-                raise self._error(f"the key {key!r} is missing, or no list of objects: it holds no COCO annotations, which "
-                                  "have images, annotations and categories")
+                raise self._error(f"the key {key!r} is missing, or no list of objects: it holds no COCO annotations, "
+                                  "which have images, annotations and categories")
         self._read_categories(content["categories"])
         self._read_images(content["images"], options.max_pixels)
         self._read_annotations(content["annotations"])
@@ -115,8 +115,8 @@ class Annotations:
             number = self._value(category, "id", f"categories[{place}]")
             name = self._value(category, "name", f"the category {number}", (str,)).strip()
             if number in names or name in names.values() or not name or not name.isprintable():
-                raise self._error(f"the category {number} ({name!r:.60}) is there twice, by its id or its name, or has no "
-                                  "name of one line")
+                raise self._error(f"the category {number} ({name!r:.60}) is there twice, by its id or its name, or has "
+                                  "no name of one line")
             names[number] = name
         if not 1 <= len(names) <= MOST:
             raise self._error(f"it has {len(names)} categories; 1 to {MOST} are possible")
@@ -141,8 +141,8 @@ class Annotations:
                                   "folder of the images")
             height, width = (self._value(image, key, what) for key in ("height", "width"))
             if min(height, width) < 1 or height * width > max_pixels:
-                raise self._error(f"{what} ({file_name!r:.80}) is {width} x {height} pixels, of which 1 to {max_pixels} are "
-                                  "possible; correct width and height, or give --max-pixels")
+                raise self._error(f"{what} ({file_name!r:.80}) is {width} x {height} pixels, of which 1 to {max_pixels} "
+                                  "are possible; correct width and height, or give --max-pixels")
             self.names[number], self._sizes[number], self.objects[number] = name, (height, width), []
 
     def _read_annotations(self, annotations):
@@ -162,8 +162,8 @@ class Annotations:
             ignored = crowd and self._crowds != "objects" or not annotation["segmentation"]
             self.objects[image].append((IGNORED if ignored else self._class_of[category], outline))
         if crowds and crowds == len(annotations) and self._crowds is None:
-            raise self._error(f"all {crowds} annotations are crowds (iscrowd 1), as CVAT marks every mask; give --crowds "
-                              "objects if they are objects, or --crowds ignore")
+            raise self._error(f"all {crowds} annotations are crowds (iscrowd 1), as CVAT marks every mask; give "
+                              "--crowds objects if they are objects, or --crowds ignore")
 
     def _outline(self, annotation, what, size):
         """What pycocotools decodes: a list of polygons, or an RLE. It trusts its input, so that is checked here."""
@@ -173,12 +173,12 @@ class Annotations:
             counts = _runs(counts) if isinstance(counts, str) else counts
             whole = isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)
             if outline.get("size") != list(size) or not whole or sum(counts) != size[0] * size[1]:
-                raise self._error(f"the RLE of {what} is damaged: its size must be {list(size)} (height, width), that of the "
-                                  f"image, and its counts add up to the {size[0] * size[1]} pixels")
+                raise self._error(f"the RLE of {what} is damaged: its size must be {list(size)} (height, width), that "
+                                  f"of the image, and its counts add up to the {size[0] * size[1]} pixels")
             return {"size": list(size), "counts": counts}
         if not outline:  # nothing is known but where it is
-            left, top, width, height = self._numbers(annotation.get("bbox"), f"the 'bbox' of {what}, which has no outline,",
-                                                     size, 4)
+            left, top, width, height = self._numbers(
+                annotation.get("bbox"), f"the 'bbox' of {what}, which has no outline,", size, 4)
             return [[left, top, left + width, top, left + width, top + height, left, top + height]]
         return [self._numbers(polygon, f"a polygon of {what}", size) for polygon in outline]
 
@@ -217,7 +217,7 @@ class Annotations:
 
 
 def _runs(text):
-    """The lengths in a compressed RLE: six bits a character, of which five count (pycocotools does not check their sum)."""
+    """The lengths in a compressed RLE, six bits a character, of which five count. pycocotools does not check them."""
     counts, number, shift = [], 0, 0
     for character in text:
         bits = ord(character) - 48

@@ -102,8 +102,8 @@ def _parser():
     parser.add_argument("--mask-suffix", metavar="TEXT",
                         help="what the masks' names end in before the file suffix, as _mask (default: found out)")
     parser.add_argument("--resize", metavar=("H", "W"), nargs=2, type=_side,
-                        help="resize images and masks to this size (default: zero-pad to the largest image, if that has "
-                             f"sides up to {PADDED})")
+                        help="resize images and masks to this size (default: zero-pad to the largest image, if that "
+                             f"has sides up to {PADDED})")
     parser.add_argument("--max-pixels", metavar="N", type=int, default=100_000_000,
                         help="refuse images with more pixels than this (default: 100000000)")
     parser.add_argument("--force", action="store_true", help="replace an earlier spec and lists in --out")
@@ -165,7 +165,8 @@ class Found:
         pairings = [self.training, *([self.given] if self.given else [])]
         both = [*self.training.pairs.values(), *(self.given.pairs.values() if self.given else [])]
         self.pools = self._pools({image for image, _ in both})
-        self.image_facts = survey(image_facts, dict.fromkeys([*(image for image, _ in both), *self.pools.values()]), "image")
+        images = [*(image for image, _ in both), *self.pools.values()]
+        self.image_facts = survey(image_facts, dict.fromkeys(images), "image")
         paths = list(dict.fromkeys(mask for _, mask in both if mask is not None))
         facts = survey(mask_facts, paths, "mask")
         self.by_color, facts = alike(list(facts.values()))
@@ -180,7 +181,8 @@ class Found:
         self.validation = None
         if self.given:
             self.validation = {name: image for name, image in usable[1].items() if name in self.masks}
-            self.note(usable[1].keys() - self.validation.keys(), "validation images have no mask of use and are left out")
+            self.note(usable[1].keys() - self.validation.keys(),
+                      "validation images have no mask of use and are left out")
         self._take_given_split()
         self.unlabeled |= {name: image for name, image in self.pools.items() if not self.image_facts[image].error}
         self.note([str(path) for path, fact in self.image_facts.items() if fact.turned],
@@ -192,8 +194,9 @@ class Found:
         if images_folder == masks_folder:
             images, masks = pairs.apart(pairs.files_in(images_folder, given - {images_folder}), options.mask_suffix)
         else:
-            images, masks = (pairs.files_in(folder, {other for other in given if other.is_relative_to(folder)} - {folder})
-                             for folder in (images_folder, masks_folder))
+            images, masks = (
+                pairs.files_in(folder, {other for other in given if other.is_relative_to(folder)} - {folder})
+                for folder in (images_folder, masks_folder))
         for files, what in ((images, "images"), (masks, "masks")):
             if not files.stems:
                 raise UserError(f"{files.folder} holds no {what} (JPEG, PNG, TIFF, WebP or BMP)"
@@ -249,8 +252,8 @@ class Found:
             listed = read_list(self.options.val_list)
             lacking = [name for name in listed if name not in self.labeled]
             if lacking:
-                raise UserError(f"{self.options.val_list} names {lacking[0]}, which is no image with a usable mask (such as "
-                                f"{next(iter(self.labeled))}); correct the name")
+                raise UserError(f"{self.options.val_list} names {lacking[0]}, which is no image with a usable mask "
+                                f"(such as {next(iter(self.labeled))}); correct the name")
             self.validation = {name: self.labeled.pop(name) for name in listed}
             return
         subset_of = {name: next((_SUBSETS[part] for part in name.lower().split("/")[:-1] if part in _SUBSETS), "train")
@@ -290,8 +293,8 @@ class Found:
             count = sum(mask is not None for _, mask in pairing.pairs.values())
             frame = pairing.masks
             row("images", f"{len(pairing.pairs)} in {_shown(images)}")
-            row("masks", f"{count} in {_shown(masks)}" + (f", called {frame.head}NAME{frame.tail}" if any(frame) else "")
-                + f"; {len(pairing.pairs) - count} images have none")
+            called = f", called {frame.head}NAME{frame.tail}" if any(frame) else ""
+            row("masks", f"{count} in {_shown(masks)}{called}; {len(pairing.pairs) - count} images have none")
         if options.unlabeled:
             row("unlabelled", f"{len(self.pools)} more in --unlabeled, "
                               f"{sum(name in self.unlabeled for name in self.pools)} of use")
@@ -333,10 +336,10 @@ def _choose_classes(found, options):
         areas |= fact.areas
         for value, color in fact.palette.items():
             if palette.setdefault(value, color) != color and not (options.ignore or options.classes):
-                raise UserError(f"the palettes of the masks differ: the value {value} is {list(palette[value])} in one and "
-                                f"{list(color)} in another. If the colours say the class, convert them: python "
-                                f"tools/convert_rgb.py {options.masks} NEW --discover; if the values do, give --ignore 255 "
-                                "(or another value, or none)")
+                raise UserError(f"the palettes of the masks differ: the value {value} is {list(palette[value])} in one "
+                                f"and {list(color)} in another. If the colours say the class, convert them: python "
+                                f"tools/convert_rgb.py {options.masks} NEW --discover; if the values do, give --ignore "
+                                "255 (or another value, or none)")
     if found.by_color:
         choice = classes.by_color(pixels, areas, given, _ignored_colors(options.ignore), options.masks)
     else:
@@ -417,7 +420,7 @@ class Plan:
         self._choose_sizes()
 
     def _compared(self):
-        """The names of the unlabelled images but for copies of validation images; what looks like one image twice is said."""
+        """The names of the unlabelled images but for copies of validation images; what is there twice is said."""
         found = self.found
         images = {**found.labeled, **(found.validation or {})}
 
@@ -440,14 +443,14 @@ class Plan:
         for names, what in ((self.training, "training"), (self.validation, "validation")):
             there = set().union(*(own[name] for name in names))
             if not there:
-                raise UserError(f"no mask for {what} has a labelled pixel ({', '.join(names[:_NAMES])}); give others, or "
-                                "correct --ignore")
+                raise UserError(f"no mask for {what} has a labelled pixel ({', '.join(names[:_NAMES])}); give others, "
+                                "or correct --ignore")
             lacking = [self.choice.classes[index].name for index in sorted(set().union(*own.values()) - there)]
             if lacking:
                 self.warnings.append(f"no mask for {what} has {', '.join(lacking)}; too few masks have it")
         if len(self.validation) <= _FEW:
-            self.warnings.append(f"{len(self.validation)} image{'s' * (len(self.validation) != 1)} for validation: the best "
-                                 "checkpoint is chosen by chance; label more, or give a larger --val-share")
+            self.warnings.append(f"{len(self.validation)} image{'s' * (len(self.validation) != 1)} for validation: the "
+                                 "best checkpoint is chosen by chance; label more, or give a larger --val-share")
         if not self.unlabeled:
             self.warnings.append("there are no unlabelled images, which the rounds learn from; give a folder of them "
                                  "with --unlabeled, or train with labels only (main.py --state=2)")
@@ -456,7 +459,7 @@ class Plan:
         return pairs.pattern(folder, self.found.root, frame, files)
 
     def _patterns(self, which):
-        """The spec's patterns of the images (0) or the masks (1): one, or that of validation behind that of training."""
+        """The spec's patterns of the images (0) or the masks (1): that of training, and that of validation."""
         found, options, result = self.found, self.options, []
         for pairing, folders in ((found.training, (options.images, options.masks)),
                                  (found.given, (options.val_images, options.val_masks))):
@@ -471,7 +474,8 @@ class Plan:
         median = [statistics.median_low(side) for side in zip(*sizes)]
         self.test_by = "resize" if given or max(largest) > PADDED else "pad"
         scale = min(1, (PADDED - 1) / max(median))
-        self.test_size = given or (largest if self.test_by == "pad" else [rounded_up(int(side * scale)) for side in median])
+        scaled = [rounded_up(int(side * scale)) for side in median]
+        self.test_size = given or (largest if self.test_by == "pad" else scaled)
         base = self.test_size if self.test_by == "resize" else median
         self.crop = [min(CROP, max(33, int(0.85 * side) // 8 * 8 + 1)) for side in base]
 
@@ -537,7 +541,7 @@ def _write(out, plan):
         write_text(new / SPEC, plan.yaml(out))
         _check(load_spec(new / SPEC), plan)
         make_folder(out / LISTS)
-        for path in (out / LISTS).glob(f"{SPLIT}*_{SPLIT_ID}.txt"):  # halves of the old lists, and lists that are empty now
+        for path in (out / LISTS).glob(f"{SPLIT}*_{SPLIT_ID}.txt"):  # halves of the old lists, and what is empty now
             path.unlink()
         for name in [f"{LISTS}/{name}" for name in lists] + [SPEC]:
             os.replace(new / name, out / name)
@@ -557,9 +561,10 @@ def _check(spec, plan):
                 files.append((spec.label_path(found.root, name, subset), found.masks[name]))
             for path, expected in files:
                 if path != expected:
-                    raise UserError(f"the patterns {', '.join([*plan.images, *plan.labels])} mean {path} by the name {name}, "
-                                    f"not {expected}; rename one of the two, or put images and masks into folders of their "
-                                    "own")
+                    patterns = ", ".join([*plan.images, *plan.labels])
+                    raise UserError(f"the patterns {patterns} mean {path} by the name {name}, "
+                                    f"not {expected}; rename one of the two, or put images and masks into folders of "
+                                    "their own")
 
 
 def _print_next(out, plan):

@@ -46,7 +46,7 @@ class Pairing(NamedTuple):
 
 
 def files_in(folder, without=()):
-    """The ``Files`` of ``folder``, but for the folders ``without``. Raises ``UserError`` for names that no list can hold."""
+    """The ``Files`` of ``folder``, but for the folders ``without``. ``UserError`` for a name that no list can hold."""
     folder, stems, others = Path(folder), collections.defaultdict(list), []
     without = [os.path.realpath(path) for path in without]
     for place, names in patterns.walk(folder):
@@ -76,7 +76,9 @@ def pair(images, masks, mask_tail=None):
         names = {(folder, base[len(head):len(base) - len(tail)]): (folder, base) for folder, base in image_stems
                  if base.startswith(head) and base.endswith(tail) and len(base) > len(head) + len(tail)}
         tails = _tails(names, mask_stems, mask_head)
-        chosen = mask_tail if mask_tail is not None else max(tails, key=lambda tail: (tails[tail], tail == ""), default="")
+        chosen = mask_tail
+        if chosen is None:
+            chosen = max(tails, key=lambda tail: (tails[tail], tail == ""), default="")
         if tails.get(chosen, 0) > best[0]:
             best = tails[chosen], (Frame(head, tail), Frame(mask_head, chosen), names, tails)
     if not best[0]:
@@ -84,8 +86,8 @@ def pair(images, masks, mask_tail=None):
     image_frame, mask_frame, names, tails = best[1]
     rivals = [tail for tail, count in tails.items() if count > 0.5 * best[0]]
     if len(rivals) > 1 and mask_tail is None and mask_frame.tail:
-        raise UserError(f"the images have several masks each, which end in {', '.join(sorted(rivals))}; say which hold the "
-                        f"classes, as in --mask-suffix {max(rivals)}")
+        raise UserError(f"the images have several masks each, which end in {', '.join(sorted(rivals))}; say which hold "
+                        f"the classes, as in --mask-suffix {max(rivals)}")
     pairs = {}
     for (folder, core), image in sorted(names.items()):
         mask = folder, f"{mask_frame.head}{core}{mask_frame.tail}"
@@ -111,8 +113,8 @@ def apart(files, mask_tail=None):
     tail = mask_tail or (next(iter(tails)) if len(tails) == 1 else None)
     kinds = [sorted(_is_jpeg(name) for name in names) for names in files.stems.values() if len(names) > 1]
     if tail is None and (not kinds or any(kind != [False, True] for kind in kinds)):
-        raise UserError(f"{files.folder} is given for images and masks, but their names do not tell which is which; give "
-                        "two folders (and those for validation with --val-images and --val-masks), or say with "
+        raise UserError(f"{files.folder} is given for images and masks, but their names do not tell which is which; "
+                        "give two folders (and those for validation with --val-images and --val-masks), or say with "
                         "--mask-suffix what the masks' names end in")
     parts = {False: {}, True: {}}
     for stem, names in files.stems.items():
@@ -123,7 +125,7 @@ def apart(files, mask_tail=None):
 
 
 def pattern(folder, root, frame, files):
-    """The spec's pattern of ``files`` (paths) in ``folder`` with ``frame`` around their names: ``.*`` for several suffixes."""
+    """The spec's pattern of ``files`` in ``folder`` with ``frame`` around their names: ``.*`` for several suffixes."""
     below = os.path.relpath(folder, root)
     suffixes = {Path(file).suffix for file in files}
     ending = suffixes.pop() if len(suffixes) == 1 else patterns.ANY_SUFFIX
@@ -137,8 +139,8 @@ def _unpaired(images, masks):
     example = [next(iter(files.stems.values()))[0] for files in (images, masks)]
     mend = (f"give one of the folders {', '.join(str(masks.folder / name) for name in sorted(deeper))}" if deeper else
             "rename them, or say with --mask-suffix what the masks' names end in")
-    return UserError(f"no file of {masks.folder} is called like an image of {images.folder} (images such as {example[0]}, "
-                     f"masks such as {example[1]}); {mend}")
+    return UserError(f"no file of {masks.folder} is called like an image of {images.folder} (images such as "
+                     f"{example[0]}, masks such as {example[1]}); {mend}")
 
 
 def _refuse_other_unicode(images, lost):
@@ -148,8 +150,8 @@ def _refuse_other_unicode(images, lost):
         stem = file.rpartition(".")[0]
         twin = plain.get(unicodedata.normalize("NFC", stem))
         if twin is not None and twin != stem:
-            raise UserError(f"the mask {file} and the image {twin} have one name in two Unicode forms; rename the files "
-                            "(convmv -f utf8 -t utf8 --nfc -r --notest FOLDER)")
+            raise UserError(f"the mask {file} and the image {twin} have one name in two Unicode forms; rename the "
+                            "files (convmv -f utf8 -t utf8 --nfc -r --notest FOLDER)")
 
 
 def _is_jpeg(name):

@@ -1,6 +1,6 @@
 """RGB-coloured masks to palette masks, one class number a pixel.
 
-    python tools/convert_rgb.py colored masks --colors colors.txt     (lines such as: weed 200 0 0; or CVAT's labelmap.txt)
+    python tools/convert_rgb.py colored masks --colors colors.txt     (lines such as weed 200 0 0; CVAT's labelmap.txt)
     python tools/convert_rgb.py colored masks --spec weeds.yaml       (the colours of its classes)
     python tools/convert_rgb.py colored masks --discover              (a class for every colour that is there)
 
@@ -93,11 +93,11 @@ def _targets(files, out, force):
     targets = {}
     for stem, paths in files.stems.items():
         if len(paths) > 1:
-            raise UserError(f"{files.folder / paths[0]} and {files.folder / paths[1]} would become one mask; remove one")
+            raise UserError(f"{files.folder / paths[0]} and {files.folder / paths[1]} would be one mask; remove one")
         targets[files.folder / paths[0]] = out / f"{stem}.png"
     if not targets:
-        raise UserError(f"{files.folder} holds no masks (PNG, TIFF, WebP, BMP or JPEG); give the folder of the coloured "
-                        "masks")
+        raise UserError(f"{files.folder} holds no masks (PNG, TIFF, WebP, BMP or JPEG); give the folder of the "
+                        "coloured masks")
     there = next((target for target in [*targets.values(), out / _BLOCK] if target.exists()), None)
     if there is not None and not force:
         raise UserError(f"{there} is there already; give --force to replace it, or another OUT")
@@ -139,7 +139,8 @@ def _classes(options, pixels):
         return _discovered(pixels, ignored, options.tolerance), ignored, others
     if options.colors:
         if not Path(options.colors).is_file():
-            raise UserError(f"--colors {options.colors}: there is no such file; it has one class a line, as in 'weed 200 0 0'")
+            raise UserError(f"--colors {options.colors}: there is no such file; it has one class a line, as in "
+                            "'weed 200 0 0'")
         classes = read_colors(options.colors)
         if not 2 <= len(classes) <= MOST:
             raise UserError(f"{options.colors} lists {len(classes)} classes; 2 to {MOST} are possible")

@@ -18,8 +18,9 @@ MOST_COLORS = 4096  # in one mask; more are painted by nobody
 class Facts:
     """One image or mask: its size (height, width), format and bits as text; or the error.
 
-    Of an image: the digest of its file, and whether a camera's tag turns it. Of a mask: how many pixels have each value, or each colour (as ``data.masks.colors`` packs them) where it is RGB; which of these fill a
-    square of 2 x 2 pixels; and the colours of values that have one.
+    Of an image: the digest of its file, and whether a camera's tag turns it. Of a mask: how many pixels have each
+    value, or each colour (as ``data.masks.colors`` packs them) where it is RGB; which of these fill a square of 2 x 2
+    pixels; and the colours of values that have one.
     """
 
     size: tuple | None = None
@@ -57,7 +58,7 @@ def mask_facts(path):
         with Image.open(path) as file:
             mode, palette = file.mode, (file.getpalette("RGB") or []) if file.mode == "P" else []
             if file.format in ("JPEG", "MPO"):
-                return Facts(error=f"the mask {path} is a JPEG, which changes values and colours; {nearest(path.parent)}")
+                return Facts(error=f"the mask {path} is a JPEG, which changes values; {nearest(path.parent)}")
         colored = mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
         found = masks.colors(path, content) if colored else masks.values(path, content)
     except (UserError, OSError) as error:
@@ -84,8 +85,10 @@ def alike(facts):
     if all(len(set(masks.unpack(color))) == 1 for color in colors):
         return False, [_renumbered(fact, lambda color: color & 255, "grey 8 bits, saved as RGB")
                        if fact.kind == "RGB" else fact for fact in facts]
-    return True, [fact if fact.kind == "RGB" else _renumbered(
-        fact, lambda value, own=fact: masks.pack(own.palette.get(value, (value & 255,) * 3)), fact.kind) for fact in facts]
+    def color(fact):
+        return lambda value: masks.pack(fact.palette.get(value, (value & 255,) * 3))
+
+    return True, [fact if fact.kind == "RGB" else _renumbered(fact, color(fact), fact.kind) for fact in facts]
 
 
 def _renumbered(fact, number, kind):

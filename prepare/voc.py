@@ -122,13 +122,13 @@ def _mat(name):
 
 
 def _unpack_voc(plan, spec, voc, out):
-    """Write the images, masks and lists of VOC that are missing in ``out``; a list with other names is somebody's own."""
+    """Write the images, masks and lists of VOC that ``out`` lacks; a list with other names is somebody's own."""
     lists = {}
     for key in (f"{LISTS}/{name}" for name in OFFICIAL_LISTS):
         if key in voc.sizes and not (out / key).exists():  # only trainval.txt may be missing, and nobody needs it
             lists[key] = voc.text(key)
         elif key in voc.sizes and read_list(out / key) != _names(voc, key):
-            raise UserError(f"{out / key} holds other names than {voc.where(key)}; move it away or choose another --out")
+            raise UserError(f"{out / key} holds other names than {voc.where(key)}; move it away, or give another --out")
     keys = [key for key in voc.sizes if not key.endswith(".txt")]
     masks = [name for name in plan.names if not spec.label_path(out, name).exists()]
     check_room(out, [voc.sizes[key] for key in voc.missing(keys, out)] + [BYTES_PER_MASK] * len(masks))
@@ -139,9 +139,11 @@ def _unpack_voc(plan, spec, voc, out):
 
 
 def _make_masks(plan, spec, sbd, out, threads, redo):
-    """Write SegmentationClassAug/NAME.png for every name of the plan; one that is there and whole is left unless ``redo``."""
+    """Write SegmentationClassAug/NAME.png for all names of the plan; unless ``redo``, whole ones are left."""
     check = functools.partial(_is_finished, out, spec)
-    finished = [False] * len(plan.names) if redo else in_parallel(check, plan.names, "checking masks", "mask", threads=threads)
+    finished = [False] * len(plan.names)
+    if not redo:
+        finished = in_parallel(check, plan.names, "checking masks", "mask", threads=threads)
     missing = [name for name, done in zip(plan.names, finished) if not done]
     from_sbd = {*plan.from_sbd}.intersection(missing)
     unpacked = out / ".sbd"  # until its masks are made
@@ -153,7 +155,8 @@ def _make_masks(plan, spec, sbd, out, threads, redo):
                 else images.read_mask(source, spec))
         image = spec.image_path(out, name)
         if (size := images.image_size(image)) != mask.shape:
-            raise UserError(images.unequal(image, sbd.where(_mat(name)) if name in from_sbd else source, size, mask.shape))
+            where = sbd.where(_mat(name)) if name in from_sbd else source
+            raise UserError(images.unequal(image, where, size, mask.shape))
         write_bytes(spec.label_path(out, name), png.palette_png(mask, png.palette_of(spec.palette)), durable=False)
 
     try:
@@ -164,8 +167,8 @@ def _make_masks(plan, spec, sbd, out, threads, redo):
         sync()
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
-    print(f"{len(plan.names)} masks in {MASKS}: {len(missing) - len(from_sbd)} made from VOC, {len(from_sbd)} made from "
-          f"SBD, {len(plan.names) - len(missing)} were there")
+    print(f"{len(plan.names)} masks in {MASKS}: {len(missing) - len(from_sbd)} made from VOC, {len(from_sbd)} made "
+          f"from SBD, {len(plan.names) - len(missing)} were there")
 
 
 def read_sbd_mask(content, where, num_classes):
@@ -267,8 +270,8 @@ def _parser():
                         "--voc, else the environment variable VOC_ROOT)")
     add_count_options(parser, ("TRAINAUG", "VAL", "TRAIN"), COUNTS)
     parser.add_argument("--animals", metavar="FOLDER",
-                        help="write the images of the prepared VOC in --out that show an animal, at half the resolution, "
-                             "to this folder, for --dataset=voc-animals")
+                        help="write the images of the prepared VOC in --out that show an animal, at half the "
+                             "resolution, to this folder, for --dataset=voc-animals")
     parser.add_argument("--no-splits", action="store_true",
                         help="make only the SBD split, not the random ones of generate_splits.py and dms_sample.py")
     parser.add_argument("--redo", action="store_true", help="make every mask again, even if it is there and whole")
@@ -280,8 +283,8 @@ def _parser():
 def _animals(args, spec):
     root, out = args.out or os.environ.get("VOC_ROOT"), Path(args.animals).expanduser()
     if args.voc or args.sbd or args.download is not None or not root:
-        raise UserError("--animals reads a VOC that is prepared already; give its folder with --out, and neither --voc, "
-                        "--sbd nor --download")
+        raise UserError("--animals reads a VOC that is prepared already; give its folder with --out, and neither "
+                        "--voc, --sbd nor --download")
     animals = load_spec("voc-animals")
     write_animals(spec, Path(root).expanduser(), animals, out, args.threads)
     finish(animals, out.absolute(), splits=None)
@@ -302,10 +305,10 @@ def _sources(args):
             raise UserError(f"where is {what}? Give it, or the folder it was unpacked to, with --{kind}, or add "
                             "--download")
     files = []
-    for kind, patterns, places, within in (("voc", VOC_FILES, VOC_PLACES, ""), ("sbd", SBD_FILES, SBD_PLACES, "dataset")):
+    for kind, *what in (("voc", VOC_FILES, VOC_PLACES, ""), ("sbd", SBD_FILES, SBD_PLACES, "dataset")):
         if not paths[kind]:
             folder = Path(args.download).expanduser() if args.download else (out or Path(args.voc)) / "archives"
             paths[kind] = _download(kind, folder)
         print(f"reading {paths[kind]}", flush=True)
-        files.append(Files(paths[kind], patterns, places, within))
+        files.append(Files(paths[kind], *what))
     return *files, out or files[0].folder.absolute()

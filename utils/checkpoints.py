@@ -132,8 +132,8 @@ def _is_plain(value):
 
 
 def load_checkpoint(path, device="cpu"):
-    """``load``, with the state dict under the key ``model``: there, under ``state_dict``, or the file itself; without the
-    prefix that DataParallel gives. Raises ``UserError`` for a file without one, or with two."""
+    """``load``, with the state dict under the key ``model``: there, under ``state_dict``, or the file itself; without
+    the prefix that DataParallel gives. Raises ``UserError`` for a file without one, or with two."""
     checkpoint = load(path, device)
     found = [key for key in _STATES if _is_state(checkpoint.get(key))]
     if _is_state(checkpoint):
@@ -141,9 +141,10 @@ def load_checkpoint(path, device="cpu"):
     elif len(found) == 1:
         state = checkpoint[found[0]]
     else:
-        what = f"{' and '.join(found)} are dicts of tensors" if found else "it has no dict of tensors under the key 'model'"
-        raise UserError(f"{path} is no checkpoint of this software: {what}; give one that training wrote, or a file made by "
-                        "torch.save(model.state_dict(), FILE)")
+        what = (f"{' and '.join(found)} are dicts of tensors" if found else
+                "it has no dict of tensors under the key 'model'")
+        raise UserError(f"{path} is no checkpoint of this software: {what}; give one that training wrote, or a file "
+                        "made by torch.save(model.state_dict(), FILE)")
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -151,7 +152,8 @@ def load_checkpoint(path, device="cpu"):
 
 
 def _is_state(value):
-    return isinstance(value, dict) and bool(value) and all(isinstance(name, str) and _is_plain(value[name]) for name in value)
+    return isinstance(value, dict) and bool(value) and all(
+        isinstance(name, str) and _is_plain(value[name]) for name in value)
 
 
 def load_model(model, path, device="cpu"):
@@ -164,8 +166,8 @@ def load_model(model, path, device="cpu"):
     own = model.state_dict()
     if HEAD in state and HEAD in own and state[HEAD].numel() != own[HEAD].numel():
         raise UserError(f"{path} was trained for {state[HEAD].numel()} classes, but the dataset has {len(own[HEAD])}; "
-                        "give the checkpoint of this dataset or the dataset of this checkpoint, or --new-head to keep its encoder "
-                        "alone")
+                        "give the checkpoint of this dataset or the dataset of this checkpoint, or --new-head to keep "
+                        "its encoder alone")
     lacking = sorted(name for name in own if name not in state and not name.endswith("num_batches_tracked"))
     surplus = sorted(name for name in state if name not in own)
     shapes = sorted(name for name in own if name in state and own[name].shape != state[name].shape)
