@@ -5,6 +5,7 @@ The COCO weights are the DeepLab-ResNet-101 of Hung et al. (BMVC 2018, arXiv 180
 """
 
 import argparse
+import contextlib
 import errno
 import re
 import sys
@@ -29,29 +30,39 @@ COCO_FILES = {"voc_coco_resnet101.pt": 21, "city_coco_resnet101.pt": 19}
 def load_imagenet_weights(model, source=None):
     """Load pre-trained weights into the backbone of ``model``, in place; the head keeps its initialization.
 
-    ``source`` is None (download torchvision's, or take torchvision's cached copy), "none" (leave the backbone random), or a
-    file with a torchvision ResNet state dict, whose ``fc.*`` are ignored, or with a network whose ``backbone`` is such.
-    ``small`` has no ImageNet weights: None
-    leaves it random and says so. Raises ``UserError`` when the file or the download cannot be had or does not fit.
+    ``source`` is None (download torchvision's, or take torchvision's cached copy), "none" (leave the backbone random), or
+    a file with a torchvision ResNet state dict, whose ``fc.*`` are ignored, or with a network whose ``backbone`` fits.
+    ``small`` has no ImageNet weights: None leaves it random and says so. Raises ``UserError`` when the file or the
+    download cannot be had or does not fit.
     An encoder of timm loads timm's own (``models.encoder.Encoder.load``).
     """
     if source == "none":
         return
-    if isinstance(model.backbone, Encoder):
+    inner = _encoder_of(source)
+    if inner:
+        state, where = inner, source
+    elif isinstance(model.backbone, Encoder):
         model.backbone.load(source)
         return
-    if source is not None:
+    elif source is not None:
         state, where = load_tensors(source), source
     elif model.backbone_name in _IMAGENET:
         state, where = _download(_IMAGENET[model.backbone_name]), "the download"
     else:
         print(f"note: the backbone {model.backbone_name} has no ImageNet weights; it starts from random ones")
         return
-    inner = {name.removeprefix(_BACKBONE): tensor for name, tensor in state.items() if name.startswith(_BACKBONE)}
-    state = inner or {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     own = model.backbone.state_dict()
     _check_fit(state, own, f"{where} does not fit the backbone {model.backbone_name}", "give another --weights FILE")
     model.backbone.load_state_dict({**own, **state})
+
+
+def _encoder_of(source):
+    """The tensors of the encoder where the file ``source`` holds a whole network, else {}."""
+    with contextlib.suppress(UserError):  # timm reads more kinds of files
+        return {name.removeprefix(_BACKBONE): tensor for name, tensor in load_tensors(source).items()
+                if name.startswith(_BACKBONE)} if source is not None else {}
+    return {}
 
 
 def convert_coco(state_dict, model):
