@@ -232,7 +232,7 @@ def _copies(data, subsets, lists, found):
         if (subsets[one].folder, subsets[one].labelled) == (subsets[other].folder, subsets[other].labelled):
             continue
         contents = {found[item].digest: item for item in first if found[item].digest}
-        names = {item.name: item for item in first}
+        names = {item.name: item for item in first if found[item].digest}
         copies = [(item, contents[found[item].digest]) for item in second if found[item].digest in contents]
         namesakes = [(item, names[item.name]) for item in second
                      if item.name in names and found[item].digest and found[item].digest not in contents]
