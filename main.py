@@ -145,11 +145,11 @@ class Job:
         for member in network.members if options.protocol == "papers" else ():  # others' batches have sizes of their own
             self._parts(0, member.description)
         machine.processes.first(make_folder, result.parent)
-        names = self.data.validation(options.valtiny)
+        samples = self.data.validation(options.valtiny)
         print(test.headline(network), flush=True)
-        matrices = test.test(self.data, names, network, machine)
+        matrices = test.test(self.data, samples, network, machine)
         print(test.table(spec.class_names, matrices))
-        machine.processes.first(lambda: test.write_results(result, self.data, names, network, matrices))
+        machine.processes.first(lambda: test.write_results(result, self.data, samples, network, matrices))
         print(f"written to {result}")
 
     def check(self, stages):

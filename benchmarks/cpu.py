@@ -9,6 +9,7 @@ cpu.json after every part.
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import os
 import tempfile
@@ -30,7 +31,7 @@ from benchmarks.measure import RESULTS, compare, save
 from data import datasets, transforms
 from data.batches import generator
 from data.confidence import decode, encode
-from data.lists import labeled_names, unlabeled_names
+from data.lists import Sample, labeled_names, unlabeled_names
 from data.specs import load_spec
 from data.store import PseudoLabelStore
 from data.synthetic import generate
@@ -70,7 +71,7 @@ def thresholds(size):
     def sampled(number):
         rng = np.random.default_rng(number)
         labels = rng.integers(0, CLASSES, 11718) // rng.integers(1, 4)
-        return labels, decode(encode((1 / (1 + np.exp(-rng.normal(4, 3, len(labels))))).astype(np.float32)))
+        return labels, decode(encode(torch.from_numpy((1 / (1 + np.exp(-rng.normal(4, 3, len(labels))))).astype(np.float32)))).numpy()
 
     def collect():
         samples = [[] for _ in range(CLASSES)]
@@ -143,12 +144,14 @@ class Rounds:
     def loading(self):
         """Training samples from files, labelled and pseudo-labelled with PLE as ``labelling`` left them."""
         crop, passes = self.size["crop"], range(self.size["passes"])
-        ours = datasets.TrainingImages(self.spec, self.root, crop, 1, self.labeled, self.unlabeled,
+        samples = [[Sample(name, self.spec.image_path(self.root, name), self.spec.label_path(self.root, name))
+                    for name in names] for names in (self.labeled, self.unlabeled)]
+        ours = datasets.TrainingImages(dataclasses.replace(self.spec, crop=crop), 1, *samples,
                                        PseudoLabelStore(self.folder / "pseudo" / "new"))
 
         def run_ours(kind):
             for number in passes:
-                for index in range(len(ours.names[kind])):
+                for index in range(len(ours.samples[kind])):
                     ours[kind, number, index]
 
         def run_plainly(kind):
@@ -163,7 +166,7 @@ class Rounds:
                     window = transforms.draw_window(rng, image.shape[1:], crop)
                     plain.augment(image, labels, confidence, window, crop, coco=True)
 
-        return {f"loading of {len(passes) * len(ours.names[kind])} {kind} images (s)": compare(
+        return {f"loading of {len(passes) * len(ours.samples[kind])} {kind} images (s)": compare(
             lambda kind=kind: run_plainly(kind), lambda kind=kind: run_ours(kind), self.size["repeats"])
             for kind in (datasets.LABELED, datasets.PSEUDO)}
 

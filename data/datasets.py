@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, default_collate
 
 from data import images, transforms
 from data.batches import generator
-from data.specs import UNLABELED
 from utils.errors import UserError
 
 LABELED, PSEUDO = "labeled", "pseudo"
@@ -26,33 +25,29 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 class TrainingImages(Dataset):
     """Training samples by key (kind, pass, index), as ``data.batches.Steps`` gives them.
 
-    ``labeled`` and ``pseudo`` are lists of names; ``store`` is the ``PseudoLabelStore`` of the latter, or None where
-    their labels are made on the fly: then they come with label 0, and 255 in the padding. With ``augment_pseudo``
-    false, pseudo-labelled images are only resized to the crop.
+    ``labeled`` and ``pseudo`` are lists of ``data.lists.Sample``; ``store`` is the ``PseudoLabelStore`` of the latter, or
+    None where their labels are made on the fly: then they come with label 0, and 255 in the padding. With
+    ``augment_pseudo`` false, pseudo-labelled images are only resized to the spec's crop.
     Every random draw is a function of (seed, kind, pass, index).
     """
 
-    def __init__(self, spec, root, crop, seed, labeled, pseudo=(), store=None, augment_pseudo=True):
-        self.spec, self.root, self.crop, self.seed = spec, root, crop, seed
-        self.names = {LABELED: labeled, PSEUDO: pseudo}
+    def __init__(self, spec, seed, labeled, pseudo=(), store=None, augment_pseudo=True):
+        self.spec, self.crop, self.seed = spec, spec.crop, seed
+        self.samples = {LABELED: labeled, PSEUDO: pseudo}
         self.store, self.augment_pseudo = store, augment_pseudo
 
     def __getitem__(self, key):
         """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, grey confidence (h, w) uint8)."""
         kind, pass_number, index = key
-        name = self.names[kind][index]
-        subset = "train" if kind == LABELED else UNLABELED
-        image = images.read_image(self.spec.image_path(self.root, name, subset))
+        sample = self.samples[kind][index]
+        image, confidence = images.read_image(sample.image), None
         if kind == LABELED:
-            label, confidence = images.read_mask(self.spec.label_path(self.root, name), self.spec), None
+            label = images.read_mask(sample.mask, self.spec)
         elif self.store is None:
             label = confidence = np.zeros(image.shape[:2], np.uint8)
         else:
-            label, confidence = self.store.read_label(name)
-        if self.spec.test_by == "resize":
-            image = transforms.resize_image(image, self.spec.test_size)
-            label = transforms.resize_nearest(label, self.spec.test_size)
-        _same_size(name, image, label)
+            label, confidence = self.store.read_label(sample.name)
+        image, label = _resized(self.spec, sample.name, image, label)
         if kind == LABELED or self.augment_pseudo:
             rng = generator(self.seed, f"augmentation of {kind} images", pass_number, index)
             window = transforms.draw_window(rng, image.shape[:2], self.crop)
@@ -64,7 +59,6 @@ class TrainingImages(Dataset):
             return image, label, np.full(label.shape, CERTAIN, np.uint8)
         return image, label, transforms.crop_nearest(confidence, window, self.crop, 0)
 
-
     def collate(self, samples):
         """Stack samples: (images (N, h, w, 3), labels (N, h, w), grey confidences (N, h, w)), all uint8; N may be 0."""
         if samples:
@@ -73,56 +67,47 @@ class TrainingImages(Dataset):
 
 
 class WholeImages(Dataset):
-    """Images at test size, in list order; ``subset`` is train, val or unlabeled and ``labels`` says whether to read masks."""
+    """The images of a list of ``data.lists.Sample`` at the spec's test size, with their masks where they have some."""
 
-    def __init__(self, spec, root, names, subset, test_size, labels):
-        self.spec, self.root, self.names, self.subset = spec, root, names, subset
-        self.test_size, self.labels = test_size, labels
+    def __init__(self, spec, samples):
+        self.spec, self.samples = spec, samples
 
     def __len__(self):
-        return len(self.names)
+        return len(self.samples)
 
     def __getitem__(self, index):
         """(image (*test_size, 3) uint8 BGR, label (*size) uint8 with 255 = ignored, or None, index, size).
 
         ``size`` (height, width) is the part of the test size that the image covers: all of it where images are resized.
         """
-        name = self.names[index]
-        image = images.read_image(self.spec.image_path(self.root, name, self.subset))
-        label = None
-        if self.labels:
-            label = images.read_mask(self.spec.label_path(self.root, name, self.subset), self.spec)
-        if self.spec.test_by == "resize":
-            image = transforms.resize_image(image, self.test_size)
-            label = None if label is None else transforms.resize_nearest(label, self.test_size)
+        sample, test_size = self.samples[index], self.spec.test_size
+        label = None if sample.mask is None else images.read_mask(sample.mask, self.spec)
+        image, label = _resized(self.spec, sample.name, images.read_image(sample.image), label)
         size = image.shape[:2]
-        if size[0] > self.test_size[0] or size[1] > self.test_size[1]:
+        if size[0] > test_size[0] or size[1] > test_size[1]:
             raise UserError(
-                f"the image {name} is {size[1]} x {size[0]} pixels, larger than the test size {self.test_size[1]} x "
-                f"{self.test_size[0]} it is padded to; raise test_size in the dataset's spec or give --test-size")
-        if label is not None:
-            _same_size(name, image, label)
-        return transforms.pad(image, self.test_size, 0), label, index, size
+                f"the image {sample.image} is {size[1]} x {size[0]} pixels, larger than the test size {test_size[1]} x "
+                f"{test_size[0]} it is padded to; raise test_size in the dataset's spec or give --test-size")
+        return transforms.pad(image, test_size, 0), label, index, size
 
 
 class JudgedImages(Dataset):
-    """Validation images with their masks, unpadded, in list order: as they are, or with ``size`` resized to it."""
+    """The images of a list of ``data.lists.Sample`` with their masks, unpadded: as they are, or resized to ``size``."""
 
-    def __init__(self, spec, root, names, size=None):
-        self.spec, self.root, self.names, self.size = spec, root, names, size
+    def __init__(self, spec, samples, size=None):
+        self.spec, self.samples, self.size = spec, samples, size
 
     def __len__(self):
-        return len(self.names)
+        return len(self.samples)
 
     def __getitem__(self, index):
         """(name, image (H, W, 3) uint8 BGR, label (H, W) uint8 with 255 = ignored)."""
-        name = self.names[index]
-        image = images.read_image(self.spec.image_path(self.root, name, "val"))
-        label = images.read_mask(self.spec.label_path(self.root, name, "val"), self.spec)
+        sample = self.samples[index]
+        image, label = images.read_image(sample.image), images.read_mask(sample.mask, self.spec)
         if self.size is not None:
             image, label = transforms.resize_image(image, self.size), transforms.resize_nearest(label, self.size)
-        _same_size(name, image, label)
-        return name, image, np.array(label)  # masks may be read-only
+        _same_size(sample.name, image, label)
+        return sample.name, image, np.array(label)  # masks may be read-only
 
 
 def as_is(sample):
@@ -159,6 +144,16 @@ def _obey_parent():
     while signal.sigwaitinfo(_ENDING).si_pid != os.getppid():
         pass
     os._exit(0)
+
+
+def _resized(spec, name, image, label):
+    """Image and label (or None) as the spec wants them before anything else: resized to its test size, or as they are."""
+    if spec.test_by == "resize":
+        image = transforms.resize_image(image, spec.test_size)
+        label = None if label is None else transforms.resize_nearest(label, spec.test_size)
+    if label is not None:
+        _same_size(name, image, label)
+    return image, label
 
 
 def _same_size(name, image, label):

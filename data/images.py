@@ -140,21 +140,20 @@ def _size(path, what, content):
     return size
 
 
-def check_pairs(spec, pairs, workers=4):
-    """Check every (image path, mask path): both open, sizes agree, mask values are classes, and some pixel has one.
+def check_pairs(spec, samples, workers=4):
+    """Check every ``data.lists.Sample``: image and mask open, sizes agree, values are classes, and some pixel has one.
 
-    Raises the ``UserError`` of the first pair in order that is wrong.
+    Raises the ``UserError`` of the first in order that is wrong.
     """
-    def check(pair):
-        image, mask = pair
-        size, classes = image_size(image), read_mask(mask, spec)
+    def check(sample):
+        size, classes = image_size(sample.image), read_mask(sample.mask, spec)
         if size != classes.shape:
-            raise UserError(unequal(image, mask, size, classes.shape))
+            raise UserError(unequal(sample.image, sample.mask, size, classes.shape))
         return classes.min() != masks.IGNORED
 
     with ThreadPoolExecutor(workers) as pool:
-        if not sum(pool.map(check, pairs)) and pairs:
-            raise UserError(NO_LABEL.format(pairs[0][1]))
+        if not sum(pool.map(check, samples)) and samples:
+            raise UserError(NO_LABEL.format(samples[0].mask))
 
 
 def unequal(image, mask, size, mask_size):
@@ -165,11 +164,11 @@ def unequal(image, mask, size, mask_size):
             f"pixels; {mend}")
 
 
-def check_present(paths, what="image"):
-    """Raise ``UserError`` for the first of ``paths`` that is not a file."""
-    for path in paths:
-        if not os.path.isfile(path):  # several times faster than Path.is_file, for thousands of names
-            raise UserError(_missing(path, what))
+def check_present(samples):
+    """Raise ``UserError`` for the first of the ``data.lists.Sample``s whose image is not a file."""
+    for sample in samples:
+        if not os.path.isfile(sample.image):  # several times faster than Path.is_file, for thousands of names
+            raise UserError(_missing(sample.image, "image"))
 
 
 def _read(path, what):

@@ -9,6 +9,7 @@ import re
 import sys
 import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 from data import patterns
 from data.specs import UNLABELED
@@ -18,6 +19,16 @@ from utils.files import write_text
 _COLUMNS = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, patterns.SUFFIXES))}))[ \t]+(\S.*)", re.IGNORECASE)
 _SPLIT = re.compile(r"[A-Za-z0-9._-]+")
 _SPLIT_LIST = re.compile(r"(?P<split>.+)_(un)?labeled_[^_]+\.txt")
+
+
+class Sample(NamedTuple):
+    """An image of a list: its name there, its file, and the file of its mask (None: nobody reads one)."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
 WHOLE = "1"  # the split that labels everything: its list is the whole training list, and nothing is unlabelled
 
 
@@ -105,7 +116,8 @@ def write_list(path, names):
 
 
 def names_digest(names):
-    """SHA-256 of a list of names in their order: how results recognize the images they are of."""
+    """SHA-256 of the names of a list, or of its ``Sample``s, in order: how results recognize the images they are of."""
+    names = [one.name if isinstance(one, Sample) else one for one in names]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 

@@ -35,14 +35,14 @@ _TRAINING_FILES = 2 * (2 + 1)  # in checkpoints
 _NAMES_SHOWN = 3
 
 
-@dataclass(frozen=True)
-class Subset:
-    """A list of images: ``read()`` gives the names or raises ``UserError``; ``folder`` is train, val or unlabeled (the
-    subset of the spec's patterns); ``labelled`` says whether masks are read."""
+LABELLED, VALIDATION, UNLABELLED = ("labelled", "validation", "unlabelled")
+
+
+class Subset(NamedTuple):
+    """A list of images: ``read()`` gives the ``data.lists.Sample``s or raises ``UserError``."""
 
     read: Callable
-    folder: str = "train"
-    labelled: bool = True
+    kind: str
 
 
 def subsets(data, trainings):
@@ -53,10 +53,10 @@ def subsets(data, trainings):
         split = (training.train_set, training.sets_id)
         of_id = f" of id {training.sets_id}" if len(ids) > 1 else ""
         name = f"labelled {split[0]}{of_id}" if several else "labelled"
-        labelled[name] = Subset(functools.partial(data.labeled, *split))
+        labelled[name] = Subset(functools.partial(data.labeled, *split), LABELLED)
         if training.state == 1:
-            unlabelled[f"unlabelled{of_id}"] = Subset(functools.partial(data.unlabeled, *split), "unlabeled", labelled=False)
-    return {**labelled, "validation": Subset(lambda: data.validation(trainings[0].valtiny), "val"), **unlabelled}
+            unlabelled[f"unlabelled{of_id}"] = Subset(functools.partial(data.unlabeled, *split), UNLABELLED)
+    return {**labelled, "validation": Subset(lambda: data.validation(trainings[0].valtiny), VALIDATION), **unlabelled}
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,6 @@ class Report:
     estimates: list = field(default_factory=list)
 
 
-class _Item(NamedTuple):
-    """An image that is to be read, with its mask where it is labelled."""
-
-    name: str
-    folder: str
-    labelled: bool
-
-
 class _Examined(NamedTuple):
     size: tuple | None  # (height, width), where the image decodes
     digest: bytes | None  # of its file
@@ -121,25 +113,25 @@ def check(data, subsets, plan, *, functions=(), workers=None, progress=iter):
     report, spec = Report(), data.spec
     lists = {}
     for name, subset in subsets.items():
-        names = _attempt(report.errors, subset.read)
-        if names is not None:
-            lists[name] = [_Item(image, subset.folder, subset.labelled) for image in names]
+        samples = _attempt(report.errors, subset.read)
+        if samples is not None:
+            lists[name] = samples
     for function in functions:
         _attempt(report.errors, function)
-    report.errors += _overlaps(data, subsets, lists)
-    found = _examine_all(data, set(itertools.chain(*lists.values())), workers, progress)
+    report.errors += _overlaps(subsets, lists)
+    found = _examine_all(spec, set(itertools.chain(*lists.values())), workers, progress)
     _check_memory(spec, plan, report)
     _check_disk(spec, plan, subsets, lists, found, report)
     for name, items in lists.items():  # one line a file comes last, there may be many
         report.errors += [error for item in items for error in found[item].errors]
-        if spec.test_by == "pad" and (subsets[name].folder == "val" or not subsets[name].labelled):
-            report.errors += _too_large(data, items, found)
+        if spec.test_by == "pad" and subsets[name].kind != LABELLED:
+            report.errors += _too_large(spec, items, found)
     report.errors = list(dict.fromkeys(report.errors))  # an image may stand in several lists
     _check_validation(spec, subsets, lists, found, report)
-    report.warnings += _copies(data, subsets, lists, found)
+    report.warnings += _copies(subsets, lists, found)
     turned = [item for items in lists.values() for item in items if found[item].turned]
     if turned:
-        report.warnings.append(f"{len(turned)} images carry an orientation tag, {_path(data, turned[0])} for one: "
+        report.warnings.append(f"{len(turned)} images carry an orientation tag, {turned[0].image} for one: "
                                f"{images.TURN_IT}; masks are taken to lie as the files do")
     report.warnings += _lacking_classes(spec, subsets, lists, found)
     report.table += _table(spec, subsets, lists, found)
@@ -170,54 +162,53 @@ def _attempt(errors, function, *arguments):
         return None
 
 
-def _examine_all(data, items, workers, progress):
-    """Dict of item -> ``_Examined``."""
-    items = sorted(items)
+def _examine_all(spec, samples, workers, progress):
+    """Dict of sample -> ``_Examined``."""
+    samples = sorted(samples, key=lambda sample: str(sample.image))
     with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
-        futures = [pool.submit(_examine, data, item) for item in items]
+        futures = [pool.submit(_examine, spec, sample) for sample in samples]
         try:
-            return {item: future.result() for future, item in zip(progress(futures), items)}
+            return {sample: future.result() for future, sample in zip(progress(futures), samples)}
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _examine(data, item):
+def _examine(spec, sample):
     """Decode an image and its mask, and compare them."""
-    errors, counts = [], None
-    path = _attempt(errors, _path, data, item)
-    image = None if path is None else _attempt(errors, images.read_image, path)
+    errors, counts, path = [], None, sample.image
+    image = _attempt(errors, images.read_image, path)
     size = None if image is None else image.shape[:2]
-    mask = _attempt(errors, _read_mask, data, item) if item.labelled else None
+    mask = None if sample.mask is None else _attempt(errors, images.read_mask, sample.mask, spec)
     if mask is not None:
-        counts = np.bincount(mask.ravel(), minlength=256)[[*range(data.spec.num_classes), 255]]
+        counts = np.bincount(mask.ravel(), minlength=256)[[*range(spec.num_classes), 255]]
         if size is not None and size != mask.shape:
-            errors.append(images.unequal(*data.pairs([item.name], item.folder)[0], size, mask.shape))
+            errors.append(images.unequal(path, sample.mask, size, mask.shape))
     turned = not errors and images.is_turned(path)
     return _Examined(size, None if image is None else images.digest(path), turned, counts, errors)
 
 
-def _read_mask(data, item):
-    (_, path), = data.pairs([item.name], item.folder)
-    return images.read_mask(path, data.spec)
-
-
-def _too_large(data, items, found):
+def _too_large(spec, samples, found):
     """Labelling and validation pad images to the test size; one that is larger would not fit."""
-    rows, columns = data.spec.test_size
-    for item in items:
-        height, width = found[item].size or (0, 0)
+    rows, columns = spec.test_size
+    for sample in samples:
+        height, width = found[sample].size or (0, 0)
         if height > rows or width > columns:
-            yield (f"the image {_path(data, item)} is {width} x {height} pixels, larger than the test size {columns} x "
+            yield (f"the image {sample.image} is {width} x {height} pixels, larger than the test size {columns} x "
                    f"{rows} it is padded to; raise test_size in the dataset's spec or give --test-size")
 
 
-def _overlaps(data, subsets, lists):
-    """Images that stand in two lists of different kinds. The labelled halves of a split may share some."""
-    for (one, first), (other, second) in itertools.combinations(lists.items(), 2):
-        if (subsets[one].folder, subsets[one].labelled) == (subsets[other].folder, subsets[other].labelled):
-            continue
-        shared = sorted(_paths(data, first) & _paths(data, second))
+def _of_different_kinds(subsets, lists):
+    """Pairs of (name, samples): the labelled halves of a split may share images, other lists may not."""
+    for one, other in itertools.combinations(lists.items(), 2):
+        if subsets[one[0]].kind != subsets[other[0]].kind:
+            yield one, other
+
+
+def _overlaps(subsets, lists):
+    """Images that stand in two lists of different kinds."""
+    for (one, first), (other, second) in _of_different_kinds(subsets, lists):
+        shared = sorted({sample.image for sample in first} & {sample.image for sample in second})
         if shared:
             shown = ", ".join(str(path) for path in shared[:_NAMES_SHOWN])
             more = f" and {len(shared) - _NAMES_SHOWN} more" if len(shared) > _NAMES_SHOWN else ""
@@ -226,20 +217,17 @@ def _overlaps(data, subsets, lists):
                    "generate_splits.py")
 
 
-def _copies(data, subsets, lists, found):
+def _copies(subsets, lists, found):
     """Images of two lists of different kinds that are other files, but of the same content or name."""
-    for (one, first), (other, second) in itertools.combinations(lists.items(), 2):
-        if (subsets[one].folder, subsets[one].labelled) == (subsets[other].folder, subsets[other].labelled):
-            continue
-        contents = {found[item].digest: item for item in first if found[item].digest}
-        names = {item.name: item for item in first if found[item].digest}
-        copies = [(item, contents[found[item].digest]) for item in second if found[item].digest in contents]
-        namesakes = [(item, names[item.name]) for item in second
-                     if item.name in names and found[item].digest and found[item].digest not in contents]
-        judged = "val" in (subsets[one].folder, subsets[other].folder)
+    for (one, first), (other, second) in _of_different_kinds(subsets, lists):
+        contents = {found[sample].digest: sample.image for sample in first if found[sample].digest}
+        names = {sample.name: sample.image for sample in first if found[sample].digest}
+        copies = [(sample.image, contents[found[sample].digest]) for sample in second if found[sample].digest in contents]
+        namesakes = [(sample.image, names[sample.name]) for sample in second
+                     if sample.name in names and found[sample].digest and found[sample].digest not in contents]
+        judged = VALIDATION in (subsets[one].kind, subsets[other].kind)
         never = "; what is validated on must not be trained on" if judged else ""
         for what, pairs in (("copies of", copies), ("called like", namesakes)):
-            pairs = [tuple(_path(data, item) for item in pair) for pair in pairs]
             pairs = [(path, twin) for path, twin in pairs if path != twin]
             if pairs:
                 yield (f"{len(pairs)} of the {other} images are {what} {one} images ({pairs[0][0]} and {pairs[0][1]}, "
@@ -250,24 +238,11 @@ def _check_validation(spec, subsets, lists, found, report):
     """A figure needs labelled pixels, and more than two images."""
     for name, items in lists.items():
         examined = [found[item].counts for item in items if found[item].counts is not None]
-        if subsets[name].labelled and examined and not _counts(spec, items, found)[:-1].any():
+        if subsets[name].kind != UNLABELLED and examined and not _counts(spec, items, found)[:-1].any():
             report.errors.append(f"the list {name}: {images.NO_LABEL.format(items[0].name)}")
-        if subsets[name].folder == "val" and len(items) <= 2:
+        if subsets[name].kind == VALIDATION and len(items) <= 2:
             report.warnings.append(f"{len(items)} image{'s' * (len(items) != 1)} for validation: the best checkpoint "
                                    "is chosen by chance; give more")
-
-
-def _paths(data, items):
-    """The images of ``items``; those with two files are reported when they are read."""
-    paths = set()
-    for item in items:
-        with contextlib.suppress(UserError):
-            paths.add(_path(data, item))
-    return paths
-
-
-def _path(data, item):
-    return data.spec.image_path(data.root, item.name, item.folder)
 
 
 # --- classes --------------------------------------------------------------------------------------------------------
@@ -281,7 +256,7 @@ def _counts(spec, items, found):
 
 def _lacking_classes(spec, subsets, lists, found):
     for name, items in lists.items():
-        if subsets[name].labelled and subsets[name].folder != "val":
+        if subsets[name].kind == LABELLED:
             counts = _counts(spec, items, found)[:-1]
             lacking = [spec.class_names[index] for index in np.flatnonzero(counts == 0)]
             if lacking:
@@ -298,7 +273,7 @@ def _table(spec, subsets, lists, found):
         if len(sizes):
             (low_height, low_width), (height, width) = sizes.min(axis=0), sizes.max(axis=0)
             line += f", {_range(low_width, width)} pixels wide and {_range(low_height, height)} high"
-        if subsets[name].labelled:
+        if subsets[name].kind != UNLABELLED:
             counts = _counts(spec, items, found)
             shares[name] = 100 * counts[:-1] / max(counts[:-1].sum(), 1)
             line += f", {100 * counts[:-1].sum() / max(counts.sum(), 1):.2f} % of the pixels labelled"
@@ -339,7 +314,7 @@ def disk_bytes(spec, plan, sizes):
 
 def _check_disk(spec, plan, subsets, lists, found, report):
     """Compare ``disk_bytes`` with the free room; what an interrupted run has written already counts as there."""
-    sizes = [found[item].size for name, items in lists.items() if not subsets[name].labelled
+    sizes = [found[item].size for name, items in lists.items() if subsets[name].kind == UNLABELLED
              for item in items if found[item].size is not None]
     if spec.test_by == "resize":
         sizes = [spec.test_size] * len(sizes)

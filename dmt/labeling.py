@@ -14,7 +14,6 @@ import torch
 
 from data import datasets
 from data.confidence import grey_values
-from data.specs import UNLABELED
 from dmt import collapse
 from dmt.enhancement import enhance
 from dmt.prediction import classify, covering, dequantize, network_maps, quantize
@@ -49,8 +48,8 @@ class LabelingRules:
 
 
 @torch.inference_mode()
-def label(setting, names, store, checkpoint, previous, rules):
-    """Label the images ``names`` of ``setting`` (a ``dmt.stages.Setting``) with ``checkpoint``, into ``store``.
+def label(setting, samples, store, checkpoint, previous, rules):
+    """Label the ``data.lists.Sample``s of ``setting`` (a ``dmt.stages.Setting``) with ``checkpoint``, into ``store``.
 
     ``previous`` is None, or (checkpoint of the same arm's round before, a store with its logits or None): PLE. ``rules``
     are the ``LabelingRules``. Logits that ``store`` holds already are used. Of several processes each labels the
@@ -61,7 +60,7 @@ def label(setting, names, store, checkpoint, previous, rules):
     device, processes = machine.device, machine.processes
 
     histogram = ConfidenceHistogram(data.spec.num_classes, device)
-    for _, predicted in predictions(setting, names, checkpoint, store, "predict"):
+    for _, predicted in predictions(setting, samples, checkpoint, store, "predict"):
         for classes, confidences in predicted:
             histogram.update(sample(classes), sample(confidences))
     processes.sum(histogram.counts)
@@ -69,9 +68,9 @@ def label(setting, names, store, checkpoint, previous, rules):
     thresholds = histogram.thresholds(rules.ratio)
 
     limits, counts = torch.from_numpy(thresholds).to(device), np.zeros(4, np.int64)
-    current = predictions(setting, names, checkpoint, store, "threshold and merge")
+    current = predictions(setting, samples, checkpoint, store, "threshold and merge")
     if previous is not None:
-        before = predictions(setting, names, *previous, "predict with the previous network", rules.previous_statistics)
+        before = predictions(setting, samples, *previous, "predict with the previous network", rules.previous_statistics)
     with ThreadPoolExecutor() as pool:
         written = []
         for batch, predicted in current:
@@ -95,7 +94,7 @@ def label(setting, names, store, checkpoint, previous, rules):
     return thresholds, dict(zip(("before", "after", "changed"), (share / pixels for share in shares)))
 
 
-def predictions(setting, names, checkpoint, store, title, statistics=RUNNING):
+def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
     """What the network in the file ``checkpoint`` predicts: yields (names of a batch, for each of its images the pair
     (winning classes (H, W) uint8, confidences (H, W) float32, as their codes hold them)).
 
@@ -103,11 +102,11 @@ def predictions(setting, names, checkpoint, store, title, statistics=RUNNING):
     image is computed in the same company whatever an interruption has left. ``store`` may be None.
     """
     data, machine = setting.data, setting.machine
-    batches = machine.whole_batches(len(names))
+    batches = machine.whole_batches(len(samples))
     if statistics == BATCH:
         store = None
     missing = [batch for batch in batches
-               if store is None or not all(store.logits_path(names[index]).is_file() for index in batch)]
+               if store is None or not all(store.logits_path(samples[index].name).is_file() for index in batch)]
     fresh, test_size = iter(missing), data.spec.test_size
     if missing:
         model, _ = setting.network.build(machine.device, checkpoint)
@@ -115,13 +114,13 @@ def predictions(setting, names, checkpoint, store, title, statistics=RUNNING):
             forward = network_maps(model.train(), setting.network.input_format, machine.precision)
         else:
             forward = machine.forward(machine.ready(model.eval(), training=False), setting.network.input_format)
-        fresh = iter(machine.loader(data.whole_images(names, UNLABELED), datasets.collate_whole, batch_sampler=missing))
+        fresh = iter(machine.loader(datasets.WholeImages(data.spec, samples), datasets.collate_whole, batch_sampler=missing))
         title = f"{title} ({Path(checkpoint).name})"
     to_predict = {batch[0] for batch in missing}
     with ThreadPoolExecutor() as pool:
         written = []
         for batch in progress_bar(title, "batch")(batches):
-            its_names = [names[index] for index in batch]
+            its_names = [samples[index].name for index in batch]
             list(written)
             if batch[0] in to_predict:
                 images, _, _, sizes = next(fresh)

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader  # noqa: E402
 from data import datasets, lists  # noqa: E402
 from data.batches import whole_batches  # noqa: E402
 from data.sizes import largest_size  # noqa: E402
-from data.specs import load_spec, resolve_root  # noqa: E402
+from data.lists import Sample  # noqa: E402
+from data.specs import UNLABELED, load_spec, resolve_root  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from dmt.prediction import Forward  # noqa: E402
 from models import BACKBONES, deeplab_v2  # noqa: E402
@@ -68,7 +69,7 @@ def _own_gpu(device, processes):
 
 
 class Data:
-    """One dataset on this machine: its spec, root and lists, and loaders over them.
+    """One dataset on this machine: its spec, and the images of its lists.
 
     ``crop`` and ``test_size`` (height, width) replace the spec's when given; ``lists_dir`` is the folder of the split
     lists when they are not inside the dataset.
@@ -84,33 +85,27 @@ class Data:
             if lists_dir else self.spec
 
     def labeled(self, split, split_id):
-        """Names of the labelled images of a split."""
-        return lists.labeled_names(self._listed, self.root, split, split_id)
+        """The ``data.lists.Sample``s of the labelled images of a split."""
+        return self.samples(lists.labeled_names(self._listed, self.root, split, split_id), "train")
 
     def unlabeled(self, split, split_id):
-        """Names of the unlabelled images of a split; an error when it has none."""
+        """The samples of the unlabelled images of a split, without masks; an error when it has none."""
         names = lists.unlabeled_names(self._listed, self.root, split, split_id)
         if not names:
             raise UserError(f"--train-set {split} has no unlabelled images; choose another split, "
                             "or --state=2 for supervised training")
-        return names
+        return self.samples(names, UNLABELED)
 
     def validation(self, tiny=False):
-        """Names of the validation images, or of the short list."""
+        """The samples of the validation images, or of the short list."""
         path = self.spec.list_path(self.root, "valtiny.txt") if tiny else lists.find_validation_list(self.spec, self.root)
-        return lists.read_list(path, self.spec, self.root)
+        return self.samples(lists.read_list(path, self.spec, self.root), "val")
 
-    def images(self, names, subset="train"):
-        """Paths of the images of ``names``; ``subset`` is train, val or unlabeled."""
-        return [self.spec.image_path(self.root, name, subset) for name in names]
-
-    def pairs(self, names, subset="train"):
-        """(image path, mask path) of ``names``."""
-        return list(zip(self.images(names, subset), [self.spec.label_path(self.root, name, subset) for name in names]))
-
-    def whole_images(self, names, subset="train", labels=False):
-        """The ``data.datasets.WholeImages`` of ``names`` at test size."""
-        return datasets.WholeImages(self.spec, self.root, names, subset, self.spec.test_size, labels)
+    def samples(self, names, subset):
+        """The samples of images by name; ``subset`` is train, val or ``UNLABELED`` (without masks)."""
+        spec, root = self.spec, self.root
+        return [Sample(name, spec.image_path(root, name, subset),
+                       None if subset == UNLABELED else spec.label_path(root, name, subset)) for name in names]
 
 
 @dataclass(frozen=True)
@@ -152,13 +147,13 @@ class Machine:
         return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=datasets.start_worker,
                           pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
 
-    def validator(self, data, names, input_form, progress=iter, see=None):
-        """A function model -> ConfusionMatrix over the validation images ``names``; its loader is kept between calls.
+    def validator(self, data, samples, input_form, progress=iter, see=None):
+        """A function model -> ConfusionMatrix over the validation images ``samples``; its loader is kept between calls.
 
         ``see`` is shown every image that this process evaluates (see ``dmt.evaluation.evaluate``).
         """
-        loader = self.loader(data.whole_images(names, "val", labels=True), datasets.collate_whole,
-                             batch_sampler=self.whole_batches(len(names)))
+        loader = self.loader(datasets.WholeImages(data.spec, samples), datasets.collate_whole,
+                             batch_sampler=self.whole_batches(len(samples)))
         forwards = {}  # kept like the loader, for what has been recorded
 
         def validate(model):

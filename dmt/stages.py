@@ -14,7 +14,6 @@ from pathlib import Path
 
 
 from data import batches, datasets, images
-from data.specs import UNLABELED
 from data.lists import names_digest
 from data.store import PseudoLabelStore
 from dmt import collapse, labeling, training
@@ -82,36 +81,35 @@ class Training:
 def train(setting, plan):
     """Run the stage ``plan`` (a ``Training``) unless it is finished. Raises ``Interrupted`` when a signal stopped it."""
     data = setting.data
-    names, pseudo_names, store, manifest = data.labeled(*setting.split), [], None, None
-    val_names = data.validation(plan.tiny_validation)
-    lists = {"labeled": names, "validation": val_names}
+    labeled, pseudo, store, manifest = data.labeled(*setting.split), [], None, None
+    validation = data.validation(plan.tiny_validation)
+    lists = {"labeled": labeled, "validation": validation}
     if plan.batch_pseudo is not None:
-        pseudo_names = data.unlabeled(*setting.split)
+        pseudo = data.unlabeled(*setting.split)
         if plan.recipe.online is None:
             store = PseudoLabelStore(plan.pseudo_dir)
-            manifest = _labels_of(setting, store, pseudo_names)
+            manifest = _labels_of(setting, store, pseudo)
         else:
-            lists["unlabeled"] = pseudo_names
+            lists["unlabeled"] = pseudo
     fingerprint = _fingerprint(setting, plan, manifest, lists)
     processes = setting.machine.processes
     processes.agree(json.dumps(fingerprint, sort_keys=True), f"the numbers, lists or files of {plan.name}")
 
     def check():
         if store is not None:
-            missing = [path for path in map(store.label_path, pseudo_names) if not path.is_file()]
+            missing = [path for path in (store.label_path(sample.name) for sample in pseudo) if not path.is_file()]
             if missing:
                 raise UserError(f"the pseudo label {missing[0]} is missing; run the labelling again")
-        images.check_present(data.images(pseudo_names, UNLABELED))
-        images.check_pairs(data.spec, data.pairs(names))
-        images.check_pairs(data.spec, data.pairs(val_names, "val"))
+        images.check_present(pseudo)
+        images.check_pairs(data.spec, labeled)
+        images.check_pairs(data.spec, validation)
 
     with processes.held_by_first(lambda: Stage(plan.output_dir, plan.name)) as stage:
         result = processes.first(lambda: stage.result(fingerprint)) if plan.save and not plan.redo else None
         if result is None:
             processes.first(check)
-            dataset = datasets.TrainingImages(data.spec, data.root, data.spec.crop, plan.seed, names, pseudo_names,
-                                              store, augment_pseudo=plan.augment_pseudo)
-            result = _run(setting, plan, stage, dataset, val_names, fingerprint)
+            dataset = datasets.TrainingImages(data.spec, plan.seed, labeled, pseudo, store, plan.augment_pseudo)
+            result = _run(setting, plan, stage, dataset, validation, fingerprint)
             print(f"{plan.name}: best validation mIoU {100 * result['miou']:.2f} % at step {result['step']}")
         else:
             print(f"{plan.name}: already finished, mIoU {100 * result['miou']:.2f} %")
@@ -120,10 +118,10 @@ def train(setting, plan):
             setting.on_collapse(fallen)
 
 
-def _labels_of(setting, store, names):
-    """The manifest of ``store``, if it is whole and of the unlabelled images ``names``; ``UserError`` otherwise."""
+def _labels_of(setting, store, samples):
+    """The manifest of ``store``, if it is whole and of the unlabelled ``samples``; ``UserError`` otherwise."""
     manifest, (split, split_id), dataset = store.read_manifest(), setting.split, setting.data.spec.name
-    if manifest.get("dataset") != dataset or manifest.get("names_sha256") != names_digest(names):
+    if manifest.get("dataset") != dataset or manifest.get("names_sha256") != names_digest(samples):
         raise UserError(f"the pseudo labels in {store.folder} are of {manifest.get('dataset')}, split "
                         f"{manifest.get('split')}, id {manifest.get('split_id')}, not of {dataset}, split {split}, "
                         f"id {split_id}; label this split or correct --pseudo-dir")
@@ -135,7 +133,7 @@ def _steps(plan, dataset, processes):
     kinds = [(datasets.PSEUDO, plan.batch_pseudo)] if plan.batch_pseudo is not None else []
     if plan.batch_labeled:
         kinds.append((datasets.LABELED, plan.batch_labeled))
-    streams = [batches.Stream(kind, len(dataset.names[kind]), size, plan.seed) for kind, size in kinds]
+    streams = [batches.Stream(kind, len(dataset.samples[kind]), size, plan.seed) for kind, size in kinds]
     return batches.Steps(streams, plan.epochs, plan.accumulate, processes.rank, processes.size)
 
 
@@ -150,7 +148,7 @@ def _check_parts(steps, crop, stride):
                         "last batch has more")
 
 
-def _run(setting, plan, stage, dataset, val_names, fingerprint):
+def _run(setting, plan, stage, dataset, validation, fingerprint):
     """Train from the beginning, or from where an interrupted training of the stage stopped; returns its result."""
     machine, network, processes = setting.machine, setting.network, setting.machine.processes
     steps = _steps(plan, dataset, processes)
@@ -172,8 +170,8 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     state = processes.first(begin)
     step = state["step"] if state else 0
     board = stage.tensorboard(step) if processes.is_first else None
-    view = LiveView(board, setting.data.spec, spread(len(val_names), _SHOWN))
-    validate = machine.validator(setting.data, val_names, network.input_format, progress_bar("validate", "batch"),
+    view = LiveView(board, setting.data.spec, spread(len(validation), _SHOWN))
+    validate = machine.validator(setting.data, validation, network.input_format, progress_bar("validate", "batch"),
                                  view.see)
     trainer = Trainer(model, plan.recipe, machine, network.input_format, Counts(model.num_classes, machine.device))
     records = Records(trainer, steps, stage, network.describe(fingerprint), fingerprint, view, setting.on_collapse,
@@ -183,7 +181,7 @@ def _run(setting, plan, stage, dataset, val_names, fingerprint):
     loader = progress_bar(f"train {plan.name}", "step")(
         machine.loader(dataset, dataset.collate, batch_sampler=steps))
     asked = _listen(processes)
-    print(f"{plan.name}: {len(dataset.names['labeled'])} labelled and {len(dataset.names['pseudo'])} pseudo-labelled "
+    print(f"{plan.name}: {len(dataset.samples['labeled'])} labelled and {len(dataset.samples['pseudo'])} pseudo-labelled "
           f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
           + (f", {processes.size} processes" if processes.size > 1 else "")
           + (f", batches in {plan.accumulate} parts" if plan.accumulate > 1 else "")
@@ -243,7 +241,7 @@ def _fingerprint(setting, plan, manifest, lists):
             "no_aug": not plan.augment_pseudo},
         "network": setting.network.identity(), "precision": machine.precision.kind, "device": machine.device.type,
         "dataset": {**dataclasses.asdict(setting.data.spec), "root": None, "lists_root": None},
-        "lists": {f"{name}_names": names_digest(names) for name, names in lists.items()},
+        "lists": {f"{name}_names": names_digest(samples) for name, samples in lists.items()},
         "start": sha256(plan.start) if plan.start else weights, "pseudo_labels": manifest}))
 
 
@@ -253,43 +251,43 @@ def label(setting, folder, checkpoint, old, rules, redo=False):
     ``rules`` are the ``dmt.labeling.LabelingRules``.
     """
     data, machine, began = setting.data, setting.machine, time.monotonic()
-    processes, names = machine.processes, data.unlabeled(*setting.split)
-    processes.first(lambda: images.check_present(data.images(names, UNLABELED)))
+    processes, samples = machine.processes, data.unlabeled(*setting.split)
+    processes.first(images.check_present, samples)
     processes.first(make_folder, folder)
     if rules.previous_statistics == labeling.BATCH and max(data.spec.test_size) <= setting.network.traits.output_stride:
         raise UserError("--previous-statistics batch: this --test-size leaves one feature an image, but batch "
                         "normalization needs two; give a larger one")
     store = PseudoLabelStore(folder, data.spec.palette)
-    source = {**setting.source(), "names_sha256": names_digest(names), "batch_size": machine.batch_size}
+    source = {**setting.source(), "names_sha256": names_digest(samples), "batch_size": machine.batch_size}
     sources = {file: {**source, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
     expected = {**sources[checkpoint], "rules": rules.values(), "previous": old and old.name,
                 "previous_sha256": old and sources[old]["checkpoint_sha256"]}
     processes.agree(expected, f"the numbers, lists or files of the labelling in {folder}")
 
     with processes.held_by_first(lambda: locked(folder / ".lock", f"the folder of pseudo labels {folder}")):
-        shares = None if redo else processes.first(_finished_labeling, store, expected, names)
+        shares = None if redo else processes.first(_finished_labeling, store, expected, samples)
         done = shares is not None
         if not done:
             processes.first(store.begin, sources[checkpoint], redo)
             previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
             try:
-                thresholds, shares = labeling.label(setting, names, store, checkpoint, previous, rules)
+                thresholds, shares = labeling.label(setting, samples, store, checkpoint, previous, rules)
             except KeyboardInterrupt:
                 print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with them",
                       file=sys.stderr)
                 raise
             processes.each_machine(sync)  # all is on the disks when the manifest says so
-            manifest = {**expected, "checkpoint": checkpoint.name, "images": len(names), "labeled_share": shares,
+            manifest = {**expected, "checkpoint": checkpoint.name, "images": len(samples), "labeled_share": shares,
                         "thresholds": [float(value) for value in thresholds]}
             processes.first(write_json, folder / "timing.json", {  # the manifest has to stay the same bytes
-                "seconds": round(time.monotonic() - began, 2), "images": len(names), **peak_memory(machine.device)})
+                "seconds": round(time.monotonic() - began, 2), "images": len(samples), **peak_memory(machine.device)})
             processes.first(store.write_manifest, manifest)
     ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
-    print(f"{'already labelled:' if done else 'labelled'} {len(names)} images in {folder}: "
+    print(f"{'already labelled:' if done else 'labelled'} {len(samples)} images in {folder}: "
           f"{100 * shares['before']:.2f} % of the pixels{ple}")
 
 
-def _finished_labeling(store, expected, names):
+def _finished_labeling(store, expected, samples):
     """The shares of labelled pixels when ``store`` holds the finished labelling ``expected``, else None.
 
     Says on standard output why a labelling that had finished is made anew, or which of its files are damaged.
@@ -299,7 +297,7 @@ def _finished_labeling(store, expected, names):
     try:
         manifest = store.read_manifest()
         reason = difference({key: manifest.get(key) for key in expected}, expected)
-        damaged = [] if reason else store.damaged(names)
+        damaged = [] if reason else store.damaged([sample.name for sample in samples])
         if damaged:
             reason = f"{damaged[0]} is missing or damaged" + (f" and {len(damaged) - 1} more" if damaged[1:] else "")
     except UserError as error:

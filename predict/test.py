@@ -18,29 +18,29 @@ COLUMNS = ("A", "B")
 ENSEMBLE = "A+B"
 
 
-def test(data, names, network, machine):
-    """The ``ConfusionMatrix`` of each member of ``network`` over the validation images ``names``, and of all together.
+def test(data, samples, network, machine):
+    """The ``ConfusionMatrix`` of each member of ``network`` over the validation images ``samples``, and of all together.
 
     ``network`` is a ``predict.network.Ensemble`` of one or two, ``data`` and ``machine`` are those of ``dmt.session``.
     Returns a dict with the keys A, B and A+B, or A alone. Under the papers' protocol labels have the geometry of the
     test size, and each member gets the very number of its validation in training; else labels have their own size. The
     machine's processes share the images. Raises ``UserError``.
     """
-    images.check_pairs(data.spec, data.pairs(names, "val"))
+    images.check_pairs(data.spec, samples)
     papers = network.protocol.kind == PAPERS
     resized = data.spec.test_size if papers and data.spec.test_by == "resize" else None
-    judged = datasets.JudgedImages(data.spec, data.root, names, resized)
-    samples = machine.loader(judged, datasets.as_is, batch_size=None)
+    judged = datasets.JudgedImages(data.spec, samples, resized)
+    loader = machine.loader(judged, datasets.as_is, batch_size=None)
     count = len(network.members)
     choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}
     if count > 1:
         choices[ENSEMBLE] = tuple(range(count))
     matrices = {name: ConfusionMatrix(data.spec.num_classes) for name in choices}
     # Every process looks at every image, so that groups are formed as by one, and predicts some of the groups.
-    predicted = network.predict_all((((name, label), image) for name, image, label in samples),
+    predicted = network.predict_all((((name, label), image) for name, image, label in loader),
                                     choices=list(choices.values()), batch_size=machine.batch_size, failed=_fail,
                                     share=machine.processes.share)
-    for (_, label), _, decisions in progress_bar("test", "image", len(names) // machine.processes.size)(predicted):
+    for (_, label), _, decisions in progress_bar("test", "image", len(samples) // machine.processes.size)(predicted):
         label = torch.from_numpy(label).to(decisions[0].classes.device, non_blocking=True)
         for matrix, decision in zip(matrices.values(), decisions):
             matrix.update(label, decision.classes)
@@ -90,7 +90,7 @@ def _percent(value):
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
-def write_results(path, data, names, network, matrices):
+def write_results(path, data, samples, network, matrices):
     """Write everything that the table shows, and where it comes from, as JSON; fractions, null where nothing counts."""
     results = {}
     for name, matrix in matrices.items():
@@ -100,7 +100,7 @@ def write_results(path, data, names, network, matrices):
     networks = {name: {"file": str(member.path), "sha256": sha256(member.path),
                        "input_format": member.description.input_format.name}
                 for name, member in zip(COLUMNS, network.members)}
-    write_json(path, {"dataset": data.spec.name, "images": len(names), "names_sha256": names_digest(names),
+    write_json(path, {"dataset": data.spec.name, "images": len(samples), "names_sha256": names_digest(samples),
                       "class_names": list(data.spec.class_names), "protocol": network.protocol.values(), "networks": networks,
                       "results": results, "software": software()})
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from data import images
 from data.lists import read_list
-from data.specs import load_spec
-from dmt.check import Plan, Report, Subset, check, disk_bytes, print_report
+from data.specs import UNLABELED, load_spec
+from dmt.check import LABELLED, UNLABELLED, VALIDATION, Plan, Report, Subset, check, disk_bytes, print_report
 from dmt.memory import memory_bytes
 from dmt.session import Data
 from utils.errors import UserError
@@ -24,11 +24,15 @@ SMALL = Plan("runs", backbone="small", batch_size=2, batch_size_labeling=2)
 
 def subsets(root):
     """The lists of split 8 and the validation list, as a run would read them."""
-    def read(name):
-        return lambda: read_list(root / LISTS / name)
-    return {"labeled": Subset(read("8_labeled_0.txt")),
-            "unlabeled": Subset(read("8_unlabeled_0.txt"), labelled=False),
-            "validation": Subset(read("val.txt"), folder="val")}
+    return {"labeled": listed(root, root / LISTS / "8_labeled_0.txt"),
+            "unlabeled": listed(root, root / LISTS / "8_unlabeled_0.txt", UNLABELLED),
+            "validation": listed(root, root / LISTS / "val.txt", VALIDATION)}
+
+
+def listed(root, path, kind=LABELLED, dataset="shapes"):
+    """The images that a list names, as a subset of that kind."""
+    folder = {LABELLED: "train", VALIDATION: "val", UNLABELLED: UNLABELED}[kind]
+    return Subset(lambda: Data(dataset, root).samples(read_list(path), folder), kind)
 
 
 def run(root, tmp_path, lists=None, plan=SMALL, dataset="shapes", **options):
@@ -71,7 +75,7 @@ def test_classes_that_no_labelled_mask_has_are_named(shapes_root, tmp_path):
     assert len(warnings) == bool(lacking) and all(name in warnings[0] for name in lacking)
     one = read_list(shapes_root / LISTS / "8_labeled_0.txt")[:1]
     there = set(masks(shapes_root, "8_labeled_0.txt")[0].ravel().tolist())
-    warning, = run(shapes_root, tmp_path, lists={"half": Subset(lambda: one)}).warnings
+    warning, = run(shapes_root, tmp_path, lists={"half": Subset(lambda: Data("shapes", shapes_root).samples(one, "train"), LABELLED)}).warnings
     named = warning.split(" pixel of ")[1].split(";")[0].split(", ")
     assert named == [name for index, name in enumerate(SPEC.class_names) if index not in there] and "half" in warning
 
@@ -129,7 +133,7 @@ def test_a_list_that_cannot_be_read_is_one_finding_of_several(own_shapes, tmp_pa
 
 def test_halves_of_a_split_may_share_images(shapes_root, tmp_path):
     lists = subsets(shapes_root)
-    lists["labeled-l"] = Subset(lists["labeled"].read)
+    lists["labeled-l"] = lists["labeled"]
     assert run(shapes_root, tmp_path, lists=lists).errors == []
 
 
@@ -179,8 +183,8 @@ def test_a_validation_set_without_a_label_is_an_error(own_shapes, tmp_path, comm
 
 
 def test_city_layout_resizes_images_of_any_size(city_root, tmp_path):
-    lists = {"train": Subset(lambda: read_list(city_root / "data_lists" / "train.txt")),
-             "validation": Subset(lambda: read_list(city_root / "data_lists" / "val.txt"), folder="val")}
+    lists = {"train": listed(city_root, city_root / "data_lists" / "train.txt", dataset="city"),
+             "validation": listed(city_root, city_root / "data_lists" / "val.txt", VALIDATION, "city")}
     report = run(city_root, tmp_path, lists, dataset="city")  # images of 64 x 128, test size 65 x 65
     assert report.errors == [] and report.table[1].startswith("validation: 6 images, 128 pixels wide and 64 high")
 

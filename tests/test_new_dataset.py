@@ -49,7 +49,7 @@ def check(spec, names):
     """All images and masks of ``names`` open, by the paths that a stage would take."""
     from data import images
     data = Data(spec, None)
-    images.check_pairs(data.spec, data.pairs(names))
+    images.check_pairs(data.spec, data.samples(names, "train"))
     return data
 
 
@@ -76,9 +76,9 @@ def test_two_folders_and_a_pool(tmp_path, make):
     assert train == labeled and len(validation) == 1 and sorted(train + validation) == ["00", "01", "02", "03", "04"]
     assert unlabeled == ["03", "05", "06", "07", "08", "09", "a/x"]
     data = check("datasets/field/dataset.yaml", train + validation)
-    assert [path.name for path in data.images(unlabeled, UNLABELED)] == [
+    assert [sample.image.name for sample in data.samples(unlabeled, UNLABELED)] == [
         "03.bmp", "05.JPG", "06.png", "07.JPG", "08.png", "09.JPG", "x.webp"]
-    assert data.unlabeled("all", "0") == unlabeled
+    assert [sample.name for sample in data.unlabeled("all", "0")] == unlabeled
     for words in ("10 in field/photos", "1 files that are no images, as Thumbs.db", "5 in field/labels, called NAME_mask; 5 images have "
                                                                  "none",
                   "20 to 32 pixels, median 32", "5 palette", "255       5        25.00  ignored", "2 weed",
@@ -161,7 +161,7 @@ def test_several_pools_with_one_name(tmp_path, make):
     spec = load_spec("datasets/d/dataset.yaml")
     (unlabeled,) = lists_of(tmp_path / "datasets/d", "all_unlabeled_0")
     assert unlabeled == ["p/x", "p/y", "q/x", "x"]
-    paths = Data("datasets/d/dataset.yaml", None).images(unlabeled, UNLABELED)
+    paths = [sample.image for sample in Data("datasets/d/dataset.yaml", None).samples(unlabeled, UNLABELED)]
     assert [str(path.relative_to(spec.root)) for path in paths] == ["p/x.jpg", "p/y.jpg", "q/x.jpg", "i/x.jpg"]
 
 

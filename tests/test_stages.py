@@ -1,5 +1,6 @@
 """The stages through the real command line, on tiny data: the released flags, the whole chain, and the same bits twice."""
 
+import dataclasses
 import json
 import shutil
 
@@ -163,14 +164,15 @@ def test_previous_statistics_of_each_batch_are_those_of_train_mode(shapes_root, 
 def plain_predictions(root, checkpoint, batch_size, training=False):
     """{name: (classes, confidences)} of the unlabelled images: the network, upsampling, float32 softmax."""
     from data.datasets import WholeImages, collate_whole
-    from data.lists import read_list
+    from data.lists import Sample, read_list
     from data.specs import load_spec
     from models import deeplab_v2
     from models.input_format import input_format
     names = read_list(root / "ImageSets/Segmentation/8_unlabeled_0.txt")
     model = deeplab_v2(8, "small").train(training)
     model.load_state_dict(tensors(checkpoint))
-    data = WholeImages(load_spec("shapes"), root, names, "train", (65, 65), labels=False)
+    spec = dataclasses.replace(load_spec("shapes"), test_size=(65, 65))
+    data = WholeImages(spec, [Sample(name, spec.image_path(root, name), None) for name in names])
     found = {}
     for start in range(0, len(names), batch_size):
         images, _, indices, sizes = collate_whole([data[i] for i in range(start, min(start + batch_size, len(names)))])

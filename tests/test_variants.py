@@ -1,5 +1,6 @@
 """The variants of the papers' ablations: hand-computed weights, labels and gradients, and the real command line."""
 
+import dataclasses
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import time
 import pytest
 import torch
 
+from data.lists import Sample
 from data.datasets import TrainingImages
 from data.specs import load_spec
 from dmt.loss import ON_STUDENT_WIN, DynamicMutualLoss, pixel_weights
@@ -127,7 +129,8 @@ def test_unlabelled_images_are_read_without_masks(own_shapes):
         mask.unlink()
     name = next((own_shapes / "JPEGImages").iterdir()).stem
     crop = (129, 129)  # larger than any scaled image, so that there is padding
-    image, label, grey = TrainingImages(spec, own_shapes, crop, 1, [], [name])["pseudo", 0, 0]
+    sample = Sample(name, spec.image_path(own_shapes, name), None)
+    image, label, grey = TrainingImages(dataclasses.replace(spec, crop=crop), 1, [], [sample])["pseudo", 0, 0]
     padding = label == 255
     assert set(label[~padding].tolist()) == {0} and padding.any() and not padding.all() and not grey.any()
     assert not image[padding].any() and image.shape == (*crop, 3)
