@@ -3,36 +3,31 @@
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# Threads that spin while they wait make a busy machine ten times slower; OpenMP reads this when torch loads it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for large tensors: a step takes a tenth less on a CPU
+import cv2
+import torch
+from torch.utils.data import DataLoader
 
-import cv2  # noqa: E402
-import torch  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
-
-from data import datasets, lists  # noqa: E402
-from data.batches import whole_batches  # noqa: E402
-from data.sizes import largest_size  # noqa: E402
-from data.lists import Sample  # noqa: E402
-from data.specs import UNLABELED, load_spec, resolve_root  # noqa: E402
-from dmt.evaluation import evaluate  # noqa: E402
-from dmt.prediction import Forward  # noqa: E402
-from models import BACKBONES, deeplab_v2  # noqa: E402
-from models.deeplab import traits  # noqa: E402
-from models.description import Description, network_values, recognized, said, said_format  # noqa: E402
-from models.encoder import check_size  # noqa: E402
-from models.input_format import COCO, InputFormat  # noqa: E402
-from models.weights import load_imagenet_weights  # noqa: E402
-from utils.checkpoints import load_checkpoint, load_model  # noqa: E402
-from utils.distributed import ALONE  # noqa: E402
-from utils.errors import UserError  # noqa: E402
-from utils.runs import software  # noqa: E402
+from data import datasets, lists
+from data.batches import whole_batches
+from data.sizes import largest_size
+from data.lists import Sample
+from data.specs import UNLABELED, load_spec, resolve_root
+from dmt.evaluation import evaluate
+from dmt.prediction import Forward
+from models import BACKBONES, deeplab_v2
+from models.deeplab import traits
+from models.description import Description, network_values, recognized, said, said_format
+from models.encoder import check_size
+from models.input_format import COCO, InputFormat
+from models.weights import load_imagenet_weights
+from utils.checkpoints import load_checkpoint, load_model
+from utils.distributed import ALONE
+from utils.errors import UserError
+from utils.runs import software
 
 
 def choose_device(name=None, processes=ALONE):

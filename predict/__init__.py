@@ -5,7 +5,7 @@
     classes, confidence = network.predict("photo.jpg")
 """
 
-import dmt.session  # noqa: F401 - says how torch's threads wait, which torch reads when it is loaded
+import dmt  # noqa: F401 - says how torch's threads wait, which torch reads when it is loaded
 from predict.network import load
 
 __all__ = ["load"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import main  # noqa: E402
+from job import Job  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from tests.cpu_batch_norm import converted, over_gloo  # noqa: E402
@@ -22,7 +22,7 @@ from utils.options import parse_options  # noqa: E402
 
 def stage(processes, *line):
     """Label or train."""
-    job = main.Job(parse_options(line), processes)
+    job = Job(parse_options(line), processes)
     if job.options.labeling:
         job.label()
     else:
@@ -31,7 +31,7 @@ def stage(processes, *line):
 
 def confusion(processes, path, *line):
     """Writes the confusion matrix of the stage's checkpoint on the validation set."""
-    job = main.Job(parse_options(line), processes)
+    job = Job(parse_options(line), processes)
     model, _ = job.network.build(job.machine.device, Path(job.options.continue_from))
     matrix = job.machine.validator(job.data, job.data.validation(), job.network.input_format)(model).matrix
     if processes.is_first:

@@ -14,7 +14,7 @@ from utils import checkpoints, json_lines
 from utils.errors import UserError
 from utils.files import locked, make_folder, read_json, remove_left_overs, replacing, sha256, write_json, write_text
 
-_CODE = ("main.py", "dmt", "models", "data", "utils")  # what a result depends on
+_CODE = ("main.py", "job.py", "dmt", "models", "data", "utils")  # what a result depends on
 
 
 class Stage:
