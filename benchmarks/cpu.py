@@ -156,12 +156,12 @@ class Rounds:
 
         def run_plainly(kind):
             for number in passes:
-                for index, name in enumerate(ours.names[kind]):
-                    image = plain.read_image(self.spec.image_path(self.root, name))
+                for index, sample in enumerate(ours.samples[kind]):
+                    image = plain.read_image(sample.image)
                     if kind == datasets.PSEUDO:
-                        labels, confidence = plain.read_pseudo_label(self.folder / "plain" / f"{name}.npy")
+                        labels, confidence = plain.read_pseudo_label(self.folder / "plain" / f"{sample.name}.npy")
                     else:
-                        labels, confidence = plain.read_mask(self.spec.label_path(self.root, name)), None
+                        labels, confidence = plain.read_mask(sample.mask), None
                     rng = generator(1, "augmentation of labeled images", number, index)
                     window = transforms.draw_window(rng, image.shape[1:], crop)
                     plain.augment(image, labels, confidence, window, crop, coco=True)

@@ -28,19 +28,18 @@ def whole_files(folder):
     from data import images
     from data.lists import read_list
     from data.specs import BUILT_IN, load_spec
-    from data.store import Prediction, PseudoLabelStore
+    from data.store import PseudoLabelStore
     from predict.onnx import OnnxNetwork
-    from utils.checkpoints import load, load_sealed, save_safetensors, save_sealed
-    from utils.files import read_sealed_json, write_sealed_json
+    from utils.checkpoints import load, save_safetensors
+    from utils.files import read_json, write_json
 
     spec = load_spec("shapes")
     store = PseudoLabelStore(folder / "store", spec.palette)
     labels = np.random.default_rng(0).integers(0, 8, (24, 31)).astype(np.uint8)
-    store.write_pseudo_label("x", labels, np.full(labels.shape, 30000, np.uint16))
-    store.write_logits("x", Prediction(np.zeros((8, 4, 4), np.uint16), (24, 31), (4, 4)))
+    store.write_label("x", labels, np.full(labels.shape, 200, np.uint8))
+    store.write_logits("x", np.zeros((8, 4, 4), np.uint16), (24, 31), (4, 4))
     store.write_manifest({"dataset": "shapes"})
-    save_sealed(folder / "state.sealed", {"a": torch.zeros(3)})
-    write_sealed_json(folder / "result.json", {"miou": 0.5})
+    write_json(folder / "result.json", {"miou": 0.5})
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (24, 31, 3)).astype(np.uint8))
     files = {}
     for suffix in ("JPEG", "PNG", "TIFF", "WEBP", "BMP"):
@@ -64,10 +63,9 @@ def whole_files(folder):
             "checkpoint": (checkpoint.getvalue(), load),
             "safetensors": ((folder / "whole.safetensors").read_bytes(), load),
             "ONNX": (onnx_file(), OnnxNetwork),
-            "state": ((folder / "state.sealed").read_bytes(), load_sealed),
-            "result": ((folder / "result.json").read_bytes(), read_sealed_json),
-            "pseudo label": (label.read_bytes(), through_store(label, lambda: store.read_pseudo_label("x"))),
-            "confidence": (grey.read_bytes(), through_store(grey, lambda: store.read_pseudo_label("x"))),
+            "result": ((folder / "result.json").read_bytes(), read_json),
+            "pseudo label": (label.read_bytes(), through_store(label, lambda: store.read_label("x"))),
+            "confidence": (grey.read_bytes(), through_store(grey, lambda: store.read_label("x"))),
             "prediction": (logits.read_bytes(), through_store(logits, lambda: store.read_logits("x"))),
             "manifest": ((store.folder / "manifest.json").read_bytes(),
                          through_store(store.folder / "manifest.json", store.read_manifest))}
