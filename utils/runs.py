@@ -1,5 +1,6 @@
 """A run is a folder: checkpoints, and per stage its configuration, environment, metrics and TensorBoard events."""
 
+import contextlib
 import json
 import os
 import platform
@@ -10,7 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from utils import checkpoints, json_lines
+import cv2
+import numpy
+import torch
+import torchvision
+
+from utils import checkpoints
 from utils.errors import UserError
 from utils.files import locked, make_folder, read_json, remove_left_overs, replacing, sha256, write_json, write_text
 
@@ -124,38 +130,37 @@ class Stage:
             left_over.unlink(missing_ok=True)
 
     def _log_result(self, miou):
-        with locked(self.output_dir / ".log.lock", "log.txt", wait=True):  # stages may run side by side
-            self._write_log_line(self.output_dir / "log.txt", f"{self.name}: {100 * miou:.4f}")
-
-    def _write_log_line(self, log, line):
-        """Set this stage's line; a line that names no stage of the folder was damaged, and is dropped."""
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-        names = [entry.partition(":")[0] for entry in lines]
-        kept = [line if name == self.name else entry for name, entry in zip(names, lines)
-                if name and (self.output_dir / name.replace("\0", "")).is_dir()]
-        for entry in set(lines) - set(kept):
-            if entry.partition(":")[0] != self.name:
-                print(f"{log}: the line {entry!r} names no stage here; dropped", flush=True)
-        if self.name not in names:
-            kept.append(line)
-        if kept != lines:
-            write_text(log, "\n".join([*kept, ""]))
+        """Set this stage's line in log.txt; stages may run side by side."""
+        log, own = self.output_dir / "log.txt", f"{self.name}: {100 * miou:.4f}"
+        with locked(self.output_dir / ".log.lock", "log.txt", wait=True):
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+            kept = [own if line.startswith(f"{self.name}: ") else line for line in lines]
+            if own not in kept:
+                kept.append(own)
+            if kept != lines:
+                write_text(log, "\n".join([*kept, ""]))
 
     # --- metrics --------------------------------------------------------------------------------------------------
 
     def start_metrics(self, after_step=0):
-        """Begin the metrics file anew, keeping the whole lines of steps up to ``after_step`` (when a training goes on)."""
-        kept = []
-        for number, line, values in json_lines.read(self._metrics) if after_step else ():
-            if values is None:
-                print(f"warning: line {number} of {self._metrics} is damaged; it is left out", file=sys.stderr)
-            elif values["step"] <= after_step:
-                kept.append(line + "\n")
-        write_text(self._metrics, "".join(kept))
+        """Begin the metrics file anew, keeping the lines of steps up to ``after_step`` (when a training goes on).
+
+        A line that a kill has cut off is left out.
+        """
+        kept, path = [], self._metrics
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if after_step and path.is_file() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= after_step:
+                    kept.append(line + "\n")
+        write_text(path, "".join(kept))
 
     def log_metrics(self, **values):
-        """Append one line to metrics.jsonl (see ``utils.json_lines``)."""
-        json_lines.append(self._metrics, {"time": round(time.time(), 3), **values})
+        """Append one line of JSON to metrics.jsonl."""
+        try:
+            with open(self._metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+        except OSError as error:
+            raise UserError(f"{self._metrics} cannot be written: {error.strerror or error}") from error
 
     def tensorboard(self, after_step=0):
         """A ``Board`` in the stage's folder; events after ``after_step`` are dropped."""
@@ -166,43 +171,38 @@ class Board:
     """TensorBoard events. They are a convenience: when they cannot be written, the training goes on without them."""
 
     def __init__(self, folder, after_step):
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not for --help
-        try:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and labelling has no use for it
+        self._writer = None
+        with self._if_possible():
             self._writer = SummaryWriter(str(folder), purge_step=after_step or None)
-        except OSError as error:
-            self._give_up(error)
 
     def add(self, values, step):
         """Add the numbers in the dict ``values`` at ``step``."""
-        if self._writer is None:
-            return
-        try:
-            for name, value in values.items():
+        with self._if_possible():
+            for name, value in values.items() if self._writer else ():
                 if isinstance(value, (int, float)):
                     self._writer.add_scalar(name, value, step)
-        except OSError as error:
-            self._give_up(error)
 
     def picture(self, name, pixels, step):
         """Add the picture ``pixels`` ((H, W, 3) uint8 RGB) at ``step``."""
-        if self._writer is None:
-            return
-        try:
-            self._writer.add_image(name, pixels, step, dataformats="HWC")
-        except OSError as error:
-            self._give_up(error)
+        with self._if_possible():
+            if self._writer:
+                self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self):
         """Write what waits to be written."""
-        if self._writer is not None:
-            try:
+        with self._if_possible():
+            if self._writer:
                 self._writer.close()
-            except OSError as error:
-                self._give_up(error)
 
-    def _give_up(self, error):
-        self._writer = None
-        print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}", file=sys.stderr)
+    @contextlib.contextmanager
+    def _if_possible(self):
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}",
+                  file=sys.stderr)
 
 
 def difference(before, now, name=""):
@@ -218,10 +218,6 @@ def difference(before, now, name=""):
 
 def environment():
     """What a result depends on besides the options: versions, machine, commit and command line."""
-    import cv2
-    import numpy
-    import torch
-
     return {
         **software(), "numpy": numpy.__version__, "opencv": cv2.__version__, "platform": platform.platform(),
         "processors": os.cpu_count(), "threads": torch.get_num_threads(),
@@ -232,8 +228,6 @@ def environment():
 
 def peak_memory(device="cpu"):
     """The most memory so far: {"peak_memory_mb": of this process, "gpu_peak_memory_mb": of torch's tensors, or None}."""
-    import torch
-
     on_gpu = torch.device(device).type == "cuda"
     return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
             "gpu_peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if on_gpu else None}
@@ -245,9 +239,6 @@ def software():
     Other commits leave it as it is, and so do changes of other files: a stage that goes on after one ends with the same
     bytes. The commit is None outside of a git checkout, and ends in "-changed" where the code is not as committed.
     """
-    import torch
-    import torchvision
-
     commit = _git("log", "-1", "--format=%H", "--", *_CODE)
     changed = "-changed" if commit and _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE) else ""
     return {"python": platform.python_version(), "torch": str(torch.__version__),
