@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from data import datasets, lists
 from data.batches import whole_batches
-from data.sizes import largest_size
 from data.lists import Sample
-from data.specs import UNLABELED, load_spec, resolve_root
+from data.sizes import largest_size
+from data.specs import UNLABELED, DatasetSpec, load_spec, resolve_root
 from dmt.evaluation import evaluate
 from dmt.prediction import Forward
 from models import BACKBONES, deeplab_v2
@@ -25,8 +25,9 @@ from models.encoder import check_size
 from models.input_format import COCO, InputFormat
 from models.weights import load_imagenet_weights
 from utils.checkpoints import load_checkpoint, load_model
-from utils.distributed import ALONE
+from utils.distributed import ALONE, Processes
 from utils.errors import UserError
+from utils.precision import Precision
 from utils.runs import software
 
 
@@ -112,12 +113,12 @@ class Machine:
     """
 
     device: torch.device
-    precision: object
+    precision: Precision
     workers: int
     batch_size: int
     compiled: bool = False
     graphs: bool = False
-    processes: object = ALONE
+    processes: Processes = ALONE
 
     def ready(self, model, training=True):
         """``model``, prepared to compute as fast as this machine is to do so.
@@ -188,7 +189,7 @@ class Network:
     backbone: str
     aspp_branches: int
     input_format: InputFormat
-    spec: object
+    spec: DatasetSpec
     output_stride: int | None = None
 
     @property

@@ -20,6 +20,7 @@ from dmt import collapse, labeling, training
 from dmt.live_view import LiveView, spread
 from dmt.loss import STOP
 from dmt.records import Counts, Records
+from dmt.session import Data, Machine, Network
 from dmt.training import Interrupted, Recipe, Trainer
 from models import batch_norm
 from utils.console import progress_bar
@@ -38,9 +39,9 @@ class Setting:
     ``on_collapse`` is called with the message when a collapse is noticed (see ``dmt.collapse``).
     """
 
-    data: object
-    machine: object
-    network: object
+    data: Data
+    machine: Machine
+    network: Network
     split: tuple
     on_collapse: Callable = collapse.stop
 
