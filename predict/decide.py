@@ -27,10 +27,6 @@ class Decision(NamedTuple):
     confidence: torch.Tensor
 
 
-class TooLarge(UserError):
-    """An image does not fit into the memory."""
-
-
 def predict_all(pictures, members, protocol, choices=None, batch_size=8, failed=None, share=iter):
     """Predict ``pictures``, an iterable of pairs (anything, image); yields (anything, image, its ``Decision`` list).
 
@@ -39,52 +35,42 @@ def predict_all(pictures, members, protocol, choices=None, batch_size=8, failed=
     ``failed(anything, error)`` gets one that cannot be predicted even so; without it the ``UserError`` is raised.
     ``share`` picks some of the groups, where several processes divide them.
     """
-    def fails(what, error):
-        if failed is None:
-            raise error
-        failed(what, error)
-
-    def shown():
-        for what, image in pictures:
+    for group in share(grouped(pictures, protocol, batch_size)):
+        waiting = [group]
+        while waiting:
+            part = waiting.pop(0)
             try:
-                tiles(image.shape[:2], protocol)
+                decisions = _predict_group(part, members, protocol, choices, batch_size)
             except UserError as error:
-                fails(what, error)
+                if len(part) > 1:
+                    waiting = [[picture] for picture in part]
+                elif failed is None:
+                    raise
+                else:
+                    failed(part[0][0], error)
             else:
-                yield what, image
-
-    def decided(group):
-        try:
-            decisions = _predict_or_too_large([image for _, image in group], members, protocol, choices, batch_size)
-        except UserError as error:
-            if len(group) == 1:
-                return fails(group[0][0], error)
-            for picture in group:
-                yield from decided([picture])
-        else:
-            yield from ((*picture, made) for picture, made in zip(group, decisions))
-
-    for group in share(grouped(shown(), protocol, batch_size)):
-        yield from decided(group)
+                yield from ((*picture, made) for picture, made in zip(part, decisions))
 
 
-def _predict_or_too_large(images, members, protocol, choices, batch_size):
+def _predict_group(group, members, protocol, choices, batch_size):
+    """``predict``, for which images that do not fit into the memory are a ``UserError``, too."""
+    images = [image for _, image in group]
     canvases = [tile.canvas for image in images for tile in tiles(image.shape[:2], protocol)]
     height, width = max(canvases, key=lambda size: size[0] * size[1])
     at_once = min(batch_size, len(canvases) if protocol.kind == SLIDING else len(images))
     said = f"{at_once} x {height} x {width} pixels at once"
-    advice = "a smaller --window or --batch-size" if protocol.kind == SLIDING else "--protocol sliding"
+    advice = f"give {'a smaller --window or --batch-size' if protocol.kind == SLIDING else '--protocol sliding'}"
     if any(member.device.type == "cpu" for member in members):  # there the system kills a process, without a word
         needed, free = max(map(bytes_a_pixel, members)) * height * width * at_once, _free_memory()
         if needed > free:
-            raise TooLarge(f"{said} need about {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free; give "
-                           f"{advice}")
+            raise UserError(f"{said} need about {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free; "
+                            f"{advice}")
     try:
         return predict(images, members, protocol, choices, batch_size)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
-    raise TooLarge(f"{said} do not fit into the memory; give {advice}")
+    raise UserError(f"{said} do not fit into the memory; {advice}")  # here, where no frame holds what did not fit
 
 
 def bytes_a_pixel(member):

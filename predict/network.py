@@ -65,9 +65,8 @@ class Member:
 
     @functools.cached_property
     def _maps(self):
-        computes = self.network
-        if isinstance(computes, torch.nn.Module):
-            computes = for_inference(computes, self.precision, self.device)
+        module = isinstance(self.network, torch.nn.Module)
+        computes = for_inference(self.network, self.precision, self.device) if module else self.network
         return network_maps(computes, self.description.input_format, self.precision)
 
     def logits(self, images):

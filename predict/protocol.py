@@ -138,11 +138,16 @@ def grouped(pictures, protocol, batch_size):
     """Lists of ``pictures``, pairs of anything and an image, that one batch can hold: their canvases are equal.
 
     At most ``batch_size``, in their order. Images of sliding windows stay alone, since their windows fill batches; large
-    images come in smaller groups. A picture waits for its like only while few others do.
+    images come in smaller groups. A picture waits for its like only while few others do; what is too large for the
+    protocol stays alone.
     """
     waiting = {}
     for picture in pictures:
-        canvases = tuple(tile.canvas for tile in tiles(picture[1].shape[:2], protocol))
+        try:
+            canvases = tuple(tile.canvas for tile in tiles(picture[1].shape[:2], protocol))
+        except UserError:
+            yield [picture]
+            continue
         area = max(height * width for height, width in canvases)
         limit = batch_size  # at test size always, as in validation
         if protocol.kind != PAPERS:

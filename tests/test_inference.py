@@ -255,7 +255,7 @@ def test_what_does_not_fit_together_is_predicted_alone_and_what_never_fits_is_na
                                       batch_size=4, failed=lambda name, error: refused.append((name, str(error)))))
     assert {name for name, _, _ in results} == set(range(5))
     assert refused[0][0] == "large" and "--protocol sliding" in refused[0][1] and len(refused) == 1
-    with pytest.raises(decide.TooLarge):
+    with pytest.raises(UserError):
         list(decide.predict_all([large], [member(cramped(81))], Protocol("original")))
     windows = Protocol("sliding", window=(9, 9))
     assert len(list(decide.predict_all([large], [member(cramped(4 * 81))], windows, batch_size=4))) == 1
@@ -264,5 +264,5 @@ def test_what_does_not_fit_together_is_predicted_alone_and_what_never_fits_is_na
 def test_an_image_that_would_get_the_process_killed_is_refused_before():
     """A map of 10^6 x 10^6 pixels is more than any machine has; the image itself is one number."""
     image = np.broadcast_to(np.uint8(0), (10**6, 10**6, 3))
-    with pytest.raises(decide.TooLarge, match="GB are free; give --protocol sliding"):
+    with pytest.raises(UserError, match="GB are free; give --protocol sliding"):
         list(decide.predict_all([("huge", image)], [member(colours)], Protocol("original")))

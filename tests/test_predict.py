@@ -16,9 +16,12 @@ from data.specs import load_spec
 from models import deeplab_v2
 from models.description import Description
 from models.input_format import COCO, IMAGENET
+from predict import load
+from predict.pictures import write_panel
 from tests.conftest import REPOSITORY
 from tests.test_stages import first_weights
 from tools import predict
+from utils.errors import UserError
 
 SHAPES = load_spec("shapes")
 
@@ -179,16 +182,28 @@ def test_images_that_viewers_turn_are_predicted_as_they_are_stored_with_a_note(r
     assert Image.open(tmp_path / "out/labels/turned.png").size == (30, 20)
 
 
-def test_the_panel_shows_the_first_images_small(run, tmp_path):
-    checkpoint(tmp_path / "net.pt")
+def test_the_panel_shows_the_first_images_with_the_whole_legend(run, tmp_path):
+    voc = load_spec("voc")
+    checkpoint(tmp_path / "net.pt", voc)
     for name, size in (("a", (3, 900)), ("b", (70, 40)), ("c", (9, 9))):
         photo(tmp_path / "in" / f"{name}.png", size)
     status, _, errors = run("--checkpoint", tmp_path / "net.pt", "--out", tmp_path / "out", "--panel=2",
                             "--no-overlays", tmp_path / "in")
     assert (status, errors) == (0, [])
     assert files(tmp_path / "out") == ["labels/a.png", "labels/b.png", "labels/c.png", "panel.png", "predictions.json"]
-    width, height = Image.open(tmp_path / "out/panel.png").size
-    assert 500 < width < 900 and 400 < height < 900  # three columns, two rows
+    panel = np.array(Image.open(tmp_path / "out/panel.png").convert("RGB"))
+    legend = {tuple(color) for color in panel[int(130 * 1.75 * 15 / 8) :].reshape(-1, 3).tolist()}  # below 1/8 and 70/40
+    assert set(map(tuple, voc.palette)) <= legend
+    for edge in (panel[0], panel[-1], panel[:, 0], panel[:, -1]):
+        assert (edge == 255).all()  # nothing is cut off
+
+
+def test_pictures_of_a_panel_leave_no_gaps(tmp_path):
+    black = np.zeros((40, 60, 3), np.uint8)
+    write_panel(tmp_path / "panel.png", {"": [black] * 3, " ": [black] * 3}, ["a name of a class"], [(0, 200, 0)])
+    dark = (np.array(Image.open(tmp_path / "panel.png").convert("RGB")) < 20).all(axis=-1)
+    rows, columns = (np.flatnonzero(dark.mean(axis=axis) > 0.3) for axis in (1, 0))
+    assert dark[rows[0] : rows[-1], columns[0] : columns[-1]].mean() > 0.92
 
 
 def test_ids_of_cityscapes(run, tmp_path):
@@ -238,6 +253,32 @@ def test_networks_of_resized_datasets_see_resized_images(run, tmp_path):
     label = np.array(Image.open(tmp_path / "out/labels/a.png"))
     assert label.shape == (66, 130)
     assert (label.reshape(33, 2, 65, 2) == inner[:, None, :, None]).mean() > 0.8
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_three_lines_of_python(tmp_path):
+    networks = [(checkpoint(tmp_path / "c.pt", seed=1, form=COCO), COCO),
+                (checkpoint(tmp_path / "i.pt", seed=2), IMAGENET)]
+    image = photo(tmp_path / "a.png")
+    one, both = load(tmp_path / "c.pt"), load(tmp_path / "c.pt", tmp_path / "i.pt")
+    assert one.names == SHAPES.class_names and one.palette == SHAPES.palette
+    expected = [probabilities(network, form, image) for network, form in networks]
+    rgb = np.ascontiguousarray(image[..., ::-1])
+    for shown in (tmp_path / "a.png", str(tmp_path / "a.png"), rgb, Image.fromarray(rgb)):
+        for network, said in ((one, expected[0]), (both, sum(expected) / 2)):
+            classes, confidence = network.predict(shown)
+            assert classes.dtype == np.uint8 and confidence.dtype == np.float32
+            np.testing.assert_array_equal(classes, said.argmax(dim=0).numpy())
+            np.testing.assert_allclose(confidence, said.amax(dim=0).numpy(), atol=1e-5)
+    windows = load(tmp_path / "c.pt", protocol="sliding", window=(33, 33), flip=True).predict(rgb)
+    assert [part.shape for part in windows] == [(40, 50)] * 2
+    for wrong in (rgb / 255, rgb[..., 0], None, tmp_path / "gone.png"):
+        with pytest.raises(UserError):
+            one.predict(wrong)
+    with pytest.raises(UserError, match="no network"):
+        load()
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
