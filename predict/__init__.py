@@ -1,7 +1,7 @@
 """Trained networks at work, on images of any size.
 
     from predict import load
-    network = load("runs/demo/demo__p5--l.pt")
+    network = load("runs/demo/demo__p3--l.pt")
     classes, confidence = network.predict("photo.jpg")
 """
 

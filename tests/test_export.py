@@ -305,7 +305,7 @@ def test_missing_packages_are_named(upsampling, monkeypatch):
 
 def test_the_documented_example_runs_without_this_software(upsampling, tmp_path):
     network, _, path = upsampling
-    text = (REPOSITORY / "docs" / "exporting.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "predicting.md").read_text(encoding="utf-8")
     example, = [code for code in re.findall(r"```python\n(.*?)```", text, re.S) if "onnxruntime" in code]
     assert len(example.splitlines()) <= 15
     (tmp_path / "run_onnx.py").write_text(example)

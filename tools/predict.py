@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predict images, folders of them, or videos with one trained network, or with several together.
 
-    python -m tools.predict --checkpoint runs/demo/demo__p5--l.pt --out predicted photos/
+    python -m tools.predict --checkpoint runs/demo/demo__p3--l.pt --out predicted photos/
     python -m tools.predict --checkpoint c.pt --checkpoint i.pt --out predicted --flip --scales 0.75 1 1.25 'a/**/*.jpg'
     python -m tools.predict --checkpoint network.onnx --out predicted --confidence street.mp4 one.png
 
