@@ -97,9 +97,9 @@ def _free_memory():
 def predict(images, members, protocol, choices=None, batch_size=8):
     """Predict ``images``, (H, W, 3) uint8 BGR arrays: for each a list with a ``Decision`` for each of ``choices``.
 
-    ``members`` are ``predict.network.Member`` networks, ``choices`` tuples of their indices: those that decide together,
-    by the mean of their probabilities (default: all of them). Unless windows slide, the images must have equal canvases,
-    as the groups of ``grouped`` have. At most ``batch_size`` canvases go through a network at once.
+    ``members`` are ``predict.network.Member`` networks, ``choices`` tuples of their indices: those that decide
+    together, by the mean of their probabilities (default: all of them). Unless windows slide, the images must have
+    equal canvases, as the groups of ``grouped`` have. At most ``batch_size`` canvases go through a network at once.
     """
     choices = choices or [tuple(range(len(members)))]
     plans = [tiles(image.shape[:2], protocol) for image in images]

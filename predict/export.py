@@ -1,4 +1,4 @@
-"""A trained network as a file for use elsewhere: ONNX, torch.export or safetensors, compared before it gets its name."""
+"""A trained network as a file for use elsewhere: ONNX, torch.export or safetensors, checked before it gets its name."""
 
 import contextlib
 import io
@@ -44,8 +44,8 @@ def export(path, target, kind, upsampled=False, dataset=None, coco=None, aspp_br
     if description.assumed:
         print(f"note: {path} does not say everything; assumed: {', '.join(description.assumed)}", file=sys.stderr)
     print(f"{path}: {description.backbone}, {description.aspp_branches} ASPP branches, "
-          f"{description.num_classes} classes, input format {description.input_format.name}, dataset {description.name}",
-          flush=True)
+          f"{description.num_classes} classes, input format {description.input_format.name}, "
+          f"dataset {description.name}", flush=True)
     values = {**description.values(), "checkpoint": path.name, "checkpoint_sha256": sha256(path),
               "exported_with": software()}
     with replacing(target) as temporary:

@@ -57,8 +57,8 @@ def find_sources(inputs, recursive=False, leave_out=()):
             continue
         kept = [one for one in members if one.is_file() and not os.path.realpath(one).startswith(leave_out)]
         if not kept:
-            raise UserError(f"{text}: no image ({' '.join(SUFFIXES)}) is there; correct the path or the pattern (in quotes, "
-                            "** stands for any folders), or look into the folders in it with --recursive")
+            raise UserError(f"{text}: no image ({' '.join(SUFFIXES)}) is there; correct the path or the pattern (in "
+                            "quotes, ** stands for any folders), or look into the folders in it with --recursive")
         for one in kept:
             found.setdefault(os.path.realpath(one), (one, base))
     pairs = list(found.values())

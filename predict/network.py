@@ -21,7 +21,7 @@ from models.encoder import check_size
 from models.input_format import COCO
 from predict import decide
 from predict.onnx import OnnxNetwork
-from predict.protocol import PAPERS, SLIDING, STRIDE, Protocol
+from predict.protocol import ORIGINAL, PAPERS, SLIDING, STRIDE, Protocol
 from utils.checkpoints import load_checkpoint, load_model
 from utils.errors import UserError
 from utils.precision import Precision
@@ -29,7 +29,7 @@ from utils.precision import Precision
 _NAMES, _COLORS = "names", "colours"  # how the assumptions of a description about them begin
 
 
-def load(*paths, protocol="original", dataset=None, coco=None, aspp_branches=None, device=None, precision=None, **shown):
+def load(*paths, protocol=ORIGINAL, dataset=None, coco=None, aspp_branches=None, device=None, precision=None, **shown):
     """The ``Ensemble`` of the networks in the files ``paths``: checkpoints (.pt, .safetensors) or exported .onnx files.
 
     ``protocol`` is how images are shown to them, original, papers or sliding; further arguments of ``choose_protocol``

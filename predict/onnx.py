@@ -1,4 +1,4 @@
-"""Networks in ONNX files, run by onnxruntime: those that ``predict.export`` wrote, and others that describe themselves."""
+"""Networks in ONNX files, run by onnxruntime: those of ``predict.export``, and others that describe themselves."""
 
 import importlib
 import json

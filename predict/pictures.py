@@ -95,7 +95,8 @@ def write_panel(path, columns, names, colors, width=1.75):
     Pictures are ``width`` inches wide and as high as they are; only those that are very flat or tall leave a gap.
     ``names`` and ``colors`` (RGB triples) are the legend's.
     """
-    heights = [width * min(max(picture.shape[0] / picture.shape[1], 1 / 8), 3) for picture in next(iter(columns.values()))]
+    sizes = [picture.shape[:2] for picture in next(iter(columns.values()))]
+    heights = [width * min(max(rows / across, 1 / 8), 3) for rows, across in sizes]
     whole, total, gap = width * len(columns), sum(heights), 0.04
     figure = Figure((whole, total))
     for column, (title, pictures) in enumerate(columns.items()):
@@ -108,9 +109,10 @@ def write_panel(path, columns, names, colors, width=1.75):
             if not row:
                 axes.set_title(title, fontsize=7)
     beside = max(1, int(whole / (0.55 + 0.07 * max(map(len, names)))))  # as many as fit
-    patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name) for name, color in zip(names, colors)]
-    figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=min(beside, len(names)), fontsize=7,
-                  frameon=False)
+    patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
+               for name, color in zip(names, colors)]
+    figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=min(beside, len(names)),
+                  fontsize=7, frameon=False)
     try:
         figure.savefig(path, dpi=130, bbox_inches="tight", pad_inches=0.06)  # tight: whatever the legend needs
     except (OSError, ValueError) as error:
@@ -130,11 +132,12 @@ def film(path, rate):
             frame = cv2.copyMakeBorder(frame, 0, frame.shape[0] % 2, 0, frame.shape[1] % 2, cv2.BORDER_REPLICATE)
             if not writer:
                 temporary = stack.enter_context(replacing(path))
-                writer.append(cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*"mp4v"), rate, frame.shape[1::-1]))
+                codec = cv2.VideoWriter_fourcc(*"mp4v")
+                writer.append(cv2.VideoWriter(str(temporary), codec, rate, frame.shape[1::-1]))
                 stack.callback(writer[0].release)  # before the file is renamed
                 if not writer[0].isOpened():
-                    raise UserError(f"{path} cannot be written: this OpenCV has no MPEG-4 encoder (that of pip has), or "
-                                    "the disk is full; give --no-overlays for labels alone")
+                    raise UserError(f"{path} cannot be written: this OpenCV has no MPEG-4 encoder (that of pip has), "
+                                    "or the disk is full; give --no-overlays for labels alone")
             writer[0].write(frame)
 
         yield append

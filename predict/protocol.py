@@ -137,9 +137,9 @@ def canvas_of(image, tile, resized=None):
 def grouped(pictures, protocol, batch_size):
     """Lists of ``pictures``, pairs of anything and an image, that one batch can hold: their canvases are equal.
 
-    At most ``batch_size``, in their order. Images of sliding windows stay alone, since their windows fill batches; large
-    images come in smaller groups. A picture waits for its like only while few others do; what is too large for the
-    protocol stays alone.
+    At most ``batch_size``, in their order. Images of sliding windows stay alone, since their windows fill batches;
+    large images come in smaller groups. A picture waits for its like only while few others do. What is too large for
+    the protocol stays alone.
     """
     waiting = {}
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""A test: what one network, or two and their ensemble, reach on the validation set under a protocol; as table and JSON."""
+"""A test: what one network, or two and their ensemble, reach on the validation set under a protocol."""
 
 import math
 
@@ -101,8 +101,8 @@ def write_results(path, data, samples, network, matrices):
                        "input_format": member.description.input_format.name}
                 for name, member in zip(COLUMNS, network.members)}
     write_json(path, {"dataset": data.spec.name, "images": len(samples), "names_sha256": names_digest(samples),
-                      "class_names": list(data.spec.class_names), "protocol": network.protocol.values(), "networks": networks,
-                      "results": results, "software": software()})
+                      "class_names": list(data.spec.class_names), "protocol": network.protocol.values(),
+                      "networks": networks, "results": results, "software": software()})
 
 
 def _plain(value):

@@ -44,5 +44,5 @@ def predictions(checkpoint, data, images, test_size):
 
 
 def write_panel(path, columns, spec):
-    """Draw ``columns`` side by side (see ``predict.pictures.write_panel``), with the colours of classes and of no label."""
+    """Draw ``columns`` side by side (see ``predict.pictures.write_panel``); colours of classes and no label below."""
     pictures.write_panel(path, columns, (*spec.class_names, "ignored"), (*spec.palette, NO_LABEL))

@@ -201,7 +201,8 @@ def test_every_network_gets_its_own_input_format():
         return run
 
     image = np.full((9, 9, 3), (10, 20, 30), np.uint8)  # BGR
-    predict([image], [member(network("coco"), form=COCO), member(network("imagenet"), form=IMAGENET)], Protocol("original"))
+    members = [member(network("coco"), form=COCO), member(network("imagenet"), form=IMAGENET)]
+    predict([image], members, Protocol("original"))
     assert seen["coco"] == pytest.approx([10 - 104.008, 20 - 116.669, 30 - 122.675], abs=1e-3)
     assert seen["imagenet"] == pytest.approx([(30 / 255 - 0.485) / 0.229, (20 / 255 - 0.456) / 0.224,
                                               (10 / 255 - 0.406) / 0.225], abs=1e-4)
