@@ -72,16 +72,18 @@ def _listed(folder, recursive):
 
 def _names(found):
     """A name for each of the (path, base folder) pairs, as short as it can be without being that of another."""
-    names = [_name(*one, 0) for one in found]
+    common = os.path.commonpath([os.path.abspath(path.parent) for path, _ in found])
+    names = [_name(path, base, 0) for path, base in found]
     for rank in range(1, 5):
         uses = collections.Counter(names)
-        names = [_name(*one, rank) if uses[name] > 1 else name for name, one in zip(names, found)]
+        names = [_name(path, base if rank < 4 else common, rank) if uses[name] > 1 else name
+                 for name, (path, base) in zip(names, found)]
     return names
 
 
 def _name(path, base, rank):
-    """Of a.jpg in the folder b: a, then a_jpg, then b/a, then b/a_jpg, and at last its whole path."""
-    relative = Path(os.path.relpath(path, base if rank < 4 else os.sep))
+    """Of a.jpg in the folder b: a, then a_jpg, then b/a, then b/a_jpg; at last from the folder that all have in common."""
+    relative = Path(os.path.relpath(path, base))
     longer = relative.with_name(f"{path.stem}_{path.suffix[1:].lower()}")
     name = longer if rank in (1, 3, 4) else relative.with_suffix("")
     return (base.absolute().name / name if rank in (2, 3) else name).as_posix()

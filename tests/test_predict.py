@@ -306,6 +306,9 @@ def test_names_keep_their_folders_and_never_meet(run, tmp_path, monkeypatch):
     assert labels("@list.txt") == ["deep/b.png", "other/b.png"]
     assert labels("in/a.png", "--recursive", ".") == [
         "a.png", "in/a.png", "in/deep/b.png", "in/deep/c.png", "other/b.png"]  # in/a.jpg is the other in/a
+    for folder in ("one", "two"):
+        photo(tmp_path / folder / "same/e.png", (9, 9))
+    assert labels("one/same", "two/same/e.png") == ["one/same/e_png.png", "two/same/e_png.png"]
 
 
 def test_the_same_command_again_replaces_whole_files_and_does_not_eat_its_own(run, tmp_path):
