@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -82,7 +83,7 @@ def start(stages, out, operation=None, number=signal.SIGKILL, delay=0.0):
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 71
     except BaseException as error:
-        Path(f"{log}.error").write_text(repr(error))
+        Path(f"{log}.error").write_text("".join(traceback.format_exception(error)))
     finally:
         os._exit(status)
 
@@ -120,7 +121,9 @@ def crash(root, folder, kills, seed=0):
             code = start(stages, out, 1 + int(rng.uniform(0, patience)), number, rng.uniform(0, 0.02))
             starts, ended_well = starts + 1, code == 0
             if code not in (0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
-                raise RuntimeError(f"start {starts} ended with {code}; see {out}.log")
+                error = Path(f"{out}.log.error")
+                raise RuntimeError(f"start {starts} ended with {code}: "
+                                   + (error if error.is_file() else Path(f"{out}.log")).read_text()[-2000:])
             if not ended_well:
                 done, terminated = done + 1, terminated + (number == signal.SIGTERM)
                 finished[len([*out.glob("*.pt"), *out.glob("pseudo/*/manifest.json")])] += 1
