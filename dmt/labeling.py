@@ -82,13 +82,12 @@ def label(setting, samples, store, checkpoint, previous, rules):
                     old_labels = apply_thresholds(old_classes, old_confidences, limits)
                     labels, confidences = enhance((labels, confidences), (old_labels, old_confidences), rules.beta,
                                                   rules.background, rules.conflict_reduction)
-                decided.append((alone.cpu(), labels.cpu(), confidences.cpu()))
-            list(written)  # an error of the batch before surfaces here
-            for alone, labels, _ in decided:
+                alone, labels, confidences = alone.cpu(), labels.cpu(), confidences.cpu()
                 counts += [labels.numel(), *(int(which.sum()) for which in
                                              (alone != IGNORED, labels != IGNORED, labels != alone))]
-            written = pool.map(lambda name, maps: store.write_label(
-                name, maps[1].numpy(), grey_values(*maps[1:]).numpy()), batch, decided)
+                decided.append((labels.numpy(), grey_values(labels, confidences).numpy()))
+            list(written)  # an error of the batch before surfaces here
+            written = pool.map(store.write_label, batch, *zip(*decided))
         list(written)
     pixels, *shares = processes.sum_array(counts).tolist()
     return thresholds, dict(zip(("before", "after", "changed"), (share / pixels for share in shares)))
