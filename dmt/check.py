@@ -65,8 +65,7 @@ class Plan:
 
     ``batch_size`` is the number of images a training step, 0 where nothing is trained. They are computed in
     ``accumulate`` parts, each by ``processes`` processes; or else in the fewest parts that fit into ``max_memory`` GB.
-    A chain of ``rounds`` rounds of ``arms`` arms comes after a supervised round 0; ``keep`` says that no old round is
-    removed.
+    A chain of ``rounds`` rounds of ``arms`` arms comes after a supervised round 0.
     """
 
     output_dir: Path
@@ -81,7 +80,6 @@ class Plan:
     max_memory: float | None = None
     arms: int = 2
     rounds: int = 5
-    keep: bool = False
     output_stride: int | None = None
 
 
@@ -297,15 +295,13 @@ def _range(low, high):
 def disk_bytes(spec, plan, sizes):
     """(bytes of pseudo labels, bytes of checkpoints and training states) at the fullest moment of a run.
 
-    ``sizes`` are the (height, width) of the unlabelled images. Unless ``plan.keep``, the launchers leave two rounds of
-    predictions and one of labels.
+    ``sizes`` are the (height, width) of the unlabelled images. Labels stay; of predictions the launchers leave two rounds.
     """
     labels = sum(_LABEL_BYTES * height * width + _IMAGE_BYTES for height, width in sizes)
     stride = traits(plan.backbone, plan.output_stride).output_stride
     points = sum((-(-height // stride) + 1) * (-(-width // stride) + 1) for height, width in sizes)
     logits = points * spec.num_classes * 2  # 16 bits each
-    rounds = plan.rounds if plan.keep else min(plan.rounds, 2)
-    labelings = plan.arms * ((rounds if plan.keep else min(plan.rounds, 1)) * labels + rounds * logits)
+    labelings = plan.arms * (plan.rounds * labels + min(plan.rounds, 2) * logits)
     network = memory.meta_network(spec.num_classes, plan.backbone, plan.aspp_branches, plan.output_stride)
     checkpoint = 4 * sum(tensor.numel() for tensor in network.state_dict().values())
     stages = plan.arms * (plan.rounds + 1) + _TRAINING_FILES if plan.batch_size else 0
@@ -332,8 +328,7 @@ def _check_disk(spec, plan, subsets, lists, found, report):
                             f"{there}; {gb(free)} free in {place}")
     if needed > free:
         report.errors.append(f"the disk of {place} has {gb(free)} free, but the run may need {gb(needed)}"
-                             f"{' more' if written else ''}; make room or give an --output-dir on another disk"
-                             + (", or do not keep old rounds" if plan.keep else ""))
+                             f"{' more' if written else ''}; make room or give an --output-dir on another disk")
 
 
 def _written(folder):
