@@ -517,7 +517,7 @@ class Plan:
         size = ("every image and mask is resized to it" if self.test_by == "resize" else
                 "images are zero-padded to it; 'largest' looks for the largest image each time")
         return "\n".join([
-            "# Written by tools/new_dataset.py, to be edited; docs/dataset_spec.md explains every key.",
+            "# Written by tools/new_dataset.py, to be edited; docs/own_data.md explains every key.",
             f"name: {quoted(self.name)}",
             f"# Names and colours are yours to change; a colour is used in pictures{colors}.",
             *classes.lines(choice.classes),

@@ -7,7 +7,7 @@
 Every mask below the first folder becomes a PNG of the same name below the second one, with the classes' colours as its
 palette and 255 for pixels without a label. Colours of no class are an error, which lists them with their numbers of
 pixels; --ignore says which of them mean "no label", and --tolerance takes the nearest class instead, for masks that
-were saved as JPEG or with soft edges. OUT/classes.yaml is the block for a dataset spec (docs/dataset_spec.md). Masks
+were saved as JPEG or with soft edges. OUT/classes.yaml is the block for a dataset spec (docs/own_data.md). Masks
 whose colours are exact need no conversion: 'masks: color' in the spec reads them as they are.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DMT+PLE on your own images, described by the spec that tools/new_dataset.py writes (docs/your_own_data.md):
+# DMT+PLE on your own images, described by the spec that tools/new_dataset.py writes (docs/own_data.md):
 #     scripts/dmt_ple-own.sh datasets/weeds/dataset.yaml
 # The arms l and r differ by their seeds and by the labelled images they see in round 0: two overlapping subsets, which
 # dms_sample.py makes beside the lists. On a CPU add backbone=small.

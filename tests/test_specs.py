@@ -198,7 +198,7 @@ def test_files_that_are_no_specs(tmp_path):
 
 
 def test_every_key_is_documented():
-    text = (REPOSITORY / "docs" / "dataset_spec.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "own_data.md").read_text(encoding="utf-8")
     for key in (*REQUIRED, *OPTIONAL):
         assert f"`{key}`" in text
 

@@ -1,4 +1,4 @@
-"""docs/your_own_data.md, command by command, on smaller numbers: from two folders to predictions."""
+"""docs/own_data.md, command by command, on smaller numbers: from two folders to predictions."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from PIL import Image
 from data.lists import read_list
 from tests.conftest import REPOSITORY
 
-PAGE = REPOSITORY / "docs" / "your_own_data.md"
+PAGE = REPOSITORY / "docs" / "own_data.md"
 SMALLER = {  # what stands on the page -> what is run here
     "--train 200 --val 100 --size 64 64": "--train 40 --val 3 --size 40 40",
     "shapes_0000[0-4]*.png": "shapes_0000[0-1]*.png",
@@ -54,7 +54,7 @@ def followed(tmp_path_factory):
 
 
 def test_the_page_has_the_steps_in_order():
-    words = ["data.synthetic", "new_dataset.py", "main.py --check", "dmt_ple-own.sh", "predict.py"]
+    words = ["data.synthetic", "tools.new_dataset", "main.py --check", "dmt_ple-own.sh", "tools.predict"]
     assert [next(word for word in words if word in block) for block in blocks("bash")] == words
 
 

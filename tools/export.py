@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A trained network as a file for use elsewhere: ONNX, torch.export, or safetensors.
 
-    python tools/export.py runs/demo/demo__p2--l.pt
-    python tools/export.py runs/demo/demo__p2--l.pt runs/demo/demo__p2--r.pt --upsample
-    python tools/export.py runs/demo/demo__p2--l.pt --to safetensors --out weeds.safetensors
+    python -m tools.export runs/demo/demo__p2--l.pt
+    python -m tools.export runs/demo/demo__p2--l.pt runs/demo/demo__p2--r.pt --upsample
+    python -m tools.export runs/demo/demo__p2--l.pt --to safetensors --out weeds.safetensors
 
 Writes one file for each checkpoint, beside it unless --out says where. ONNX and torch.export files hold the whole
 network, for any number of images of any height and width from 9 pixels on. They take normalized images and give logits.
@@ -71,7 +71,7 @@ def _target(path, out, kind, force):
 
 
 def _parser():
-    parser = OneLineParser(prog="tools/export.py", description=__doc__, allow_abbrev=False,
+    parser = OneLineParser(prog="python -m tools.export", description=__doc__, allow_abbrev=False,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="+", metavar="CHECKPOINT",
                         help="checkpoint of a training stage (NAME.pt, or a .safetensors file)")

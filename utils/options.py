@@ -18,7 +18,7 @@ examples:
   test both arms and their ensemble, as the papers do, then with windows, flips and scales:
     python main.py --state=3 --dataset=voc --continue-from=my__p5--c.pt --second-arm=my__p5--i.pt
     python main.py --state=3 --dataset=voc --continue-from=my__p5--c.pt --protocol sliding --flip --scales 0.75 1 1.25
-The launchers (dmt_ple-*.sh) do all of it; DRY_RUN=1 in front of one prints every command.
+The launchers (dmt_ple-*.sh) do all of it, and print every command with DRY_RUN=1.
 """
 
 
@@ -186,7 +186,7 @@ def _training(parser):
     group.add_argument("--accumulate", metavar="N", type=_count,
                        help="compute each batch in N parts and add up their gradients, for a GPU too small for the "
                             "whole (1): the same recipe, but batch normalization sees the N-th part of a batch at a time, "
-                            "with --accumulate 8 and a batch of 8 single images (docs/small_gpus.md)")
+                            "with --accumulate 8 and a batch of 8 single images (docs/gpus.md)")
     group.add_argument("--max-memory", metavar="GB", type=_positive,
                        help="print an estimate of the GPU memory and pick the smallest N of --accumulate that stays "
                             "within GB (10^9 bytes), as in --max-memory 6; labelling and validation, whose batches "

@@ -34,7 +34,7 @@ class _Reader:
         given = document.values
         if not isinstance(given, dict):
             raise self._error((), "a dataset spec is a mapping of keys to values, as in 'name: weeds'; see "
-                              "docs/dataset_spec.md")
+                              "docs/own_data.md")
         for key in given:
             if key not in REQUIRED and key not in OPTIONAL:
                 near = difflib.get_close_matches(str(key), (*REQUIRED, *OPTIONAL), 1)
@@ -44,7 +44,7 @@ class _Reader:
         for key in REQUIRED:
             if key not in given:
                 raise self._error((), f"the key {key!r} is missing; add it, as in '{key}: {_EXAMPLES[key]}' "
-                                  "(docs/dataset_spec.md explains every key)")
+                                  "(docs/own_data.md explains every key)")
         self._given, self._values = given, {**OPTIONAL, **given}
 
     def fields(self):
