@@ -1,23 +1,19 @@
-"""The classes of a dataset: as a person writes them down, as masks hold them, and as a spec has them.
+"""The classes of a dataset: as a person writes them down, and as masks hold them.
 
 Taken without being told is only what is certain: values that count 0, 1, 2, ..., with 255 for "no label"; 0 and 255
 alone; exact colours. Everything else is refused with the values, their shares, and the options that say what is meant.
 """
 
-import collections
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import yaml
 
 from data import masks
 from utils.errors import UserError
 
 VOID_VALUES = (255, 65535)  # what masks of 8 and 16 bits use for "no label" as a rule
-VOID_COLORS = ((224, 224, 192),)  # VOC's cream
-_BACKGROUNDS = ("background", "_background_", "bg", "back ground", "hintergrund")
+VOID_COLOR = (224, 224, 192)  # VOC's cream
+_BACKGROUNDS = ("background", "_background_", "bg", "hintergrund")
 _LINE = re.compile(r"(?P<name>.*?)[\s:=,]+(?P<numbers>\d+(?:[\s,]+\d+)*)")
 _CVAT = re.compile(r"(?P<name>[^:]*):(?P<numbers>\d+,\d+,\d+)?:[^:]*:[^:]*")  # label:color_rgb:parts:actions
 _LARGEST = 65535
@@ -25,34 +21,28 @@ _LARGEST = 65535
 
 @dataclass
 class Class:
-    """A class of a spec: ``ids`` are its mask values, ``colors`` its mask colours; empty where nothing need be said."""
+    """A class of a spec; ``ids`` are its mask values, empty where they are the class numbers."""
 
     name: str
-    color: tuple
+    color: tuple = ()
     ids: tuple = ()
-    colors: tuple = ()
 
 
 @dataclass
 class Choice:
-    """``class_of`` maps mask values, or packed colours, to classes, 255 where ignored; ``pixels`` counts them."""
+    """``class_of`` maps mask values, or packed colours, to classes, 255 where ignored. Masks hold colours where
+    ``ignore_colors`` is a list, else values, of which ``ignore`` (or None) means "no label"."""
 
     classes: list
     class_of: dict
-    pixels: collections.Counter
-    warnings: list
-    by_color: bool = False
+    warnings: list = field(default_factory=list)
     ignore: int | None = 255
-    ignore_colors: list = field(default_factory=list)
-    background: int | None = None
+    ignore_colors: list | None = None
 
-    def __post_init__(self):
-        self.background = next((index for index, entry in enumerate(self.classes)
-                                if entry.name.lower() in _BACKGROUNDS), None)
-        self.warnings += _suspicions(self.pixels, self.class_of, self.classes)
-
-
-# --- as a person writes them ------------------------------------------------------------------------------------------
+    @property
+    def background(self):
+        """The name of the class that is called so, or "none"."""
+        return next((entry.name for entry in self.classes if entry.name.lower() in _BACKGROUNDS), "none")
 
 
 def read_classes(text):
@@ -63,45 +53,45 @@ def read_classes(text):
     naming the line.
     """
     path = Path(text)
-    if not path.is_file():
-        if "," not in text:
-            raise UserError(f"{text}: there is no such file of classes; give a file with one class a line, or the "
-                            "names with commas between, as in soil,crop,weed")
-        entries = [(f"--classes, name {number}", part, None) for number, part in enumerate(text.split(","), 1)]
-    else:
+    if path.is_file():
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{path} cannot be read as UTF-8 text ({reason})") from error
-        entries = [(f"{path}, line {number}", line, _CVAT.fullmatch(line.strip()) or _LINE.fullmatch(line.strip()))
-                   for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-    classes = []
-    for where, entry, match in entries:
+            raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from error
+        entries = [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, 1)
+                   if line.strip() and not line.lstrip().startswith("#")]
+    elif "," in text:
+        entries = [(f"--classes, name {number}", part.strip()) for number, part in enumerate(text.split(","), 1)]
+    else:
+        raise UserError(f"{text}: there is no such file of classes; give a file with one class a line, or the names "
+                        "with commas between, as in soil,crop,weed")
+    classes = {}
+    for where, entry in entries:
+        match = path.is_file() and (_CVAT.fullmatch(entry) or _LINE.fullmatch(entry))
         name = (match["name"] if match else entry).strip()
         numbers = tuple(int(number) for number in re.findall(r"\d+", match["numbers"] or "")) if match else ()
         if not name or not name.isprintable() or path.is_file() and re.search(r"[:;\t{}\[\]\"]|^\d+\b", name):
-            raise UserError(f"{where}: {entry.strip()[:80]!r} is not understood; a line looks like 'weed', 'weed 17' "
-                            "or 'weed 200 0 0', in letters of this locale")
-        if name in (known for known, _ in classes):
+            raise UserError(f"{where}: {entry[:80]!r} is not understood; a line looks like 'weed', 'weed 17' or "
+                            "'weed 200 0 0', in letters of this locale")
+        if name in classes:
             raise UserError(f"{where}: the class {name!r} stands there twice; delete one")
         if max(numbers, default=0) > _LARGEST:
             raise UserError(f"{where}: {max(numbers)} is no mask value; they go from 0 to {_LARGEST}")
-        classes.append((name, numbers))
-    return classes
+        classes[name] = numbers
+    return list(classes.items())
 
 
-def read_colors(path):
-    """List of ``Class`` from such a file in which every class has a colour."""
-    classes = []
-    for name, numbers in read_classes(str(path)):
+def colors_of(classes, source):
+    """List of ``Class`` from what ``read_classes`` gives, of which each must have a colour. Raises ``UserError``."""
+    result = []
+    for name, numbers in classes:
         if len(numbers) != 3 or max(numbers) > 255:
-            raise UserError(f"{path}: the class {name!r} has {'no' if not numbers else 'not a'} colour; the masks are "
-                            f"RGB, so its line must look like '{name} 200 0 0', with three numbers from 0 to 255")
-        if numbers in (entry.color for entry in classes):
-            raise UserError(f"{path}: the colour {list(numbers)} stands there twice; a colour is one class")
-        classes.append(Class(name, numbers, colors=(numbers,)))
-    return classes
+            raise UserError(f"{source}: the class {name!r} has no colour; the masks are RGB, so its line must look like "
+                            f"'{name} 200 0 0', with three numbers from 0 to 255")
+        if numbers in (entry.color for entry in result):
+            raise UserError(f"{source}: the colour {list(numbers)} stands there twice; a colour is one class")
+        result.append(Class(name, numbers))
+    return result
 
 
 def color_of(index):
@@ -109,28 +99,12 @@ def color_of(index):
     return tuple(sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)) for channel in range(3))
 
 
-def lines(classes):
-    """The lines of the block ``classes:`` of a spec."""
-    result = ["classes:"]
-    for entry in classes:
-        ids = f", ids: {list(entry.ids)}" if entry.ids else ""
-        result.append(f"  - {{name: {quoted(entry.name)}, color: {list(entry.color)}{ids}}}")
-    return result
-
-
-def quoted(text):
-    """``text`` for YAML, in quotes where it needs them, be it in brackets or not."""
-    for sample in (f"x: {text}", f"{{x: {text}, y: 1}}"):
-        try:
-            plain = yaml.safe_load(sample)["x"] == text
-        except (yaml.YAMLError, KeyError, TypeError, ValueError):
-            plain = False
-        if not plain:
-            return json.dumps(text, ensure_ascii=False)
-    return text
-
-
-# --- as masks hold them -----------------------------------------------------------------------------------------------
+def read_color(text, option):
+    """The colour (r, g, b) of an option's ``text``, as in 255,255,255. Raises ``UserError``."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) <= 255 for part in parts):
+        raise UserError(f"{option} {text}: the masks are RGB, so give colours, as in 255,255,255")
+    return tuple(int(part) for part in parts)
 
 
 def by_value(pixels, areas, palette, given, ignore, folder):
@@ -140,7 +114,7 @@ def by_value(pixels, areas, palette, given, ignore, folder):
     ``given`` are (name, values) of the user's, or (). ``ignore`` is a value, None for none, or "unsaid".
     Raises ``UserError`` where it is not certain which values are classes.
     """
-    warnings, numbered = [], any(numbers for _, numbers in given)
+    numbered, warnings = any(numbers for _, numbers in given), []
     if not numbered:
         _refuse_soft_edges(pixels, areas, folder, "values")
     if ignore == "unsaid":
@@ -149,35 +123,39 @@ def by_value(pixels, areas, palette, given, ignore, folder):
             warnings.append(f"the value {ignore} ({_share(pixels, ignore)} of the pixels) is taken for pixels without "
                             "a label; if it is a class, give --ignore none")
     values = sorted(value for value in pixels if value != ignore)
-    if len(values) > 255:
-        raise UserError(f"the masks hold {len(values)} values, more than the 255 classes that are possible: they are "
-                        "no class numbers (instances, perhaps); give the folder of the class masks")
-    if not values:
-        raise UserError(f"all pixels of the masks of {folder} have the value {ignore}, which means no label; correct "
-                        "the masks, or --ignore")
-    if given:
-        classes = _named_by_value(values, given, warnings)
+    if not 0 < len(values) < 256:
+        raise UserError(f"the masks of {folder} hold {len(values)} values beside the one that means no label: all is "
+                        "without a label (correct --ignore), or these are no class numbers (give the class masks)")
+    lacking = next((name for name, numbers in given if numbered and not numbers), None)
+    if lacking is not None:
+        raise UserError(f"--classes gives values for some classes, but none for {lacking!r}; give all or none")
+    if numbered:
+        classes = [Class(name, ids=tuple(numbers)) for name, numbers in given]
+    elif given and values[-1] < len(given):
+        classes = [Class(name, ids=(index,)) for index, (name, _) in enumerate(given)]
+    elif len(given) == len(values):
+        warnings.append("the names were given to the values in the order of the table above; check them")
+        classes = [Class(name, ids=(value,)) for (name, _), value in zip(given, values)]
+    elif given:
+        raise UserError(f"--classes lists {len(given)} names, but the masks hold {len(values)} values, "
+                        f"{', '.join(map(str, values[:12]))}{', ...' if values[12:] else ''}; give a file that says "
+                        "which values each class has, in lines such as 'weed 17 18'")
     else:
         names = {0: "background", values[-1]: "foreground"} if values in ([0, 1], [0, 255], [0, 65535]) else {}
         dense = _are_numbers(values) and (ignore is None or ignore > values[-1])
-        shown = range(max(values[-1] + 1, 2)) if dense else values
-        classes = [Class(names.get(value, f"class_{value}"), (), () if dense else (value,)) for value in shown]
-        if len(classes) < 2:
-            classes.append(Class("other", (), ids=(int(values == [0]),)))
-    for index, entry in enumerate(classes):
-        entry.color = palette.get(entry.ids[0] if entry.ids else index, color_of(index))
-    if len({entry.color for entry in classes}) < len(classes):  # an empty palette, say
-        for index, entry in enumerate(classes):
-            entry.color = color_of(index)
-    if ignore is not None and not any(entry.ids for entry in classes) and ignore < len(classes):
-        raise UserError(f"--ignore {ignore} is a class: there are {len(classes)} of them; give --ignore none, or the "
-                        "value of pixels without a label")
-    class_of = {value: index for index, entry in enumerate(classes) for value in entry.ids or (index,)}
-    lost = [value for value in values if value not in class_of]
-    if lost:
+        classes = [Class(names.get(value, f"class_{value}"), ids=(value,))
+                   for value in (range(values[-1] + 1) if dense else values)]
+    class_of = {value: index for index, entry in enumerate(classes) for value in entry.ids}
+    if ignore in class_of:
+        raise UserError(f"--ignore {ignore} is the class {classes[class_of[ignore]].name!r}, too; correct one of them")
+    if lost := [value for value in values if value not in class_of]:
         warnings.append(f"no class has the values {_listed(pixels, lost)}: their pixels are ignored")
-    class_of = {value: class_of.get(value, 255) for value in pixels}
-    return Choice(classes, class_of, pixels, warnings, ignore=ignore)
+    colors = [palette.get(entry.ids[0], color_of(index)) for index, entry in enumerate(classes)]
+    plain = not lost and all(entry.ids == (index,) for index, entry in enumerate(classes))
+    for index, entry in enumerate(classes):
+        entry.color = colors[index] if len({*colors}) == len(colors) else color_of(index)  # an empty palette, say
+        entry.ids = () if plain else entry.ids
+    return _choice(classes, {value: class_of.get(value, 255) for value in pixels}, folder, warnings, ignore)
 
 
 def by_color(pixels, areas, given, ignored, folder):
@@ -187,19 +165,12 @@ def by_color(pixels, areas, given, ignored, folder):
     """
     warnings = []
     _refuse_soft_edges(pixels, areas, folder, "colours")
-    ignored = [tuple(color) for color in ignored] + [color for color in VOID_COLORS
-                                                     if masks.pack(color) in pixels and color not in ignored]
+    if masks.pack(VOID_COLOR) in pixels and VOID_COLOR not in ignored:
+        ignored = [*ignored, VOID_COLOR]
     void = {masks.pack(color) for color in ignored}
-    found = [color for color in pixels if color not in void]
-    found.sort(key=lambda color: (color != 0, -pixels[color], color))
-    if len(found) > 254:
-        raise _soft(pixels, folder, "colours")
+    found = sorted((color for color in pixels if color not in void), key=lambda color: (color != 0, -pixels[color], color))
     if any(numbers for _, numbers in given):
-        wrong = next((name for name, numbers in given if len(numbers) != 3 or max(numbers) > 255), None)
-        if wrong is not None:
-            raise UserError(f"the masks are RGB, but the class {wrong!r} has no colour in --classes; its line must "
-                            f"look like '{wrong} 200 0 0'")
-        classes = [Class(name, tuple(numbers)) for name, numbers in given]
+        classes = colors_of(given, "--classes")
     elif given and len(given) != len(found):
         raise UserError(f"--classes lists {len(given)} names, but the masks hold {len(found)} colours; give a file "
                         "with lines such as 'weed 200 0 0'")
@@ -208,22 +179,24 @@ def by_color(pixels, areas, given, ignored, folder):
         classes = [Class(name, tuple(masks.unpack(color))) for name, color in zip(names, found)]
         if given:
             warnings.append("the names were given to the colours in the order of the table above; check them")
-    if len(classes) < 2:
-        classes += [Class(f"other_{index}", color_of(index)) for index in (1, 2)
-                    if masks.pack(color_of(index)) not in found]
     class_of = {masks.pack(entry.color): index for index, entry in enumerate(classes)}
-    lost = [color for color in found if color not in class_of]
-    if lost:
+    if lost := [color for color in found if color not in class_of]:
         raise UserError(f"the masks hold the colour {masks.unpack(lost[0])} ({_share(pixels, lost[0])} of the pixels)"
                         + (f" and {len(lost) - 1} more" if lost[1:] else "")
                         + " that --classes does not list; add it, or give it with --ignore, as in --ignore 255,255,255")
-    class_of.update(dict.fromkeys(void, 255))
-    return Choice(classes, class_of, pixels, warnings, True, 255, ignored)
+    return _choice(classes, {**class_of, **dict.fromkeys(void, 255)}, folder, warnings, 255, ignored)
+
+
+def _choice(classes, class_of, folder, *more):
+    if not 2 <= len(classes) <= 254:
+        raise UserError(f"the masks of {folder} hold {len(classes)} class{'es' * (len(classes) != 1)}, where 2 to 254 are "
+                        "possible; give other masks, or say with --classes what there is")
+    return Choice(classes, class_of, *more)
 
 
 def _are_numbers(values):
     """Whether these are class numbers: 0, 1, 2, ..., of which masks may lack some."""
-    return bool(values) and max(values) < 255 and len(values) >= (max(values) + 1) / 2
+    return max(values, default=255) < 255 and len(values) >= (max(values) + 1) / 2
 
 
 def _void(pixels, areas, given, folder):
@@ -252,12 +225,8 @@ def _void(pixels, areas, given, folder):
 def _refuse_soft_edges(pixels, areas, folder, what):
     edges = [value for value in pixels if value not in areas]
     if len(edges) > max(2, len(pixels) // 2):
-        raise _soft(pixels, folder, what)
-
-
-def _soft(pixels, folder, what):
-    return UserError(f"the masks of {folder} hold {len(pixels)} {what}, most of them in single pixels only: their "
-                     f"edges are soft, or they were JPEG once; {nearest(folder)}")
+        raise UserError(f"the masks of {folder} hold {len(pixels)} {what}, most of them in single pixels only: their "
+                        f"edges are soft, or they were JPEG once; {nearest(folder)}")
 
 
 def nearest(folder):
@@ -266,40 +235,10 @@ def nearest(folder):
             "221 (FILE has lines such as 'thing 255 255 255')")
 
 
-def _named_by_value(values, given, warnings):
-    """Classes with the user's names: by their own values, or as numbers, or value by value in order."""
-    if any(numbers for _, numbers in given):
-        lacking = next((name for name, numbers in given if not numbers), None)
-        if lacking is not None:
-            raise UserError(f"--classes gives values for some classes, but none for {lacking!r}; give all or none")
-        numbered = all(numbers == (index,) for index, (_, numbers) in enumerate(given))
-        return [Class(name, (), ids=() if numbered else tuple(numbers)) for name, numbers in given]
-    if max(values, default=0) < len(given):
-        return [Class(name, ()) for name, _ in given]
-    if len(values) == len(given):
-        warnings.append("the names were given to the values in the order of the table above; check them")
-        return [Class(name, (), ids=(value,)) for (name, _), value in zip(given, values)]
-    raise UserError(f"--classes lists {len(given)} names, but the masks hold {len(values)} values, "
-                    f"{', '.join(map(str, values[:12]))}{', ...' if values[12:] else ''}; give a file that says which "
-                    "values each class has, in lines such as 'weed 17 18'")
-
-
-def _suspicions(pixels, class_of, classes):
-    found = {index for index in class_of.values() if index != 255}
-    if len(found) < 2:
-        yield "the masks hold one class only: nothing can be told apart" if found else "the masks hold no class"
-    absent = [entry.name for index, entry in enumerate(classes) if index not in found]
-    if absent and len(found) > 1:
-        yield f"no mask has a pixel of {', '.join(absent)}"
-    share = sum(count for value, count in pixels.items() if class_of[value] == 255) / max(sum(pixels.values()), 1)
-    if share > 0.5:
-        yield f"{100 * share:.1f} % of the pixels of the masks have no label"
-
-
 def _listed(pixels, values):
     shown = ", ".join(f"{value} ({_share(pixels, value)})" for value in values[:12])
     return shown + (f" and {len(values) - 12} more" if values[12:] else "")
 
 
 def _share(pixels, value):
-    return f"{100 * pixels[value] / sum(pixels.values()):.2f} %"
+    return f"{100 * pixels[value] / pixels.total():.2f} %"

@@ -1,101 +1,145 @@
-"""What the preparations share: counts against those expected, room on the disk, the lists of splits, threads."""
+"""What the preparations share: archives, numbers that are expected, masks and class names on the disk, splits."""
 
-import collections
-import contextlib
+import functools
 import os
 import shlex
-import shutil
+import tarfile
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from PIL import Image
 
 import dms_sample
 import generate_splits
 from data.lists import find_training_list, read_list
-from data.splits import make_splits
 from utils.console import progress_bar
 from utils.errors import UserError
+from utils.files import replacing, sync, write_bytes
 
-BLOCK = 4096  # bytes: what the last part of a file takes on a disk at most
-
-
-def add_count_options(parser, names, official):
-    """Give ``parser`` --counts with one number for each of ``names`` (default ``official``), and --no-counts."""
-    parser.add_argument("--counts", nargs=len(official), type=int, default=official, metavar=names,
-                        help="the numbers that must be found (default: the official ones, "
-                             f"{' '.join(map(str, official))})")
-    parser.add_argument("--no-counts", action="store_true", help="do not compare the numbers of names and files")
+IGNORED = 255
+MOST_CLASSES = 254
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
-def print_counts(rows):
-    """Print a table of ``rows`` (what, found, expected); ``expected`` is None where nothing is compared."""
+def files_of(path, wanted):
+    """Yield (key, size in bytes, function that reads its bytes) of the files in ``path``: a tar, a zip or a folder.
+
+    ``wanted`` is a compiled regular expression of whole paths, whose group is the key. A packed archive is read to its
+    end, where its checksum stands. Raises ``UserError`` when ``path`` is missing, damaged or has no such file.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the archive or the folder that it was unpacked to")
+    found = False
+    try:
+        for name, size, read in _members(path):
+            if match := wanted.fullmatch(name):
+                found = True
+                yield match[1], size, functools.partial(_read, path, read)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    if not found:
+        raise UserError(f"{path} is another archive or folder: it holds nothing like {wanted.pattern}; give the "
+                        "official archive, or the folder it was unpacked to")
+
+
+def _read(path, read):
+    try:
+        return read()
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path, error):
+    return UserError(f"{path} is damaged or not whole ({error}); download it again")
+
+
+def _members(path):
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                yield file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                yield info.filename, info.file_size, functools.partial(archive.read, info)
+    else:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isreg():
+                    yield member.name, member.size, archive.extractfile(member).read
+            while archive.fileobj.read(1 << 20):
+                pass
+
+
+def unpack(path, wanted, folder):
+    """Write the files that ``files_of`` gives below ``folder``. Those of that size stay, and so do all lists."""
+    print(f"unpacking {path}", flush=True)
+    unpacked = there = 0
+    for key, size, read in files_of(path, wanted):
+        target = folder / key
+        if target.exists() and (target.suffix == ".txt" or target.stat().st_size == size):
+            there += 1
+            continue
+        write_bytes(target, read(), durable=False)
+        unpacked += 1
+    sync()
+    print(f"{unpacked} files unpacked, {there} were there")
+
+
+def compare_counts(rows, free):
+    """Print ``rows`` (what, number found, number expected or None); unless ``free``, ``UserError`` where they differ."""
     width = max(len(what) for what, _, _ in rows)
     print(f"{'':<{width}} {'found':>7} {'expected':>9}")
     for what, found, expected in rows:
-        print(f"{what:<{width}} {found:>7} {'-' if expected is None else expected:>9}")
-
-
-def count_fault(rows):
-    """What to say about those of ``rows`` (what, found, expected) whose numbers differ; None where all agree."""
+        print(f"{what:<{width}} {found:>7} {expected or '-':>9}", flush=True)
     wrong = [f"{what}: {found} instead of {expected}" for what, found, expected in rows
              if expected is not None and found != expected]
-    return (f"the numbers differ, {'; '.join(wrong)}. Get the official files, or, if yours are meant to differ, give "
-            "their numbers with --counts or add --no-counts") if wrong else None
+    if wrong and not free:
+        raise UserError(f"the numbers differ, {'; '.join(wrong)}. Get the official files, or, if yours are meant to "
+                        "differ, add --no-counts")
 
 
-def check_room(folder, sizes):
-    """Raise ``UserError`` when files of ``sizes`` (bytes each) do not fit on the disk of ``folder``."""
-    folder = Path(folder).absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    needed, free = sum(size + BLOCK for size in sizes), shutil.disk_usage(there).free
-    if needed > free:
-        raise UserError(f"{folder} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB left; make room or "
-                        "choose another folder")
+def add_no_counts(parser):
+    """Give ``parser`` the option --no-counts."""
+    parser.add_argument("--no-counts", action="store_true",
+                        help="do not compare the numbers of names and files with the official ones")
 
 
-def finish(spec, root, splits):
-    """Print what the user does now, and make the lists of the random splits that a dataset of this size can have.
-
-    ``splits`` is True, False (their commands are printed) or None (there is nothing to say of them).
-    """
+def finish(spec, root):
+    """Make the lists of the random splits that a dataset of this size can have, and print what the user does now."""
     names = read_list(find_training_list(spec, root))
-    possible = []
-    for split, divisor in spec.divisors:
-        with contextlib.suppress(UserError):
-            make_splits(names, [(split, divisor)], ids=1)
-            possible.append((split, divisor))
+    possible = [(split, divisor) for split, divisor in spec.divisors if len(names) > max(divisor, 3)]
+    if len(possible) < len(spec.divisors):
+        left_out = " ".join(split for split, _ in spec.divisors[len(possible):])
+        print(f"note: {len(names)} training images are too few for the splits {left_out}; they are left out")
     dataset = ["--dataset", spec.name, "--data-root", str(root)]
-    if splits and len(possible) < len(spec.divisors):
-        left_out = [split for split, divisor in spec.divisors if (split, divisor) not in possible]
-        print(f"note: {len(names)} training images are too few for the splits {' '.join(left_out)}; they are left out")
-    if splits and possible:
+    if possible:
         generate_splits.main([*dataset, "--divisors", *(f"{split}:{divisor}" for split, divisor in possible)])
-        halves = [split for split in spec.dms_splits if split in dict(possible)]
-        if halves:
-            dms_sample.main([*dataset, "--splits", *halves])
-    elif splits is False:
-        print("now make the splits:")
-        for script in ("generate_splits.py", "dms_sample.py"):
-            print(f"python {script} --dataset={spec.name} --data-root={shlex.quote(str(root))}")
+        dms_sample.main([*dataset, "--splits", *(split for split in spec.dms_splits if split in dict(possible))])
     print("every command and launcher finds the dataset after")
     print(f"export {spec.root_variable}={shlex.quote(str(root))}")
 
 
-def in_parallel(function, jobs, what, unit, total=None, threads=None):
-    """Yield ``function(job)`` of all ``jobs`` in order, by threads that run only a little ahead; progress is shown."""
-    threads = threads or min(16, os.cpu_count() or 1)
+def write_mask(path, classes, colors):
+    """Write ``classes`` (H, W) uint8 as a palette PNG: ``colors`` (RGB) of the classes, VOC's cream at 255."""
+    palette = {**dict(enumerate(colors)), IGNORED: (224, 224, 192)}
+    image = Image.fromarray(classes)
+    image.putpalette([channel for value in range(256) for channel in palette.get(value, (0, 0, 0))])
+    with replacing(path, durable=False) as temporary:
+        image.save(temporary, "PNG")
 
-    def results():
-        waiting = collections.deque()
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                for job in jobs:
-                    waiting.append(pool.submit(function, job))
-                    if len(waiting) > 4 * threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
 
-    return progress_bar(what, unit, len(jobs) if total is None else total)(results())
+def in_threads(function, items, unit):
+    """List of ``function(item)`` of all ``items``, by threads; progress is shown."""
+    items = list(items)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(progress_bar(f"{unit}s", unit, len(items))(pool.map(function, items)))
+
+
+def refuse_existing(paths, force):
+    """Raise ``UserError`` for the first of ``paths`` that is there, unless ``force``."""
+    there = next((path for path in paths if path.exists()), None)
+    if there is not None and not force:
+        raise UserError(f"{there} is there already; give --force to replace it, or another folder")

@@ -130,7 +130,7 @@ def test_palettes_that_differ_are_refused(tmp_path, wizard):
         picture = Image.open(tmp_path / f"m/{number}.png")
         picture.putpalette([number // 9] * 768)
         picture.save(tmp_path / f"m/{number}.png")
-    refused(wizard("p", "m"), "the palettes of the masks differ", "--discover", "--ignore 255")
+    refused(wizard("p", "m"), "the palettes of the masks differ", "--colors FILE", "--ignore 255")
 
 
 def test_many_classes_with_zero_for_no_label(tmp_path, wizard):
@@ -265,12 +265,9 @@ def test_names_that_are_no_text_end_in_one_line(tmp_path, wizard):
     os.rename(tmp_path / "p/1.jpg", os.fsencode(tmp_path / "p") + b"/gr\xf6\xdfe.jpg")
     assert "is not UTF-8" in lines("--out", tmp_path / "o", LC_ALL="C.UTF-8")
     os.rename(os.fsencode(tmp_path / "p") + b"/gr\xf6\xdfe.jpg", tmp_path / "p/größe.jpg")
-    os.rename(tmp_path / "m/1.png", tmp_path / "m/gro\u0308ße.png")  # as macOS writes it
-    assert "two Unicode forms" in lines("--out", tmp_path / "o")
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     assert "C.UTF-8" in lines("--out", tmp_path / "o", **ascii_only)
     (tmp_path / "p/größe.jpg").rename(tmp_path / "p/1.jpg")
-    (tmp_path / "m/gro\u0308ße.png").rename(tmp_path / "m/1.png")
     assert "in letters of this locale" in lines("--out", tmp_path / "o", "--classes", "Fläche,b,c,d", **ascii_only)
     assert not (tmp_path / "o").exists()
 
@@ -349,7 +346,7 @@ def test_copies_among_the_unlabelled_are_named_and_never_those_of_validation(tmp
         (tmp_path / "all" / path.name).write_bytes(path.read_bytes())
     photo(tmp_path / "all/new.jpg")
     photo(tmp_path / "all/0.jpg")
-    _, lists, warnings = made(wizard("p", "m", "--unlabeled", "all", "--out=datasets/d", "--seed=4"))
+    _, lists, warnings = made(wizard("p", "m", "--unlabeled", "all", "--out=datasets/d"))
     assert not {*lists["val"]} & {*lists["all_unlabeled_0"]} - {"0"} and "new" in lists["all_unlabeled_0"]
     for words in ("copies of training images", "copies of validation images and are left out", "called like"):
         assert words in warnings

@@ -10,7 +10,6 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from prepare import coco as convert_coco, own as new_dataset, rgb as convert_rgb
-from prepare.coco import _runs as _uncompressed
 
 
 @pytest.fixture
@@ -80,12 +79,10 @@ def test_coco_masks_by_hand(tmp_path, run):
     assert status == 0, errors
     mask, palette = read(tmp_path / "masks/field/a.b.png")
     assert (mask == expected()).all()
-    block = yaml.safe_load((tmp_path / "masks/classes.yaml").read_text())
-    assert [entry["name"] for entry in block["classes"]] == ["background", "dog", "cat", "horse"]
-    assert block["background"] == "background" and block["ignore"] == 255
-    assert palette[3:6] == block["classes"][1]["color"]
+    assert (tmp_path / "masks/classes.txt").read_text() == "background: 0\ndog: 1\ncat: 2\nhorse: 3\n"
+    assert palette[3:6] == [128, 0, 0] and palette[765:] == [224, 224, 192]
     assert not (tmp_path / "masks/empty.png").exists() and "1 images without annotations" in out
-    assert out.splitlines()[2].split() == ["1", "5", "1", f"{100 * 20 / 600:.2f}", "dog"]
+    assert out.splitlines()[2].split() == ["1", "1", f"{100 * 20 / 600:.2f}", "dog"]
     assert run(convert_coco, "a.json", "masks")[0] == 2
     assert run(convert_coco, "a.json", "masks", "--force", "--empty")[0] == 0
     assert read(tmp_path / "masks/empty.png")[0].tolist() == [[0] * 6] * 4
@@ -113,21 +110,11 @@ def test_coco_to_a_dataset(tmp_path, run):
         path = tmp_path / "photos" / entry["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (entry["width"], entry["height"])).save(path)
-    status, out, errors = run(new_dataset, "photos", "masks", "--classes=masks/classes.txt", "--name=pets")
+    status, out, errors = run(new_dataset, "photos", "masks", "--classes=masks/classes.txt", "--out=datasets/pets")
     assert status == 0 and "background   background" in out, errors
     spec = yaml.safe_load((tmp_path / "datasets/pets/dataset.yaml").read_text())
-    assert spec["classes"] == yaml.safe_load((tmp_path / "masks/classes.yaml").read_text())["classes"]
+    assert spec["classes"][1] == {"name": "dog", "color": [128, 0, 0]} and len(spec["classes"]) == 4
     assert (tmp_path / "datasets/pets/lists/all_unlabeled_0.txt").read_text() == "empty\n"
-
-
-def test_compressed_counts_are_those_of_pycocotools():
-    random = np.random.default_rng(0)
-    for _ in range(60):
-        mask = (random.random(random.integers(1, 90, 2)) < random.random()).astype(np.uint8)
-        flat = mask.flatten("F")
-        changes = np.flatnonzero(np.diff(np.concatenate([[0], flat])))
-        runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-        assert _uncompressed(compressed(mask)["counts"]) == runs
 
 
 def broken(change):
@@ -137,37 +124,31 @@ def broken(change):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("{", ["not valid JSON"]), ("[1, 2]", ["no COCO annotations"]), ("{}", ["'images' is missing"]),
-    ("[" * 100000, ["not valid JSON"]),
-    (broken(lambda c: c.pop("categories")), ["'categories' is missing"]),
-    (broken(lambda c: c.update(annotations={"a": 1})), ["'annotations' is missing, or no list of objects"]),
+    ("{", ["no COCO annotation"]), ("[1, 2]", ["no COCO annotation"]), ("[" * 100000, ["no COCO annotation"]),
+    (broken(lambda c: c.pop("categories")), ["'categories'"]),
+    (broken(lambda c: c.update(annotations={"a": 1})), ["no COCO annotation"]),
     (broken(lambda c: c.update(annotations=[])), ["no annotation"]),
-    (broken(lambda c: c.update(categories=[])), ["0 categories"]),
-    (broken(lambda c: c["images"][0].pop("file_name")), ["the image 1", "'file_name'"]),
+    (broken(lambda c: c.update(categories=[])), ["1 classes"]),
+    (broken(lambda c: c["images"][0].pop("file_name")), ["'file_name'"]),
     (broken(lambda c: c["images"][0].update(file_name="../../etc/x.jpg")), ["the image 1", "'..'"]),
     (broken(lambda c: c["images"][0].update(file_name="/etc/x.jpg")), ["absolute"]),
-    (broken(lambda c: c["images"][0].update(file_name="")), ["blank"]),
-    (broken(lambda c: c["images"][0].update(file_name=5)), ["'file_name'"]),
     (broken(lambda c: c["images"][0].update(width=0)), ["the image 1", "0 x 20 pixels"]),
-    (broken(lambda c: c["images"][0].update(height=None)), ["None as its 'height'"]),
+    (broken(lambda c: c["images"][0].update(height=None)), ["the image 1"]),
     (broken(lambda c: c["images"][0].update(height=10**9, width=10**9)), ["--max-pixels"]),
     (broken(lambda c: c["images"][1].update(id=1)), ["is there twice"]),
-    (broken(lambda c: c["images"][1].update(file_name="field/a.b.png")), ["is there twice", "'field/a.b'"]),
-    (broken(lambda c: c["categories"][1].update(id=17)), ["category 17", "twice"]),
-    (broken(lambda c: c["categories"][1].update(name="cat")), ["'cat'", "twice"]),
-    (broken(lambda c: c["categories"][1].update(name="a\nb")), ["one line"]),
-    (broken(lambda c: c["annotations"][0].update(image_id=99)), ["annotation 11", "99, which 'images'"]),
-    (broken(lambda c: c["annotations"][0].update(category_id=99)), ["annotation 11", "99, which 'categories'"]),
-    (broken(lambda c: c["annotations"][0].pop("segmentation")), ["annotation 11", "no 'segmentation'"]),
-    (broken(lambda c: c["annotations"][0].update(iscrowd=2)), ["annotation 11", "iscrowd"]),
+    (broken(lambda c: c["images"][1].update(file_name="field/a.b.png")), ["is there twice", "'field/a.b.png'"]),
+    (broken(lambda c: c["categories"][1].update(name="cat")), ["twice"]),
+    (broken(lambda c: c["annotations"][0].update(image_id=99)), ["annotation 11", "the image 99"]),
+    (broken(lambda c: c["annotations"][0].update(category_id=99)), ["annotation 11", "the category 99"]),
+    (broken(lambda c: c["annotations"][0].pop("segmentation")), ["annotation 11", "'segmentation'"]),
     (broken(lambda c: c["annotations"][0]["segmentation"].update(counts="zzz")), ["annotation 11", "damaged"]),
+    (broken(lambda c: c["annotations"][0]["segmentation"].update(counts="o0" * 50)), ["annotation 11", "damaged"]),
     (broken(lambda c: c["annotations"][0]["segmentation"].update(size=[30, 20])), ["annotation 11", "[20, 30]"]),
     (broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[-5, 605])), ["annotation 13", "damaged"]),
     (broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[1, 2])), ["add up to the 600 pixels"]),
     (broken(lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4]])), ["annotation 12", "at least 6"]),
     (broken(lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4, 5, "x"]])), ["annotation 12"]),
-    (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, 1e9, 0, 0, 5]])), ["in or near the image of 30 x 20"]),
-    (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, float("nan"), 0, 0, 5]])), ["annotation 12"]),
+    (broken(lambda c: c["annotations"][1].update(segmentation=[[0, 0, 1e9, 0, 0, 5]])), ["near the image of 30 x 20"]),
     (broken(lambda c: c["annotations"][4].pop("bbox")), ["annotation 15", "'bbox'"]),
 ])
 def test_coco_mistakes_end_in_one_line(tmp_path, run, content, words):
@@ -181,7 +162,7 @@ def test_coco_mistakes_end_in_one_line(tmp_path, run, content, words):
 def test_coco_files_that_are_none(tmp_path, run):
     assert "cannot be read" in run(convert_coco, "nowhere.json", "masks")[2]
     (tmp_path / "a.json").write_bytes(b"\xff\xd8\xff")
-    assert "not valid JSON" in run(convert_coco, "a.json", "masks")[2]
+    assert "no COCO annotation" in run(convert_coco, "a.json", "masks")[2]
 
 
 # --- RGB --------------------------------------------------------------------------------------------------------------
@@ -205,8 +186,7 @@ def test_rgb_masks_by_a_list_of_colours(colored, run):
     status, _, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt")
     assert status == 2 and not (colored / "out").exists()
     share = f"{100 * (VALUES == 3).mean():.2f} % of the pixels"
-    for words in ("1 colour of no class", share, f"[255, 255, 255] in 2 masks, {2 * (VALUES == 3).sum()} pixels (first "
-                                                 "in", "a.png)",
+    for words in ("1 colour of no class", share, f"[255, 255, 255], {2 * (VALUES == 3).sum()} pixels (first in", "a.png)",
                   "--ignore", "nothing was written"):
         assert words in errors
     status, out, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "255,255,255")
@@ -215,34 +195,9 @@ def test_rgb_masks_by_a_list_of_colours(colored, run):
     mask, palette = read(colored / "out/a.png")
     assert (mask == classes[VALUES]).all() and palette[:9] == [0, 0, 0, 200, 0, 0, 0, 0, 250]
     assert (read(colored / "out/sub/b.png")[0] == classes[VALUES.T]).all()
-    block = yaml.safe_load((colored / "out/classes.yaml").read_text())
-    assert block["classes"][2] == {"name": "water", "color": [0, 0, 250]}
+    assert (colored / "out/classes.txt").read_text() == "soil: 0\nweed: 1\nwater: 2\n"
     assert "--force" in run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "others")[2]
     assert run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "others", "--force")[0] == 0
-
-
-def test_rgb_masks_by_a_spec(colored, run):
-    write(colored / "s.yaml", """name: s
-masks: color
-classes: [{name: soil, color: [1, 1, 1], colors: [[0, 0, 0], [0, 0, 250]]}, {name: weed, color: [200, 0, 0]}]
-ignore_colors: others
-images: "{name}.jpg"
-labels: "{name}.png"
-crop: [9, 9]
-test_size: [9, 9]
-""")
-    assert run(convert_rgb, "rgb", "out", "--spec=s.yaml")[0] == 0
-    mask, palette = read(colored / "out/a.png")
-    assert (mask == np.array([0, 1, 0, 255], np.uint8)[VALUES]).all() and palette[:6] == [1, 1, 1, 200, 0, 0]
-
-
-def test_rgb_masks_by_discovery(colored, run):
-    status, out, _ = run(convert_rgb, "rgb", "out", "--discover", "--ignore", "255,255,255")
-    assert status == 0
-    more_red = (VALUES == 1).sum() > (VALUES == 2).sum()
-    classes = np.array([0, 1, 2, 255] if more_red else [0, 2, 1, 255], np.uint8)
-    assert (read(colored / "out/a.png")[0] == classes[VALUES]).all()
-    assert len(yaml.safe_load((colored / "out/classes.yaml").read_text())["classes"]) == 3
 
 
 def test_masks_of_inexact_colours_need_a_tolerance(tmp_path, run):
@@ -254,9 +209,6 @@ def test_masks_of_inexact_colours_need_a_tolerance(tmp_path, run):
     assert status == 2 and "--tolerance" in errors and "more. Add" in errors
     assert run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--tolerance=40")[0] == 0
     assert (read(tmp_path / "out/a.png")[0] == VALUES % 3).all()
-    assert run(convert_rgb, "rgb", "out", "--discover", "--tolerance=40", "--force")[0] == 0
-    found = read(tmp_path / "out/a.png")[0]
-    assert len({(one, other) for one, other in zip(found.ravel().tolist(), (VALUES % 3).ravel().tolist())}) == 3
 
 
 def test_jpeg_masks(tmp_path, run):
@@ -272,13 +224,11 @@ def test_jpeg_masks(tmp_path, run):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["nowhere", "out", "--discover"], "not a folder"), (["rgb", "rgb", "--discover"], "holds the masks"),
-    (["rgb/sub", "rgb", "--discover"], "holds the masks"), (["rgb", "out"], "required"),
-    (["rgb", "out", "--colors=nowhere"], "no such file"), (["rgb", "out", "--colors=bad.txt"], "'weed' has no colour"),
-    (["rgb", "out", "--colors=twice.txt"], "twice"),
+    (["nowhere", "out", "--colors=colors.txt"], "not a folder"), (["rgb", "out"], "required"),
+    (["rgb/sub", "rgb", "--colors=colors.txt"], "holds the masks"), (["rgb", "out", "--colors=nowhere"], "no such file"),
+    (["rgb", "out", "--colors=bad.txt"], "'weed' has no colour"), (["rgb", "out", "--colors=twice.txt"], "twice"),
     (["rgb", "out", "--colors=colors.txt", "--ignore=white"], "255,255,255"),
-    (["rgb", "out", "--discover", "--tolerance=-1"], "--tolerance"),
-    (["rgb", "out", "--spec=nothing"], "--dataset nothing"),
+    (["rgb", "out", "--colors=colors.txt", "--tolerance=-1"], "--tolerance"),
 ])
 def test_rgb_mistakes_end_in_one_line(colored, run, arguments, words):
     write(colored / "bad.txt", "soil 0 0 0\nweed\n")
@@ -287,10 +237,3 @@ def test_rgb_mistakes_end_in_one_line(colored, run, arguments, words):
     assert status == 2 and len(errors.splitlines()) == 1 and words in errors, errors
     assert not (colored / "out").exists()
 
-
-@pytest.mark.parametrize("tool", ["new_dataset", "convert_coco", "convert_rgb"])
-def test_help_by_path_from_anywhere(script, tmp_path, tool):
-    from tests.conftest import REPOSITORY
-    done = script("-X", "importtime", REPOSITORY / "tools" / f"{tool}.py", "--help")
-    assert done.returncode == 0 and "default" in done.stdout and f"tools/{tool}.py" in done.stdout
-    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
