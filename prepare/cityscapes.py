@@ -29,7 +29,8 @@ from utils.errors import OneLineParser, UserError, reports_user_errors
 
 COUNTS = {"train": 2975, "val": 500}
 MASK = "_gtFine_labelIds.png"
-WANTED = re.compile(rf"(?:.*/)?(leftImg8bit/(?:train|val|test)/[^/]+/[^/]+{IMAGE}|gtFine/(?:train|val)/[^/]+/[^/]+{MASK})")
+WANTED = re.compile(rf"(?:.*/)?(leftImg8bit/(?:train|val|test)/[^/]+/[^/]+{IMAGE}|"
+                    rf"gtFine/(?:train|val)/[^/]+/[^/]+{MASK})")
 _GET = ("get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip at www.cityscapes-dataset.com (Downloads, after "
         "registration) and give them with --zips")
 
@@ -67,8 +68,8 @@ def _compare(root, free):
         for what, lacking, folder, suffix in (("mask", {*images} - {*masks}, "gtFine", MASK),
                                               ("image", {*masks} - {*images}, "leftImg8bit", IMAGE)):
             if lacking:
-                faults.append(f"{len(lacking)} files have no {what}, the first is "
-                              f"{root / folder / subset / min(lacking)}{suffix}: unpack {folder}_trainvaltest.zip again")
+                faults.append(f"{len(lacking)} files have no {what}, the first is {root / folder / subset}/"
+                              f"{min(lacking)}{suffix}: unpack {folder}_trainvaltest.zip again")
     rows.append(("images of test", len(names_in(root / "leftImg8bit/test", IMAGE)), None))
     if faults:
         raise UserError("; ".join(faults) + " (masks of another form than labelIds: make them from the polygons with "

@@ -86,8 +86,8 @@ def colors_of(classes, source):
     result = []
     for name, numbers in classes:
         if len(numbers) != 3 or max(numbers) > 255:
-            raise UserError(f"{source}: the class {name!r} has no colour; the masks are RGB, so its line must look like "
-                            f"'{name} 200 0 0', with three numbers from 0 to 255")
+            raise UserError(f"{source}: the class {name!r} has no colour; the masks are RGB, so its line must look "
+                            f"like '{name} 200 0 0', with three numbers from 0 to 255")
         if numbers in (entry.color for entry in result):
             raise UserError(f"{source}: the colour {list(numbers)} stands there twice; a colour is one class")
         result.append(Class(name, numbers))
@@ -161,36 +161,27 @@ def by_value(pixels, areas, palette, given, ignore, folder):
 def by_color(pixels, areas, given, ignored, folder):
     """The ``Choice`` for masks of colours. ``pixels`` is a Counter of packed colours, ``areas`` as in ``by_value``.
 
-    ``given`` are (name, (r, g, b)), or names with (), of the user's; ``ignored`` are colours that mean "no label".
+    ``given`` are (name, (r, g, b)) of the user's, or (); ``ignored`` are colours that mean "no label".
     """
-    warnings = []
     _refuse_soft_edges(pixels, areas, folder, "colours")
     if masks.pack(VOID_COLOR) in pixels and VOID_COLOR not in ignored:
         ignored = [*ignored, VOID_COLOR]
     void = {masks.pack(color) for color in ignored}
-    found = sorted((color for color in pixels if color not in void), key=lambda color: (color != 0, -pixels[color], color))
-    if any(numbers for _, numbers in given):
-        classes = colors_of(given, "--classes")
-    elif given and len(given) != len(found):
-        raise UserError(f"--classes lists {len(given)} names, but the masks hold {len(found)} colours; give a file "
-                        "with lines such as 'weed 200 0 0'")
-    else:
-        names = [name for name, _ in given] or [f"class_{index}" for index in range(len(found))]
-        classes = [Class(name, tuple(masks.unpack(color))) for name, color in zip(names, found)]
-        if given:
-            warnings.append("the names were given to the colours in the order of the table above; check them")
+    found = sorted(pixels.keys() - void, key=lambda color: (color != 0, -pixels[color], color))
+    classes = colors_of(given, "--classes") or [Class(f"class_{index}", tuple(masks.unpack(color)))
+                                                for index, color in enumerate(found)]
     class_of = {masks.pack(entry.color): index for index, entry in enumerate(classes)}
     if lost := [color for color in found if color not in class_of]:
         raise UserError(f"the masks hold the colour {masks.unpack(lost[0])} ({_share(pixels, lost[0])} of the pixels)"
                         + (f" and {len(lost) - 1} more" if lost[1:] else "")
                         + " that --classes does not list; add it, or give it with --ignore, as in --ignore 255,255,255")
-    return _choice(classes, {**class_of, **dict.fromkeys(void, 255)}, folder, warnings, 255, ignored)
+    return _choice(classes, {**class_of, **dict.fromkeys(void, 255)}, folder, [], 255, ignored)
 
 
 def _choice(classes, class_of, folder, *more):
     if not 2 <= len(classes) <= 254:
-        raise UserError(f"the masks of {folder} hold {len(classes)} class{'es' * (len(classes) != 1)}, where 2 to 254 are "
-                        "possible; give other masks, or say with --classes what there is")
+        raise UserError(f"the masks of {folder} hold {len(classes)} class{'es' * (len(classes) != 1)}, where 2 to 254 "
+                        "are possible; give other masks, or say with --classes what there is")
     return Choice(classes, class_of, *more)
 
 

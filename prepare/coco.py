@@ -83,7 +83,7 @@ class Annotations:
             self._read_images(content["images"])
             self._read_annotations(content["annotations"])
         except OSError as error:
-            raise UserError(f"{options.annotations} cannot be read: {error.strerror}; give the annotation file") from error
+            raise UserError(f"{options.annotations} cannot be read: {error.strerror}; give a file") from error
         except UserError as error:
             raise UserError(f"{options.annotations}: {self._where} {error}") from error
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -130,8 +130,8 @@ class Annotations:
                                         self._outline(annotation, *self._sizes[image])))
         if crowds and crowds == len(annotations) and self._crowds is None:
             self._where = f"all {crowds} annotations"
-            raise UserError("are crowds (iscrowd 1), as CVAT marks every mask; give --crowds objects if they are objects, "
-                            "or --crowds ignore")
+            raise UserError("are crowds (iscrowd 1), as CVAT marks every mask; give --crowds objects if they are "
+                            "objects, or --crowds ignore")
 
     def _outline(self, annotation, height, width):
         """The RLE that pycocotools makes of a segmentation. It trusts its input, so that is checked here."""
@@ -152,8 +152,9 @@ class Annotations:
         if not outline:  # nothing is known but where it is
             left, top, w, h = annotation["bbox"]
             outline = [[left, top, left + w, top, left + w, top + h, left, top + h]]
-        for polygon in outline:  # far outside of the image pycocotools would need millions of points
-            if len(polygon) < 6 or len(polygon) % 2 or not np.abs(np.array(polygon, float)).max() <= 3 * max(height, width):
+        farthest = 3 * max(height, width)  # beyond it pycocotools would need millions of points
+        for polygon in outline:
+            if len(polygon) < 6 or len(polygon) % 2 or not np.abs(np.array(polygon, float)).max() <= farthest:
                 raise UserError(f"has the polygon {polygon!r:.60}; it must be at least 6 numbers, in pairs x, y, in or "
                                 f"near the image of {width} x {height} pixels")
         return coco.merge(coco.frPyObjects(outline, height, width))
@@ -163,7 +164,9 @@ class Annotations:
         from pycocotools import mask as coco
 
         mask = np.full(self._sizes[image], IGNORED if self._background == "none" else 0, np.uint8)
-        # Crowds first, then from large to small.
-        for value, outline in sorted(self.objects[image], key=lambda item: (item[0] != IGNORED, -int(coco.area(item[1])))):
+        def order(item):  # crowds first, then from large to small
+            return item[0] != IGNORED, -int(coco.area(item[1]))
+
+        for value, outline in sorted(self.objects[image], key=order):
             mask[coco.decode(outline).astype(bool)] = value
         return mask

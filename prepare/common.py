@@ -89,7 +89,7 @@ def unpack(path, wanted, folder):
 
 
 def compare_counts(rows, free):
-    """Print ``rows`` (what, number found, number expected or None); unless ``free``, ``UserError`` where they differ."""
+    """Print ``rows`` (what, found, expected or None); unless ``free``, ``UserError`` where the numbers differ."""
     width = max(len(what) for what, _, _ in rows)
     print(f"{'':<{width}} {'found':>7} {'expected':>9}")
     for what, found, expected in rows:

@@ -8,8 +8,8 @@ Looks at every file, prints what it found and what looks wrong, and writes OUT/d
 where they are. A mask is called like its image, or has something behind that name, as X_mask.png for X.jpg. Images
 without a mask are the unlabelled ones, and those of --unlabeled. Validation is what is given; else the folders called
 train and val that IMAGES has; else a share of the images with a mask, drawn so that every class stays in training where
-that can be. What is not certain is not guessed: the error says which option says it. At the end stand the commands to go
-on with.
+that can be. What is not certain is not guessed: the error says which option says it. At the end stand the commands to
+go on with.
 """
 
 import argparse
@@ -51,7 +51,7 @@ _SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val",
 
 
 class Split(NamedTuple):
-    """``training`` and ``validation`` map names to (image, mask), ``unlabeled`` names to images; ``how`` it was made."""
+    """``training`` and ``validation`` map names to (image, mask), ``unlabeled`` to images; ``how`` says who chose."""
 
     training: dict
     validation: dict
@@ -79,8 +79,8 @@ def main(arguments=None):
     split = _add_pool(split, {name: path for name, path in pool.items() if not facts[path].error}, facts, warnings)
     for part, what in ((split.training, "training"), (split.validation, "validation")):
         if not any(own[name] for name in part):
-            raise UserError(f"no mask for {what} has a labelled pixel ({', '.join(list(part)[:_NAMES])}); give others, or "
-                            "correct --ignore")
+            raise UserError(f"no mask for {what} has a labelled pixel ({', '.join(list(part)[:_NAMES])}); give others, "
+                            "or correct --ignore")
     _note(warnings, [str(path) for path, fact in facts.items() if fact.turned],
           f"images carry an orientation tag: {TURN_IT}; masks are taken to lie as the files do")
     text = _spec(out, root, pairings, pool and options.unlabeled, pool, choice, len(split.training),
@@ -97,11 +97,11 @@ def _parser():
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", metavar="IMAGES", type=_folder, help="folder of the images (folders below it, too)")
     parser.add_argument("masks", metavar="MASKS", type=_folder,
-                        help="folder of the masks: PNG, TIFF, WebP or BMP, palette, greyscale of up to 16 bits, or RGB; "
-                             "where it is IMAGES, masks are what --mask-suffix says, or all that is no JPEG")
+                        help="folder of the masks: PNG, TIFF, WebP or BMP, palette, greyscale of up to 16 bits, or "
+                             "RGB; where it is IMAGES, masks are what --mask-suffix says, or all that is no JPEG")
     parser.add_argument("--unlabeled", metavar="DIR", type=_folder, help="one more folder of images, without masks")
-    parser.add_argument("--out", metavar="DIR", help="folder for dataset.yaml and lists, which gives the dataset its name "
-                        "(default: datasets/NAME, by the folder that holds all of them)")
+    parser.add_argument("--out", metavar="DIR", help="folder for dataset.yaml and lists, which gives the dataset its "
+                        "name (default: datasets/NAME, by the folder that holds all of them)")
     parser.add_argument("--val-images", metavar="DIR", type=_folder, help="folder of the validation images")
     parser.add_argument("--val-masks", metavar="DIR", type=_folder, help="and of their masks")
     parser.add_argument("--val-list", metavar="FILE", help="file with the names of the validation images, one a line")
@@ -221,7 +221,7 @@ def _choose_classes(facts, by_color, options, warnings):
     else:
         if texts:
             if len(texts) > 1 or not (texts[0].isdecimal() and int(texts[0]) <= 65535 or texts[0] == "none"):
-                raise UserError(f"--ignore {' '.join(texts)}: the masks hold values, so give one from 0 to 65535, or none")
+                raise UserError(f"--ignore {' '.join(texts)}: the masks hold values; give one from 0 to 65535, or none")
             value = None if texts[0] == "none" else int(texts[0])
         choice = classes.by_value(pixels, areas, palette, options.classes, value, options.masks)
     warnings += choice.warnings
@@ -289,8 +289,8 @@ def _add_pool(split, pool, facts, warnings):
         warnings.append("there are no unlabelled images, which the rounds learn from; give a folder of them with "
                         "--unlabeled, or train with labels only (main.py --state=2)")
     if len(split.validation) < 3:
-        warnings.append(f"{len(split.validation)} images for validation: the best checkpoint is chosen by chance; label "
-                        "more, or give a larger --val-share")
+        warnings.append(f"{len(split.validation)} images for validation: the best checkpoint is chosen by chance; "
+                        "label more, or give a larger --val-share")
     return split._replace(unlabeled=unlabeled)
 
 
@@ -320,21 +320,27 @@ def _print(split, choice, counts):
 
 
 def _spec(out, root, pairings, pool_folder, pool, choice, labeled, sizes):
-    """The text of the spec; ``sizes`` are those (height, width) of all images, ``labeled`` is the number for training."""
+    """The text of the spec, for ``labeled`` training images; ``sizes`` (height, width) are those of all images."""
     quoted = functools.partial(json.dumps, ensure_ascii=False)  # YAML reads it
     place = str(root)
     if Path(os.path.commonpath([os.path.abspath(out), root])) != Path("/"):
         place = os.path.relpath(root, os.path.abspath(out))
-    images, labels = (list(dict.fromkeys(pattern(
-        pairing.folders[which], root, pairing.suffixes[which],
-        [files[which] for files in pairing.pairs.values() if files[which]]) for pairing in pairings)) for which in (0, 1))
+    files = []
+    for which, key in enumerate(("images", "labels")):
+        found = [pattern(pairing.folders[which], root, pairing.suffixes[which],
+                         [each[which] for each in pairing.pairs.values() if each[which]]) for pairing in pairings]
+        files.append(f"{key}: {quoted(found if len({*found}) > 1 else found[0])}")
+    if pool:
+        files += [f"unlabeled_images: {quoted(pattern(pool_folder, root, '', pool.values()))}",
+                  f"# {LISTS}/{UNLABELED_LIST} lists the unlabelled images; without that file all of the folder are."]
     entries = [f"  - {{name: {quoted(entry.name)}, color: {list(entry.color)}"
                + (f", ids: {list(entry.ids)}}}" if entry.ids else "}") for entry in choice.classes]
     if choice.ignore_colors is not None:
         ignore = ["masks: color  # the colours in the masks say the class",
                   f"ignore_colors: {[list(color) for color in choice.ignore_colors]}"]
     else:
-        ignore = [f"ignore: {'none' if choice.ignore is None else choice.ignore}  # mask value of pixels without a label"]
+        value = "none" if choice.ignore is None else choice.ignore
+        ignore = [f"ignore: {value}  # mask value of pixels without a label"]
     median = [statistics.median_low(side) for side in zip(*sizes)]
     test_by, test_size = "pad", [rounded_up(max(side)) for side in zip(*sizes)]
     if max(test_size) > PADDED:
@@ -342,21 +348,19 @@ def _spec(out, root, pairings, pool_folder, pool, choice, labeled, sizes):
         test_by, median = "resize", [rounded_up(int(side * scale)) for side in median]
         test_size = median
     crop = [min(CROP, max(33, int(0.85 * side) // 8 * 8 + 1)) for side in median]
-    divisors = [divisor for divisor in DIVISORS if divisor == DIVISORS[0] or labeled >= 2 * divisor]
+    divisors = [f"{divisor}: {divisor}" for divisor in DIVISORS if divisor == DIVISORS[0] or labeled >= 2 * divisor]
     return "\n".join([
         "# Written by tools/new_dataset.py, to be edited; docs/own_data.md explains every key.",
         f"name: {quoted(_plain(Path(os.path.abspath(out)).name))}",
-        "# Names are yours to change, colours where masks hold values: they are used in pictures.", "classes:", *entries,
+        "# Names are yours to change, colours where masks hold values: they are used in pictures.",
+        "classes:", *entries,
         "# The class that PLE treats as background, or none:", f"background: {quoted(choice.background)}", *ignore,
-        "# Below the root; .* is any suffix:", *(f"{key}: {quoted(each if len(each) > 1 else each[0])}" for key, each in (("images", images), ("labels", labels))),
-        *([f"unlabeled_images: {quoted(pattern(pool_folder, root, '', pool.values()))}",
-           f"# {LISTS}/{UNLABELED_LIST} lists the unlabelled images; without that file they are all of that folder."]
-          if pool else []),
+        "# Below the root; .* is any suffix:", *files,
         f"crop: {crop}  # height and width of training crops",
         f"test_size: {test_size}  # images are padded or resized to it, as test_by says", f"test_by: {test_by}",
         f"root: {quoted(place)}  # relative to this file", "lists_root: .  # this file's folder", f"lists: {LISTS}",
         "train_list: [train.txt]", "val_list: [val.txt]", f"dms_splits: [{SPLIT}]",
-        f"divisors: {{{', '.join(f'{divisor}: {divisor}' for divisor in divisors)}}}  # splits of generate_splits.py"]) + "\n"
+        f"divisors: {{{', '.join(divisors)}}}  # splits of generate_splits.py"]) + "\n"
 
 
 def _write(out, root, text, split):
@@ -370,8 +374,8 @@ def _write(out, root, text, split):
             files += [(spec.image_path(root, name, subset), image), (spec.label_path(root, name, subset), mask)]
     for path, expected in files:
         if path != expected:
-            raise UserError(f"the patterns {spec.images} and {spec.labels} mean {path}, not {expected}; rename one of the "
-                            "two, or put images and masks into folders of their own")
+            raise UserError(f"the patterns {spec.images} and {spec.labels} mean {path}, not {expected}; rename one of "
+                            "the two, or put images and masks into folders of their own")
     make_folder(out / LISTS)
     for path in (out / LISTS).glob(f"{SPLIT}*_{SPLIT_ID}.txt"):  # halves of the old lists, and what is empty now
         path.unlink()

@@ -46,12 +46,12 @@ def image_files(folder, without=(), wanted=lambda path: True):
                 raise UserError(f"{files[name]} and {path} have one name; remove or rename one of them")
             files[name] = path
     if not files:
-        raise UserError(f"{folder} holds no images or masks of use (JPEG, PNG, TIFF, WebP or BMP); give the right folder")
+        raise UserError(f"{folder} holds no images or masks of use (JPEG, PNG, TIFF, WebP, BMP); give the right folder")
     return files
 
 
 def pair(images_folder, masks_folder, image_suffix, mask_suffix, without=()):
-    """The ``Pairing`` of the files in two folders, which may be one: then masks end in ``mask_suffix``, or are no JPEGs.
+    """The ``Pairing`` of two folders, which may be one: then masks end in ``mask_suffix``, or are no JPEGs.
 
     ``image_suffix`` is what all images' names end in, ``mask_suffix`` what those of the masks do (None: find it out).
     ``without`` are folders to leave out. Raises ``UserError`` when no mask belongs to any image, or it is not certain.
@@ -82,7 +82,7 @@ def pair(images_folder, masks_folder, image_suffix, mask_suffix, without=()):
 
 
 def pattern(folder, root, suffix, files):
-    """The spec's pattern of ``files`` in ``folder``, whose names end in ``suffix``: ``.*`` for several kinds of files."""
+    """The spec's pattern of ``files`` in ``folder`` whose names end in ``suffix``: ``.*`` for several file suffixes."""
     endings = {file.suffix for file in files}
     place = Path(os.path.relpath(folder, root), "x").as_posix().removesuffix("x")
     around = [text.replace("{", "{{").replace("}", "}}") for text in (place, suffix)]

@@ -100,17 +100,16 @@ def _table(pixels, first, classes, options):
     """
     values = {entry.color: index for index, entry in enumerate(classes)}
     values.update({read_color(text, "--ignore"): IGNORED for text in options.ignore if text != "others"})
-    known, table = np.array(list(values), np.float32), {}
-    colors = list(pixels)
-    for start in range(0, len(colors), 4096):
-        part = colors[start : start + 4096]
-        distances = np.sqrt(((np.array([masks.unpack(color) for color in part], np.float32)[:, None] - known) ** 2).sum(-1))
-        for color, place, distance in zip(part, distances.argmin(1), distances.min(1)):
-            if distance <= options.tolerance:
-                table[color] = list(values.values())[place]
+    from scipy.spatial import KDTree  # slow to import, and --help has to be quick
+
+    distances, places = KDTree(list(values)).query([masks.unpack(color) for color in pixels])
+    known = list(values.values())
+    table = {color: known[place] for color, place, distance in zip(pixels, places, distances)
+             if distance <= options.tolerance}
     unknown = sorted(pixels.keys() - table.keys(), key=lambda color: (-pixels[color], color))
     if unknown and "others" not in options.ignore:
-        parts = [f"{masks.unpack(color)}, {pixels[color]} pixels (first in {first[color]})" for color in unknown[:_LISTED]]
+        parts = [f"{masks.unpack(color)}, {pixels[color]} pixels (first in {first[color]})"
+                 for color in unknown[:_LISTED]]
         share = 100 * sum(pixels[color] for color in unknown) / pixels.total()
         raise UserError(f"{len(unknown)} colour{'s' * (len(unknown) != 1)} of no class, {share:.2f} % of the pixels: "
                         f"{'; '.join(parts)}{f'; and {len(unknown) - _LISTED} more' if unknown[_LISTED:] else ''}. Add "

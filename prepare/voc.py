@@ -14,8 +14,8 @@ The folder --out becomes the root that VOC_ROOT names:
                             train.txt and val.txt together, without VOC's val.txt, sorted); train_labeled_0.txt (VOC's
                             train.txt), train_unlabeled_0.txt (the other names); and the lists of all random splits
 
-Interrupted, the same command goes on: files that are there are left as they are, lists are written last. Numbers of
-names and files are compared with the official ones.
+Interrupted, the same command goes on: files that are there are left as they are (delete masks of another origin), lists
+are written last. Numbers of names and files are compared with the official ones.
 """
 
 import argparse
@@ -40,7 +40,8 @@ from utils.files import make_folder, remove_left_overs, sync
 
 TRAINAUG, VAL, TRAIN = 10582, 1449, 1464  # names in trainaug.txt, val.txt and train.txt
 LISTS = "ImageSets/Segmentation"
-VOC_FILES = re.compile(rf"(?:.*/)?(JPEGImages/[^/]+\.jpg|SegmentationClass/[^/]+\.png|{LISTS}/(?:train|val|trainval)\.txt)")
+VOC_FILES = re.compile(rf"(?:.*/)?(JPEGImages/[^/]+\.jpg|SegmentationClass/[^/]+\.png|"
+                       rf"{LISTS}/(?:train|val|trainval)\.txt)")
 SBD_FILES = re.compile(r"(?:(?:.*/)?dataset/)?(cls/[^/.][^/]*\.mat|train\.txt|val\.txt)")
 _SECONDS_OF_SILENCE = 60  # before a server counts as gone
 
@@ -59,25 +60,26 @@ def main(arguments=None):
         unpack(voc, VOC_FILES, out)
     train, val = (read_list(out / LISTS / f"{name}.txt") for name in ("train", "val"))
     if both := {*train} & {*val}:
-        raise UserError(f"{min(both)} stands in train.txt and in val.txt of {out / LISTS}; a validation image cannot be "
-                        "a training image: get the official archive")
+        raise UserError(f"{min(both)} stands in train.txt and in val.txt of {out / LISTS}; a validation image cannot "
+                        "be a training image: get the official archive")
     for name in progress_bar("masks of VOC", "mask")([*train, *val]):
         source = out / f"SegmentationClass/{name}.png"
-        if args.redo or not spec.label_path(out, name).exists():
+        if not spec.label_path(out, name).exists():
             _write_mask(spec, out, name, images.read_mask(source, spec), source)
-    names = {*train} | _masks_of_sbd(sbd, spec, out, {*train, *val}, args.redo)
+    names = {*train} | _masks_of_sbd(sbd, spec, out, {*train, *val})
     sync()
     trainaug = sorted(names - {*val})
     for name in trainaug:
         if not spec.label_path(out, name).exists():
             raise UserError(f"{sbd} lists {name}, but holds no cls/{name}.mat; get the official archive")
-    compare_counts([("train.txt, VOC's own training names", len(train), TRAIN), ("val.txt, validation names", len(val), VAL),
+    compare_counts([("train.txt, VOC's own training names", len(train), TRAIN),
+                    ("val.txt, validation names", len(val), VAL),
                     ("trainaug.txt, training names with SBD", len(trainaug), TRAINAUG)], args.no_counts)
     save_lists(out / LISTS, {"trainaug.txt": trainaug, **own_split(trainaug, train)})
     finish(spec, out)
 
 
-def _masks_of_sbd(sbd, spec, out, own, redo):
+def _masks_of_sbd(sbd, spec, out, own):
     """Write the masks that only SBD has: of no name in ``own``. Returns the set of names in SBD's two lists."""
     print(f"reading {sbd}", flush=True)
     listed = {}
@@ -85,7 +87,7 @@ def _masks_of_sbd(sbd, spec, out, own, redo):
         where, name = f"{key} in {sbd}", Path(key).stem
         if key.endswith(".txt"):
             listed[key] = parse_list(read(), where)
-        elif name not in own and (redo or not spec.label_path(out, name).exists()):
+        elif name not in own and not spec.label_path(out, name).exists():
             _write_mask(spec, out, name, read_sbd_mask(read(), where, spec.num_classes), where)
     if len(listed) < 2:
         raise UserError(f"{sbd} lacks train.txt or val.txt; get the official archive")
@@ -186,5 +188,4 @@ def _parser():
     parser.add_argument("--animals", metavar="FOLDER",
                         help="write the images of the prepared VOC in --out that show an animal, at half the "
                              "resolution, to this folder, for --dataset=voc-animals")
-    parser.add_argument("--redo", action="store_true", help="make every mask again, even if one is there")
     return parser

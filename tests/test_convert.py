@@ -186,8 +186,8 @@ def test_rgb_masks_by_a_list_of_colours(colored, run):
     status, _, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt")
     assert status == 2 and not (colored / "out").exists()
     share = f"{100 * (VALUES == 3).mean():.2f} % of the pixels"
-    for words in ("1 colour of no class", share, f"[255, 255, 255], {2 * (VALUES == 3).sum()} pixels (first in", "a.png)",
-                  "--ignore", "nothing was written"):
+    for words in ("1 colour of no class", share, f"[255, 255, 255], {2 * (VALUES == 3).sum()} pixels (first in",
+                  "a.png)", "--ignore", "nothing was written"):
         assert words in errors
     status, out, errors = run(convert_rgb, "rgb", "out", "--colors=colors.txt", "--ignore", "255,255,255")
     assert status == 0 and "2 masks in out" in out, errors
@@ -225,7 +225,8 @@ def test_jpeg_masks(tmp_path, run):
 
 @pytest.mark.parametrize("arguments, words", [
     (["nowhere", "out", "--colors=colors.txt"], "not a folder"), (["rgb", "out"], "required"),
-    (["rgb/sub", "rgb", "--colors=colors.txt"], "holds the masks"), (["rgb", "out", "--colors=nowhere"], "no such file"),
+    (["rgb/sub", "rgb", "--colors=colors.txt"], "holds the masks"),
+    (["rgb", "out", "--colors=nowhere"], "no such file"),
     (["rgb", "out", "--colors=bad.txt"], "'weed' has no colour"), (["rgb", "out", "--colors=twice.txt"], "twice"),
     (["rgb", "out", "--colors=colors.txt", "--ignore=white"], "255,255,255"),
     (["rgb", "out", "--colors=colors.txt", "--tolerance=-1"], "--tolerance"),

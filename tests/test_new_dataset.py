@@ -167,8 +167,8 @@ def test_colours(tmp_path, make):
     assert status == 2 and "the colour [0, 0, 200]" in errors
     assert make("d/i", "d/m", "--classes=names", "--force", "--ignore", "224,224,192", "0,0,200")[0] == 0
     assert load_spec("datasets/d/dataset.yaml").class_names == ("weed", "soil")
-    assert make("d/i", "d/m", "--classes=a,b,c", "--force")[0] == 0
-    assert load_spec("datasets/d/dataset.yaml").palette == ((0, 0, 0), (200, 0, 0), (0, 0, 200))
+    status, _, errors = make("d/i", "d/m", "--classes=a,b,c", "--force")
+    assert status == 2 and "the class 'a' has no colour" in errors
 
 
 def test_what_looks_wrong_is_said(tmp_path, make):
@@ -184,8 +184,8 @@ def test_what_looks_wrong_is_said(tmp_path, make):
     status, out, errors = make("d/i", "d/m")
     assert status == 0
     for words in ("1 images carry an orientation tag", "mogrify -auto-orient", "1.jpg does not decode: it is truncated",
-                  "2.png is 31 x 24 pixels; they must be of one size", "3.png does not decode", "1 masks belong to no image",
-                  "lost.png", "the value 255"):
+                  "2.png is 31 x 24 pixels; they must be of one size", "3.png does not decode", "lost.png",
+                  "1 masks belong to no image", "the value 255"):
         assert words in errors, words
     train, validation, unlabeled = lists_of(tmp_path / "datasets/d", "train", "val", "all_unlabeled_0")
     assert sorted(train + validation) == ["0", "4", "5", "6", "7"] and unlabeled == ["8"]
