@@ -72,15 +72,12 @@ def main(arguments=None):
     pairings, pool = _find(options, warnings)
     facts, by_color = _look(pairings, pool)
     usable = [_usable(pairing, facts, warnings) for pairing in pairings]
-    masked = {name: pair for labeled, _ in usable for name, pair in labeled.items()}
+    masked = {name: files for labeled, _ in usable for name, files in labeled.items()}
     choice = _choose_classes([facts[mask] for _, mask in masked.values()], by_color, options, warnings)
     own = {name: {choice.class_of[value] for value in facts[mask].counts} - {255} for name, (_, mask) in masked.items()}
     split = _split(options, usable, own, warnings)
+    warnings += [f"left out: {facts[path].error}" for path in pool.values() if facts[path].error]
     split = _add_pool(split, {name: path for name, path in pool.items() if not facts[path].error}, facts, warnings)
-    for part, what in ((split.training, "training"), (split.validation, "validation")):
-        if not any(own[name] for name in part):
-            raise UserError(f"no mask for {what} has a labelled pixel ({', '.join(list(part)[:_NAMES])}); give others, "
-                            "or correct --ignore")
     _note(warnings, [str(path) for path, fact in facts.items() if fact.turned],
           f"images carry an orientation tag: {TURN_IT}; masks are taken to lie as the files do")
     text = _spec(out, root, pairings, pool and options.unlabeled, pool, choice, len(split.training),
@@ -285,12 +282,6 @@ def _add_pool(split, pool, facts, warnings):
                      if name in masked and facts[path].digest != facts[masked[name][0]].digest],
           "unlabelled images are called like images with masks, but differ")
     unlabeled = {name: path for name, path in unlabeled.items() if facts[path].digest not in validation}
-    if not unlabeled:
-        warnings.append("there are no unlabelled images, which the rounds learn from; give a folder of them with "
-                        "--unlabeled, or train with labels only (main.py --state=2)")
-    if len(split.validation) < 3:
-        warnings.append(f"{len(split.validation)} images for validation: the best checkpoint is chosen by chance; "
-                        "label more, or give a larger --val-share")
     return split._replace(unlabeled=unlabeled)
 
 
@@ -316,7 +307,9 @@ def _print(split, choice, counts):
     print(f"\ntraining     {len(split.training)} images with masks\n"
           f"validation   {len(names)} images with masks ({split.how}): {', '.join(names[:_NAMES])}"
           + (", ..." if names[_NAMES:] else "")
-          + f"\nunlabelled   {len(split.unlabeled)} images\nbackground   {choice.background}", flush=True)
+          + f"\nunlabelled   {len(split.unlabeled)} images"
+          + ("" if split.unlabeled else ", which the rounds learn from: give a folder of them with --unlabeled")
+          + f"\nbackground   {choice.background}", flush=True)
 
 
 def _spec(out, root, pairings, pool_folder, pool, choice, labeled, sizes):

@@ -135,27 +135,6 @@ def test_images_and_masks_in_one_folder(tmp_path, make, mask_name):
     assert lists_of(tmp_path / "datasets/d", "all_unlabeled_0") == [["4", "5"]]
 
 
-@pytest.mark.parametrize("stripes, options, ids, ignore, names, classes", [
-    ((0, 255), [], [(0,), (255,)], None, ("background", "foreground"), [0, 1]),
-    ((0, 1, 255), [], None, 255, ("background", "foreground"), [0, 1, 255]),
-    ((7, 26, 255), ["--classes=road,car"], [(7,), (26,)], 255, ("road", "car"), [0, 1, 255]),
-    ((0, 1000, 65535), ["--ignore=65535"], [(0,), (1000,)], 65535, ("class_0", "class_1000"), [0, 1, 255]),
-    ((0, 1, 3), ["--ignore=3", "--classes=a,b,c"], None, 3, ("a", "b", "c"), [0, 1, 255]),
-    ((0, 1, 255), ["--ignore=none"], [(0,), (1,), (255,)], None, ("class_0", "class_1", "class_255"), [0, 1, 2]),
-    ([(0, 0, 0), (1, 1, 1)], [], None, 255, ("background", "foreground"), [0, 1]),  # greys saved as RGB
-])
-def test_values(tmp_path, make, stripes, options, ids, ignore, names, classes):
-    dataset(tmp_path / "d", values=stripes)
-    status, _, errors = make("d/i", "d/m", *options)
-    assert status == 0, errors
-    spec = load_spec("datasets/d/dataset.yaml")
-    assert (spec.class_names, spec.ignore, spec.mask_colors) == (names, ignore, None)
-    if ids:
-        assert [tuple(value for value, index in enumerate(spec.label_ids) if index == number and value != ignore)
-                for number in range(len(ids))] == ids
-    assert list(dict.fromkeys(images.read_mask(tmp_path / "d/m/0.png", spec)[0].tolist())) == classes
-
-
 def test_colours(tmp_path, make):
     dataset(tmp_path / "d", values=[(0, 0, 0), (200, 0, 0), (0, 0, 200), (224, 224, 192)])
     status, out, errors = make("d/i", "d/m")
@@ -181,20 +160,22 @@ def test_what_looks_wrong_is_said(tmp_path, make):
     (tmp_path / "d/m/3.png").write_text("no image")
     mask(tmp_path / "d/m/lost.png")
     image(tmp_path / "d/i/8.png")
-    status, out, errors = make("d/i", "d/m")
+    image(tmp_path / "d/u/9.png")
+    (tmp_path / "d/u/10.png").write_text("no image")
+    status, out, errors = make("d/i", "d/m", "--unlabeled", "d/u")
     assert status == 0
     for words in ("1 images carry an orientation tag", "mogrify -auto-orient", "1.jpg does not decode: it is truncated",
                   "2.png is 31 x 24 pixels; they must be of one size", "3.png does not decode", "lost.png",
-                  "1 masks belong to no image", "the value 255"):
+                  "1 masks belong to no image", "the value 255", "10.png does not decode"):
         assert words in errors, words
     train, validation, unlabeled = lists_of(tmp_path / "datasets/d", "train", "val", "all_unlabeled_0")
-    assert sorted(train + validation) == ["0", "4", "5", "6", "7"] and unlabeled == ["8"]
+    assert sorted(train + validation) == ["0", "4", "5", "6", "7"] and unlabeled == ["8", "9"]
 
 
 def test_large_images_are_resized(tmp_path, make):
     dataset(tmp_path / "d", 3, size=(600, 1200))
     status, out, errors = make("d/i", "d/m")
-    assert status == 0 and "--unlabeled" in errors and "--state=2" in out  # there are no unlabelled images
+    assert status == 0 and "give a folder of them with --unlabeled" in out and "--state=2" in out, errors
     assert not (tmp_path / "datasets/d/lists/all_unlabeled_0.txt").exists()
     spec = load_spec("datasets/d/dataset.yaml")
     assert (spec.test_by, spec.test_size, spec.crop) == ("resize", (513, 1025), (321, 321))
