@@ -13,6 +13,7 @@ from PIL import Image
 
 import dms_sample
 import generate_splits
+from data import patterns
 from data.lists import find_training_list, read_list
 from utils.console import progress_bar
 from utils.errors import UserError
@@ -57,8 +58,8 @@ def _damaged(path, error):
 
 def _members(path):
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
+        for folder, names in patterns.walk(path):  # links are followed
+            for file in (Path(folder, name) for name in names):
                 yield file.relative_to(path).as_posix(), file.stat().st_size, file.read_bytes
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
