@@ -149,6 +149,8 @@ class Job:
     def _check_start(self):
         """Raise ``UserError`` where the network that the stage starts with cannot be had."""
         self.network.build("cpu", *self._start())
+        if self.options.check_weights and self.options.continue_from:
+            self._network(None).build("cpu", None, self.options.weights)
         self._check_sizes("crop_size", "test_size")
 
     def _batch_size(self):

@@ -98,6 +98,8 @@ def _stage(parser):
     group.add_argument("--check", action="store_true",
                        help="only check, before a long run: every listed image and mask, the lists, the weights, disk and "
                             "GPU memory; all findings at once, exit status 2 if any is an error")
+    group.add_argument("--check-weights", action="store_true",
+                       help="with --check and --continue-from: also the weights of an arm that starts without a checkpoint")
     group.add_argument("--plan", action="store_true",
                        help="read a launcher's commands from standard input and say what they come to, before the first is "
                             "run: wrong numbers, finished stages with other numbers; with --check everything they need")
