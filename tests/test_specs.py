@@ -86,11 +86,11 @@ def test_seven_of_vocs_classes():
 
 @pytest.mark.parametrize("changed, line, words", [
     (dict(name="nome: weeds"), 2, ["unknown key 'nome'", "did you mean 'name'"]),
-    (dict(crop=None), 2, ["'crop' is missing", "crop: [321, 321]"]),
+    (dict(crop=None), 2, ["'crop' is missing", "as in [321, 321]"]),
     (dict(crop="crop: [321]"), 8, ["crop is [321]", "[height, width]"]),
     (dict(crop="crop: 321"), 8, ["[height, width]"]),
-    (dict(crop="crop: [0, 5]"), 8, ["whole number from 1"]),
-    (dict(crop="crop:\n  - 5\n  - 7.5"), 10, ["crop is 7.5"]),
+    (dict(crop="crop: [0, 5]"), 8, ["crop is [0, 5]", "[height, width]"]),
+    (dict(crop="crop:\n  - 5\n  - 7.5"), 9, ["crop is [5, 7.5]"]),
     (dict(test_size="test_size: biggest"), 9, ["'largest'"]),
     (dict(test_size="test_size: largest\ntest_by: resize"), 9, ["[height, width]", "test_by: pad"]),
     (dict(name="name: no"), 2, ["quotes"]),
@@ -102,9 +102,9 @@ def test_seven_of_vocs_classes():
     (dict(images="images: /data/{name}.jpg"), 6, ["inside the dataset root"]),
     (dict(images="images: ['a/{name}.png', 'b/*/{name}.jpg']"), 6, ["'*' only as its suffix"]),
     (dict(labels="labels: masks/{name}.png\nlabels: other/{name}.png"), 8, ["'labels' already stands in line 7"]),
-    (dict(classes="classes: [soil, weed]"), 3, ["classes[0] must look like"]),
+    (dict(classes="classes: [soil, weed]"), 3, ["classes[0] must be a mapping", "{name: car, color: [0, 0, 142]}"]),
     (dict(classes="classes:\n  soil: 0\n  weed: 1"), 4, ["must be a list"]),
-    (dict(classes="classes:\n  - {name: soil, color: [0, 0, 0]}"), 4, ["lists 1 class;"]),
+    (dict(classes="classes:\n  - {name: soil, color: [0, 0, 0]}"), 4, ["a list of 2 to 255 classes"]),
     (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - {name: b, color: [0, 0]}"), 5, ["classes[1].color"]),
     (dict(classes="classes:\n  - {name: a, color: [0, 0, 0]}\n  - name: b\n    color: [0, 0, "
                   "256]"), 6, ["from 0 to 255"]),
@@ -139,14 +139,14 @@ def test_errors_name_the_line_and_the_mend(tmp_path, changed, line, words):
     ("test_by: crop", 10, ["'pad' or 'resize'"]),
     ("masks: colour", 10, ["'values' or 'color'"]),
     ("ignore_colors: [[1, 2, 3]]", 10, ["masks: color"]),
-    ("masks: color\nignore_colors:\n  - [1, 2]", 12, ["three numbers"]),
+    ("masks: color\nignore_colors:\n  - [1, 2]", 12, ["a list of colours"]),
     ("masks: color\nignore_colors: [[0, 0, 0]]", 11, ["that of a class"]),
     ("masks: color\nignore_colors: all", 11, ["'others'"]),
     ("unlabeled_images: pool/{subset}/{name}.jpg", 10, ["no {subset}"]),
     ("lists: /lists", 10, ["inside the dataset root", "lists_root"]),
-    ("val_list: []", 10, ["file names"]),
-    ("divisors: {2: 2, 8: 1}", 10, ["split 8 is 1", "above 1"]),
-    ("divisors:\n  2: 2\n  8: x", 12, ["split 8 is 'x'"]),
+    ("val_list: []", 10, ["the name of a file"]),
+    ("divisors: {2: 2, 8: 1}", 10, ["{2: 2, 8: 1}", "above 1"]),
+    ("divisors:\n  2: 2\n  8: x", 11, ["8: 'x'", "above 1"]),
     ("dms_splits: 8", 10, ["must be a list"]),
     ("root: [a]", 10, ["root is ['a']"]),
     ("crop: [1, 1]", 10, ["'crop' already stands in line 8"]),
@@ -187,7 +187,7 @@ def test_merged_and_shared_values_keep_their_lines(tmp_path):
     path = tmp_path / "a.yaml"
     message = refusal(path, classes=("classes:\n  - &first {name: a, color: [0, 0, 0]}\n  - <<: *first\n    name: b\n"
                                      "    ids: [x]"))
-    assert f"{path}, line 7: classes[1].ids is 'x'" in message
+    assert f"{path}, line 7: classes[1].ids is ['x']" in message
 
 
 def test_files_that_are_no_specs(tmp_path):

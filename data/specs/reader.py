@@ -2,21 +2,16 @@
 
 import difflib
 import os
+from functools import partial
 from pathlib import Path
+from reprlib import repr as shown  # a few lines of YAML can stand for a text without end
+from typing import Callable, NamedTuple
+
+import yaml
 
 from data import patterns
-from data.specs.document import Document, shown
+from utils.errors import UserError
 
-REQUIRED = ("name", "classes", "images", "labels", "crop", "test_size")
-OPTIONAL = {
-    "background": None, "ignore": 255, "lists": "ImageSets/Segmentation", "train_list": ["trainaug.txt"],
-    "val_list": ["val.txt"], "test_by": "pad", "root": None, "root_variable": None,
-    "divisors": {2: 2, 4: 4, 8: 8, 20: 20}, "dms_splits": [8, 20],
-    "unlabeled_images": None, "masks": "values", "ignore_colors": [], "lists_root": None,
-}
-LARGEST_VALUE = 65535  # of a 16-bit mask
-_EXAMPLES = {"name": "weeds", "classes": "[{name: soil, color: [0, 0, 0]}, {name: weed, color: [200, 0, 0]}]",
-             "images": "images/{name}.*", "labels": "masks/{name}.png", "crop": "[321, 321]", "test_size": "largest"}
 _NONE = (None, "none", "None")
 
 
@@ -25,264 +20,298 @@ def read(path):
 
     Raises ``UserError`` naming the file, the line, the key and the fix.
     """
-    return _Reader(Document(path)).fields()
+    document = _parse(path)
+    try:
+        return _fields(document, Path(path).parent)
+    except _Wrong as wrong:
+        line, value = getattr(document, "line", 1), document
+        for key in wrong.where:  # as far as there are lines: a key may be missing
+            if key not in getattr(value, "lines", ()):
+                break
+            line, value = value.lines[key], value[key]
+        raise UserError(f"{path}, line {line}: {wrong}") from wrong
 
 
-class _Reader:
-    def __init__(self, document):
-        self._document = document
-        given = document.values
-        if not isinstance(given, dict):
-            raise self._error((), "a dataset spec is a mapping of keys to values, as in 'name: weeds'; see "
-                              "docs/own_data.md")
-        for key in given:
-            if key not in REQUIRED and key not in OPTIONAL:
-                near = difflib.get_close_matches(str(key), (*REQUIRED, *OPTIONAL), 1)
-                meant = f"; did you mean {near[0]!r}" if near else ""
-                raise self._error((key,), f"unknown key {shown(str(key))}{meant}; known keys are "
-                                  f"{', '.join((*REQUIRED, *OPTIONAL))}")
-        for key in REQUIRED:
-            if key not in given:
-                raise self._error((), f"the key {key!r} is missing; add it, as in '{key}: {_EXAMPLES[key]}' "
-                                  "(docs/own_data.md explains every key)")
-        self._given, self._values = given, {**OPTIONAL, **given}
+# --- YAML that knows its lines ----------------------------------------------------------------------------------------
 
-    def fields(self):
-        """Dict of the fields of a ``DatasetSpec``."""
-        values = self._values
-        masks = self._one_of("masks", ("values", "color"))
-        names, palette, classes = self._classes(masks == "color")
+
+class _Map(dict):
+    """A mapping with the ``line`` it begins in and the ``lines`` of its values, by key."""
+
+
+class _List(list):
+    """A list with the ``line`` it begins in and the ``lines`` of its items, by index."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which gives ``_Map`` and ``_List`` and refuses a key that stands twice."""
+
+    def compose_mapping_node(self, anchor):
+        """Of two equal keys YAML would take the last, silently."""
+        node, lines = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            line = lines.setdefault(str(key.value), key.start_mark.line)
+            if line != key.start_mark.line:
+                raise yaml.MarkedYAMLError(problem=f"the key {shown(str(key.value))} already stands in line {line + 1}",
+                                           problem_mark=key.start_mark, note="delete one of the two")
+        return node
+
+    def list_with_lines(self, node):
+        """The ``_List`` of a node."""
+        values = _List(self.construct_sequence(node, deep=True))
+        values.line = node.start_mark.line + 1
+        values.lines = {index: item.start_mark.line + 1 for index, item in enumerate(node.value)}
+        return values
+
+    def map_with_lines(self, node):
+        """The ``_Map`` of a node."""
+        values = _Map(self.construct_mapping(node, deep=True))
+        values.line = node.start_mark.line + 1
+        values.lines = {self.construct_object(key): value.start_mark.line + 1 for key, value in node.value}
+        return values
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.map_with_lines)
+_Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.list_with_lines)
+
+
+def _parse(path):
+    """What the YAML file ``path`` holds. Raises ``UserError`` naming the line."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = " ".join(filter(None, (error.context, error.problem)))
+        mend = error.note or (
+            "indent with blanks, not with tabs" if "'\\t'" in what else
+            "look at this line and the one before it: brackets, a blank after each colon, quotes (a text that begins "
+            "with { or stands in brackets needs them, as in '{name}.jpg')")
+        raise UserError(f"{path}, line {mark.line + 1 if mark else 1}: not valid YAML: {what}; {mend}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}, line {line}: not valid YAML: a control character; delete it") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: the file is not UTF-8 text; save it as UTF-8") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}, line 1: not valid YAML: {error!s:.200}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+# --- what a value must be ---------------------------------------------------------------------------------------------
+
+
+class _Wrong(ValueError):
+    """What is wrong with the value at ``where``, a tuple of keys and indices, () for the whole file."""
+
+    def __init__(self, where, what):
+        super().__init__(what)
+        self.where = where
+
+
+def _is_text(value):
+    return isinstance(value, (str, int)) and not isinstance(value, bool) and bool(str(value).strip()) and (
+        str(value).isprintable())
+
+
+def _is_whole(value, low=0, high=65535):
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_list(value, valid, low=1, high=1 << 16):
+    return isinstance(value, list) and low <= len(value) <= high and all(map(valid, value))
+
+
+def _is_color(value):
+    return _is_list(value, partial(_is_whole, high=255), 3, 3)
+
+
+def _is_size(value):
+    return _is_list(value, partial(_is_whole, low=1, high=1 << 16), 2, 2)
+
+
+def _is_file_name(value):
+    return _is_text(value) and Path(value).name == value
+
+
+def _are_divisors(value):
+    return isinstance(value, dict) and all(
+        isinstance(divisor, (int, float)) and 1 < divisor < float("inf") for divisor in value.values())
+
+
+class _Key(NamedTuple):
+    valid: Callable
+    must: str  # what it must be, in words
+    usual: object = None  # where it is not given; required keys have none
+
+
+_TEXT = (_is_text, "a text of one line (yes, no, on and off stand for others: put them in quotes)")
+_PATTERN = (lambda value: _is_text(value) or _is_list(value, _is_text), "a pattern, or a list of them, as in 'images/{name}.*'")
+_FILES = (lambda value: _is_file_name(value) or _is_list(value, _is_file_name),
+          "the name of a file in the folder 'lists', or a list of them, as in [trainaug.txt]")
+REQUIRED = {
+    "name": _Key(*_TEXT),
+    "classes": _Key(partial(_is_list, valid=lambda entry: True, low=2, high=255), "a list of 2 to 255 classes, as in "
+                    "[{name: soil, color: [0, 0, 0]}, {name: weed, color: [200, 0, 0]}]"),
+    "images": _Key(*_PATTERN), "labels": _Key(*_PATTERN),
+    "crop": _Key(_is_size, "[height, width] in pixels, as in [321, 321]"),
+    "test_size": _Key(lambda value: value == "largest" or _is_size(value),
+                      "[height, width] in pixels, as in [321, 321], or 'largest'")}
+OPTIONAL = {
+    "background": _Key(lambda value: True, ""),  # its rule needs the classes
+    "ignore": _Key(lambda value: value in _NONE or _is_whole(value), "a whole number from 0 to 65535, or none", 255),
+    "lists": _Key(lambda value: _is_text(value) and not Path(value).is_absolute() and ".." not in Path(value).parts,
+                  "a folder inside the dataset root (or inside lists_root, which may be anywhere)",
+                  "ImageSets/Segmentation"),
+    "train_list": _Key(*_FILES, "trainaug.txt"), "val_list": _Key(*_FILES, "val.txt"),
+    "test_by": _Key(("pad", "resize").__contains__, "'pad' or 'resize'", "pad"),
+    "root": _Key(*_TEXT), "root_variable": _Key(*_TEXT),
+    "divisors": _Key(_are_divisors, "a mapping from names of splits to numbers above 1, as in {8: 8, 106: 105.82}",
+                     {2: 2, 4: 4, 8: 8, 20: 20}),
+    "dms_splits": _Key(partial(_is_list, valid=_is_text, low=0), "a list of splits, as in [8, 20]", [8, 20]),
+    "unlabeled_images": _Key(*_PATTERN),
+    "masks": _Key(("values", "color").__contains__, "'values' or 'color'", "values"),
+    "ignore_colors": _Key(lambda value: value == "others" or _is_list(value, _is_color, 0),
+                          "a list of colours, as in [[255, 255, 255]], or 'others' for every colour of no class", []),
+    "lists_root": _Key(*_TEXT)}
+_OF_A_CLASS = {
+    "name": _Key(*_TEXT),
+    "color": _Key(_is_color, "three numbers from 0 to 255 (red, green, blue), as in [200, 0, 0]"),
+    "ids": _Key(partial(_is_list, valid=_is_whole), "a list of mask values from 0 to 65535, as in [26]"),
+    "colors": _Key(partial(_is_list, valid=_is_color), "a list of colours, as in [[0, 0, 142]]")}
+
+
+def _checked(given, keys, required, where=()):
+    """The values of all ``keys`` in the mapping ``given``, lists as tuples."""
+    if not isinstance(given, dict):
+        raise _Wrong(where, f"{_name(where)} must be a mapping of keys to values, as in {{name: car, color: [0, 0, 142]}} "
+                            "for a class; see docs/own_data.md")
+    for key in given:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, 1)
+            meant = f"; did you mean {near[0]!r}" if near else ""
+            raise _Wrong((*where, key), f"unknown key {shown(str(key))}{meant}; known keys are {', '.join(keys)}")
+    values = {}
+    for key, rule in keys.items():
+        place, value = (*where, key), given.get(key, rule.usual)
+        if key in required and key not in given:
+            raise _Wrong(where, f"the key {key!r} is missing; it must be {rule.must} (docs/own_data.md explains every "
+                                "key)")
+        if not (value is rule.usual is None and key not in required or rule.valid(value)):
+            raise _Wrong(place, f"{_name(place)} is {shown(value)}; it must be {rule.must}")
+        values[key] = _frozen(value)
+    return values
+
+
+def _name(where):
+    """How errors call a value: crop, classes[2].ids."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in where).lstrip(".") or "a dataset spec"
+
+
+def _frozen(value):
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+# --- what the values mean together ------------------------------------------------------------------------------------
+
+
+def _fields(given, folder):
+    """Dict of the fields of a ``DatasetSpec`` for what the file in ``folder`` holds."""
+    values = _checked(given, {**REQUIRED, **OPTIONAL}, REQUIRED)
+    classes = [_checked(entry, _OF_A_CLASS, ("name", "color"), ("classes", index))
+               for index, entry in enumerate(given["classes"])]
+    names = [str(entry["name"]) for entry in classes]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise _Wrong(("classes", index, "name"), f"two classes have the name {name!r}; rename one")
+    background = values["background"]
+    if background in names:
+        background = names.index(background)
+    elif background in _NONE:
+        background = None
+    elif not _is_whole(background, high=len(names) - 1):
+        raise _Wrong(("background",), f"background is {shown(background)}; it must be a whole number from 0 to "
+                                      f"{len(names) - 1}, the name of a class, or none")
+    if values["test_size"] == "largest" and values["test_by"] == "resize":
+        raise _Wrong(("test_size",), "test_size is 'largest', but 'test_by: resize' needs one size for all images; give "
+                                     "[height, width], or 'test_by: pad'")
+    places = {key: None if values[key] is None else os.path.abspath(folder / Path(str(values[key])).expanduser())
+              for key in ("root", "lists_root")}
+    unchanged = ("lists", "crop", "test_by", "root_variable")
+    return {**{key: values[key] for key in unchanged}, **places, "name": str(values["name"]),
+            **{key: _pattern(values[key], key) for key in ("images", "labels", "unlabeled_images")},
+            "class_names": tuple(names), "palette": tuple(entry["color"] for entry in classes),
+            "test_size": None if values["test_size"] == "largest" else values["test_size"], "background": background,
+            "train_lists": _several(values["train_list"]), "val_lists": _several(values["val_list"]),
+            "divisors": tuple((str(split), divisor) for split, divisor in values["divisors"].items()),
+            "dms_splits": tuple(map(str, values["dms_splits"])),
+            **(_by_color if values["masks"] == "color" else _by_value)(given, values, classes, names)}
+
+
+def _several(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _pattern(value, key):
+    """A checked pattern as str, several as a tuple, None where there is none."""
+    for pattern in () if value is None else _several(value):
+        fault = patterns.fault(str(pattern))
+        if fault is None and key == "unlabeled_images" and "{subset}" in pattern:
+            fault = "may have no {subset}: unlabelled images have none"
+        if fault:
+            raise _Wrong((key,), f"{key} is {shown(pattern)}; it {fault}")
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def _class_of(classes, names, key, usual=None):
+    """Dict from the mask values or colours that ``key`` gives the classes (else their ``usual``) to their numbers."""
+    found = {}
+    for index, entry in enumerate(classes):
+        for value in entry[key] or ((entry[usual],) if usual else ()):
+            if found.setdefault(value, index) != index:
+                what = f"value {value}" if key == "ids" else f"colour {list(value)}"
+                raise _Wrong(("classes", index, key if entry[key] else usual), f"the mask {what} belongs to two classes, "
+                             f"{names[found[value]]!r} and {names[index]!r}; keep it in one")
+    return found
+
+
+def _by_value(given, values, classes, names):
+    """The fields that say what mask values mean. An ignore value that nobody wrote gives way to a class."""
+    ignore = None if values["ignore"] in _NONE else values["ignore"]
+    for place, wrong in [(("ignore_colors",), values["ignore_colors"]),
+                         *((("classes", index, "colors"), entry["colors"]) for index, entry in enumerate(classes))]:
+        if wrong:
+            raise _Wrong(place, f"{_name(place)} is for masks whose colours say the class; add the line 'masks: color' to "
+                                "the spec, or delete it here")
+    ids = _class_of(classes, names, "ids")
+    for index, entry in enumerate(classes):
+        if ids and not entry["ids"]:
+            raise _Wrong(("classes", index), f"the class {names[index]!r} has no 'ids' while others do; give every class "
+                                             "its mask values")
+    if ignore in ids and "ignore" not in given:
         ignore = None
-        if values["ignore"] not in _NONE:
-            ignore = self._integer(("ignore",), values["ignore"], 0, LARGEST_VALUE, "or none")
-        ids = {value: index for index, own in enumerate(classes) for value in own}
-        if masks == "values":
-            ignore = self._without_conflict(ignore, ids, names)
-            mask_colors = others = None
-        else:
-            mask_colors, others = self._mask_colors(classes)
-            ids = {}
-        background = None if values["background"] in _NONE else self._background(names)
-        test_by = self._one_of("test_by", ("pad", "resize"))
-        return dict(
-            name=self._text(("name",), values["name"]), class_names=names, palette=palette, background=background,
-            ignore=ignore, label_ids=_label_ids(ids, ignore, len(names)), images=self._pattern("images"),
-            labels=self._pattern("labels"), lists=self._folder("lists"), train_lists=self._file_names("train_list"),
-            val_lists=self._file_names("val_list"), crop=self._size("crop"), test_size=self._test_size(test_by),
-            test_by=test_by, root=self._place("root"), root_variable=self._optional_text("root_variable"),
-            divisors=self._divisors(), dms_splits=self._splits(), unlabeled_images=self._pattern("unlabeled_images"),
-            mask_colors=mask_colors, ignore_other_colors=others, lists_root=self._place("lists_root"))
-
-    # --- classes ------------------------------------------------------------------------------------------------------
-
-    def _classes(self, by_color):
-        """Names, palette, and for each class what masks hold of it: values, or colours where ``by_color``."""
-        entries = self._list(("classes",), self._values["classes"],
-                             "as in [{name: soil, color: [0, 0, 0]}, {name: weed, color: [200, 0, 0]}]")
-        most = 254 if by_color else 255
-        if not 2 <= len(entries) <= most:
-            raise self._error(("classes",), f"classes lists {len(entries)} class{'es' * (len(entries) != 1)}; "
-                              f"2 to {most} are possible")
-        names, palette, contents = [], [], []
-        for index, entry in enumerate(entries):
-            keys = ("classes", index)
-            where = f"classes[{index}]"
-            if not isinstance(entry, dict) or not {"name", "color"} <= set(entry):
-                raise self._error(keys, f"{where} must look like {{name: car, color: [0, 0, 142]}} "
-                                  "with, if mask values are not class numbers, ids: [26]")
-            for key in entry:
-                if key not in ("name", "color", "ids", "colors"):
-                    raise self._error((*keys, key), f"{where} has the unknown key {shown(str(key))}; a class has name, "
-                                      "color and, as masks need it, ids or colors")
-            names.append(self._text((*keys, "name"), entry["name"], f"{where}.name"))
-            if names[-1] in names[:-1]:
-                raise self._error((*keys, "name"), f"two classes have the name {names[-1]!r}; rename one")
-            palette.append(self._color((*keys, "color"), entry["color"], f"{where}.color"))
-            read_own = self._class_colors if by_color else self._class_ids
-            contents.append(read_own(keys, entry, where))
-        self._refuse_shared(contents, names, "colors" if by_color else "ids")
-        if any(contents) and not all(contents):
-            lacking = next(index for index, own in enumerate(contents) if not own)
-            raise self._error(("classes", lacking), f"the class {names[lacking]!r} has no 'ids' while others do; "
-                              "give every class its mask values")
-        return tuple(names), tuple(palette), contents
-
-    def _class_ids(self, keys, entry, where):
-        """The mask values of a class; () where it has none of its own."""
-        if "colors" in entry:
-            raise self._error((*keys, "colors"), f"{where}.colors is for masks whose colours say the class; add the "
-                                                 "line 'masks: color' to the spec, or delete it here")
-        values = self._list((*keys, "ids"), entry.get("ids", []), "as in ids: [26]", f"{where}.ids")
-        return [self._integer((*keys, "ids", place), value, 0, LARGEST_VALUE, name=f"{where}.ids")
-                for place, value in enumerate(values)]
-
-    def _class_colors(self, keys, entry, where):
-        """The mask colours of a class: its 'colors', else its 'color'."""
-        if "ids" in entry:
-            raise self._error((*keys, "ids"), f"{where}.ids is for masks of values, but the spec says 'masks: color'; "
-                              "delete one of the two")
-        if "colors" not in entry:
-            return [tuple(entry["color"])]
-        colors = self._list((*keys, "colors"), entry["colors"], "of colours, as in [[0, 0, 142]]", f"{where}.colors")
-        if not colors:
-            raise self._error((*keys, "colors"), f"{where}.colors is empty; list at least one colour, or delete it")
-        return [self._color((*keys, "colors", place), color, f"{where}.colors") for place, color in enumerate(colors)]
-
-    def _refuse_shared(self, contents, names, key):
-        seen = {}
-        for index, own in enumerate(contents):
-            for value in own:
-                if seen.setdefault(value, index) != index:
-                    place = ("classes", index, key if key in self._values["classes"][index] else "color")
-                    what = f"colour {list(value)}" if key == "colors" else f"value {value}"
-                    raise self._error(place, f"the mask {what} belongs to two classes, {names[seen[value]]!r} and "
-                                      f"{names[index]!r}; keep it in one")
-
-    def _mask_colors(self, classes):
-        """Pairs (colour, class), 255 where it is ignored; and whether all other colours are ignored (True or None)."""
-        colors = {color: index for index, own in enumerate(classes) for color in own}
-        given = self._values["ignore_colors"]
-        if given == "others":
-            return tuple(sorted(colors.items())), True
-        given = self._list(("ignore_colors",), given, "of colours, as in [[255, 255, 255]], or 'others' for every "
-                                                      "colour of no class")
-        for place, color in enumerate(given):
-            keys = ("ignore_colors", place)
-            color = self._color(keys, color, "ignore_colors")
-            if colors.get(color, 255) != 255:
-                raise self._error(keys, f"the colour {list(color)} is that of a class, too; take it out of one of the "
-                                        "two")
-            colors[color] = 255
-        return tuple(sorted(colors.items())), None
-
-    def _without_conflict(self, ignore, ids, names):
-        """The ignore value, which must not mean a class, too; a default that does is none."""
-        if self._given.get("ignore_colors"):
-            raise self._error(("ignore_colors",), "ignore_colors is for masks whose colours say the class; add the "
-                                                  "line 'masks: color' to the spec, or delete it")
-        if ignore is not None and ignore < len(names) and not ids:
-            raise self._error(("ignore",), f"ignore is {ignore}, which is also the number of a class; use 255, or none")
-        if ignore in ids:
-            if "ignore" in self._given:
-                raise self._error(("ignore",), f"ignore is {ignore}, which is also an id of the class "
-                                  f"{names[ids[ignore]]!r}; use another value, or none")
-            return None
-        return ignore
-
-    def _background(self, names):
-        value = self._values["background"]
-        if value in names:
-            return names.index(value)
-        return self._integer(("background",), value, 0, len(names) - 1, "the name of a class, or none")
-
-    # --- the other keys -----------------------------------------------------------------------------------------------
-
-    def _pattern(self, key):
-        """A pattern as str, several as a tuple, None where there is none."""
-        value = self._values[key]
-        if value is None and key not in REQUIRED:
-            return None
-        several = value if isinstance(value, list) else [value]
-        if not several:
-            raise self._error((key,), f"{key} is empty; give a pattern, as in 'images/{{name}}.*'")
-        for place, pattern in enumerate(several):
-            keys = (key, place) if isinstance(value, list) else (key,)
-            fault = patterns.fault(self._text(keys, pattern, key))
-            if fault is None and key == "unlabeled_images" and "{subset}" in pattern:
-                fault = "may have no {subset}: unlabelled images have none"
-            if fault:
-                raise self._error(keys, f"{key} is {shown(pattern)}; it {fault}")
-        return several[0] if len(several) == 1 else tuple(several)
-
-    def _folder(self, key):
-        text = self._text((key,), self._values[key])
-        if Path(text).is_absolute() or ".." in Path(text).parts:
-            raise self._error((key,), f"{key} is {shown(text)}; it must stay inside the dataset root (or inside "
-                                      "lists_root, which may be anywhere)")
-        return text
-
-    def _place(self, key):
-        """An absolute folder; a relative one is meant from the spec's own folder."""
-        text = self._optional_text(key)
-        return None if text is None else os.path.abspath(self._document.path.parent / Path(text).expanduser())
-
-    def _file_names(self, key):
-        value = self._values[key]
-        names = tuple(self._text((key,), name) for name in (value if isinstance(value, list) else [value]))
-        if not names or any(Path(name).name != name for name in names):
-            raise self._error((key,), f"{key} must be file names in the folder 'lists', as in [trainaug.txt]")
-        return names
-
-    def _size(self, key):
-        value = self._values[key]
-        if not isinstance(value, list) or len(value) != 2:
-            raise self._error((key,), f"{key} is {shown(value)}; it must be [height, width] in pixels, as in [321, 321]"
-                              + (", or 'largest'" if key == "test_size" else ""))
-        return tuple(self._integer((key, place), side, 1, 1 << 16, name=key) for place, side in enumerate(value))
-
-    def _test_size(self, test_by):
-        if self._values["test_size"] != "largest":
-            return self._size("test_size")
-        if test_by == "resize":
-            raise self._error(("test_size",), "test_size is 'largest', but 'test_by: resize' needs one size for all "
-                              "images; give [height, width], or 'test_by: pad'")
-        return None
-
-    def _divisors(self):
-        value = self._values["divisors"]
-        if not isinstance(value, dict):
-            raise self._error(("divisors",), "divisors must map names of splits to divisors, as in {8: 8, 106: 105.82}")
-        for split, divisor in value.items():
-            if isinstance(divisor, bool) or not isinstance(divisor, (int, float)) or not 1 < divisor < float("inf"):
-                raise self._error(("divisors", split), f"the divisor of split {split} is {shown(divisor)}; it must be "
-                                                       "a number above 1")
-        return tuple((str(split), divisor) for split, divisor in value.items())
-
-    def _splits(self):
-        return tuple(str(split) for split in self._list(("dms_splits",), self._values["dms_splits"], "as in [8, 20]"))
-
-    # --- kinds of values ----------------------------------------------------------------------------------------------
-
-    def _error(self, keys, what):
-        return self._document.error(keys, what)
-
-    def _one_of(self, key, choices):
-        value = self._values[key]
-        if value not in choices:
-            raise self._error((key,), f"{key} is {shown(value)}; use {' or '.join(map(repr, choices))}")
-        return value
-
-    def _list(self, keys, value, example, name=None):
-        if not isinstance(value, list):
-            raise self._error(keys, f"{name or keys[0]} is {shown(value)}; it must be a list {example}")
-        return value
-
-    def _color(self, keys, value, name):
-        if not isinstance(value, list) or len(value) != 3:
-            raise self._error(keys, f"{name} is {shown(value)}; it must be three numbers from 0 to 255 "
-                              "(red, green, blue), as in [200, 0, 0]")
-        return tuple(self._integer(keys, channel, 0, 255, name=name) for channel in value)
-
-    def _text(self, keys, value, name=None):
-        name = name or keys[0]
-        if isinstance(value, bool):
-            raise self._error(keys, f"{name} is {str(value).lower()}, since YAML reads yes, no, on and off so; put it "
-                                    "in quotes")
-        if not isinstance(value, (str, int)) or str(value).strip() == "" or not str(value).isprintable():
-            raise self._error(keys, f"{name} is {shown(value)}; it must be a text of one line")
-        return str(value)
-
-    def _optional_text(self, key):
-        return None if self._values[key] is None else self._text((key,), self._values[key])
-
-    def _integer(self, keys, value, low, high, also="", name=None):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self._error(keys, f"{name or keys[0]} is {shown(value)}; it must be a whole number from "
-                              f"{low} to {high}" + (f", {also}" if also else ""))
-        return value
+    if ignore in ids or ignore is not None and not ids and ignore < len(names):
+        what = f"an id of the class {names[ids[ignore]]!r}" if ids else "the number of a class"
+        raise _Wrong(("ignore",), f"ignore is {ignore}, which is also {what}; use another value, or none")
+    rest = 255 if ignore is None or ignore < len(names) else ignore  # finished stages are compared by this
+    return {"ignore": ignore, "mask_colors": None, "ignore_other_colors": None,
+            "label_ids": tuple(ids.get(value, rest) for value in range(max(256, max(ids) + 1))) if ids else None}
 
 
-def _label_ids(ids, ignore, classes):
-    """The class of every mask value that may occur, ``ignore`` or 255 for none; None when values are classes already."""
-    rest = 255 if ignore is None or ignore < classes else ignore  # finished stages are compared by this
-    return tuple(ids.get(value, rest) for value in range(max(256, max(ids) + 1))) if ids else None
+def _by_color(given, values, classes, names):
+    """The fields that say what mask colours mean: pairs (colour, class), 255 where it is ignored, sorted."""
+    for index, entry in enumerate(classes):
+        if entry["ids"]:
+            raise _Wrong(("classes", index, "ids"), f"classes[{index}].ids is for masks of values, but the spec says "
+                                                    "'masks: color'; delete one of the two")
+    if len(names) > 254:
+        raise _Wrong(("classes",), f"classes lists {len(names)} classes; with 'masks: color' 254 are possible")
+    colors, ignored = _class_of(classes, names, "colors", "color"), values["ignore_colors"]
+    for place, color in enumerate(() if ignored == "others" else ignored):
+        if colors.setdefault(color, 255) != 255:
+            raise _Wrong(("ignore_colors", place), f"the colour {list(color)} is that of a class, too; take it out of one "
+                                                   "of the two")
+    return {"ignore": None if values["ignore"] in _NONE else values["ignore"], "label_ids": None,
+            "mask_colors": tuple(sorted(colors.items())), "ignore_other_colors": True if ignored == "others" else None}
