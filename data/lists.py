@@ -85,7 +85,7 @@ def _name_of_paths(line, where, spec, root):
     """
     columns = _COLUMNS.fullmatch(line)
     image, mask = columns.groups() if columns else (line, None)
-    if mask is None and (root is None or patterns.find(root, spec.patterns("images"), line)[1]):
+    if mask is None and (root is None or spec.image_path(root, line).is_file()):
         return line  # an image called x.png.jpg
     if root is None:
         raise UserError(f"{where}: a second column, {_shown(mask)}; keep one image name a line")
@@ -128,8 +128,11 @@ def split_list_names(split, split_id):
     have labelled lists of their own and share the unlabelled list of "106".
     Raises ``UserError`` for a split or id with other characters than letters, digits, dot, dash and underscore.
     """
-    split = _checked(split, "split (--train-set)")
-    split_id = _checked(split_id, "split id (--sets-id)")
+    split = str(split)
+    for value, what in ((split, "split (--train-set)"), (str(split_id), "split id (--sets-id)")):
+        if not _SPLIT.fullmatch(value):
+            raise UserError(f"the {what} is {_shown(value)}; use letters, digits, dots, dashes and underscores, as in "
+                            "20, 106 or 106-l")
     return f"{split}_labeled_{split_id}.txt", f"{whole_split(split)}_unlabeled_{split_id}.txt"
 
 
@@ -242,11 +245,3 @@ def fault(name):
 
 def _shown(name):
     return repr(name if len(name) <= 80 else name[:77] + "...")
-
-
-def _checked(value, what):
-    value = str(value)
-    if not _SPLIT.fullmatch(value):
-        raise UserError(f"the {what} is {_shown(value)}; use letters, digits, dots, dashes and underscores, "
-                        "as in 20, 106 or 106-l")
-    return value

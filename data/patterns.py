@@ -5,12 +5,12 @@ in ``.*``, which stands for any suffix of an image, in small or capital letters.
 names, so that no suffix is tried on the disk.
 """
 
+import functools
 import os
 import re
 import string
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.errors import UserError
 
@@ -19,36 +19,25 @@ ANY_SUFFIX = ".*"
 _SETTLED = 2e9  # nanoseconds: a folder that changed more recently may change again without a new time of change
 
 
-class _Folder(NamedTuple):
-    changed: int  # time of its last change, in ns
-    settled: bool  # whether every later change will show in that time
-    files: frozenset  # names of all files
-    stems: dict  # name without suffix -> names of the image files called so
-
-
-_folders = {}  # path -> _Folder
-
-
 def find(root, patterns, name, subset="train"):
-    """(path, whether a file is there) of the file that ``patterns`` (tuple of str) mean by ``name``.
+    """Path of the file that ``patterns`` (tuple of str) mean by ``name``.
 
     The first pattern with a file wins; where none has one, the path is what the first pattern says. Raises
     ``UserError`` when two files match one pattern.
     """
+    usual = Path(root, patterns[0].format(name=name, subset=subset))
+    if len(patterns) == 1 and not patterns[0].endswith(ANY_SUFFIX):
+        return usual  # nothing to look for
     for pattern in patterns:
         folder, _, file_name = pattern.format(name=name, subset=subset).rpartition("/")
         folder = os.path.join(root, folder)
-        if not pattern.endswith(ANY_SUFFIX):
-            if file_name in _look(folder).files:
-                return Path(folder, file_name), True
-            continue
-        matching = _look(folder).stems.get(file_name.removesuffix(ANY_SUFFIX), ())
+        matching = _files(folder).get(file_name, ())
         if len(matching) > 1:
             raise UserError(f"two files in {folder} match {file_name}: {matching[0]} and {matching[1]}; remove one, or "
                             f"write the suffix in the dataset's spec, as in {pattern.removesuffix(ANY_SUFFIX)}.jpg")
         if matching:
-            return Path(folder, matching[0]), True
-    return Path(root, patterns[0].format(name=name, subset=subset)), False
+            return Path(folder, matching[0])
+    return usual
 
 
 def names_in(root, pattern):
@@ -138,26 +127,29 @@ def fault(pattern):
     return None
 
 
-def _look(folder):
+def _files(folder):
+    """Dict of the files in ``folder``, kept until it changes: by name, and images by "stem.*", too -> list of names."""
     try:
         changed = os.stat(folder).st_mtime_ns
     except OSError:
-        return _Folder(0, False, frozenset(), {})
-    known = _folders.get(folder)
-    if known is not None and known.changed == changed and known.settled:
-        return known
-    stems = {}
+        return {}
+    kept = abs(time.time_ns() - changed) > _SETTLED
+    return (_listing if kept else _listing.__wrapped__)(folder, changed)
+
+
+@functools.cache
+def _listing(folder, changed):
+    found = {}
     try:
         with os.scandir(folder) as entries:
             files = sorted(entry.name for entry in entries if not entry.is_dir())
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be read: {error.strerror}; check its permissions") from error
     for file_name in files:
+        found[file_name] = [file_name]
         if is_image(file_name):
-            stems.setdefault(file_name.rpartition(".")[0], []).append(file_name)
-    settled = abs(time.time_ns() - changed) > _SETTLED
-    _folders[folder] = _Folder(changed, settled, frozenset(files), stems)
-    return _folders[folder]
+            found.setdefault(file_name.rpartition(".")[0] + ANY_SUFFIX, []).append(file_name)
+    return found
 
 
 def _expression(pattern, subset):

@@ -61,12 +61,8 @@ class DatasetSpec:
         """Path of the image ``name``; ``subset`` is train, val or test, or ``UNLABELED``: then the image is looked for
         in ``unlabeled_images`` first. Raises ``UserError`` when two files match."""
         if subset == UNLABELED:
-            subset = "train"
-            if self.unlabeled_images:
-                apart, there = patterns.find(root, self.patterns("unlabeled_images"), name)
-                path, among_others = (None, False) if there else patterns.find(root, self.patterns("images"), name)
-                return path if among_others else apart
-        return _path(root, self.images, name, subset)
+            return patterns.find(root, self.patterns("unlabeled_images") + self.patterns("images"), name)
+        return patterns.find(root, self.patterns("images"), name, subset)
 
     def label_path(self, root, name, subset="train"):
         """Path of the mask of ``name``; ``None`` where that image lies apart from those with masks."""
@@ -74,7 +70,7 @@ class DatasetSpec:
             subset = "train"
             if self.unlabeled_images and self.image_path(root, name, UNLABELED) != self.image_path(root, name):
                 return None
-        return _path(root, self.labels, name, subset)
+        return patterns.find(root, self.patterns("labels"), name, subset)
 
     def list_path(self, root, file_name):
         """Path of a name list."""
@@ -84,12 +80,6 @@ class DatasetSpec:
         """The patterns of ``key`` (images, labels or unlabeled_images) as a tuple, in order."""
         given = getattr(self, key)
         return (given,) if isinstance(given, str) else given or ()
-
-
-def _path(root, pattern, name, subset):
-    if isinstance(pattern, str) and not pattern.endswith(patterns.ANY_SUFFIX):  # nothing to look for
-        return Path(root, pattern.format(name=name, subset=subset))
-    return patterns.find(root, (pattern,) if isinstance(pattern, str) else pattern, name, subset)[0]
 
 
 def built_in_names():
