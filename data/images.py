@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -99,8 +98,7 @@ def _tiff(path, content):
 
 def image_size(path):
     """(height, width) of the image at ``path``, from its header."""
-    with _opened(path) as file:
-        return _size(path, "image", file)
+    return _size(path, "image")
 
 
 def digest(path):
@@ -117,23 +115,17 @@ def is_turned(path):
         return False
 
 
-def _opened(path):
+def _size(path, what, content=None):
+    """(height, width) that the header of an image claims, if not too large; ``content`` is the file's, where it is read."""
     try:
-        return open(path, "rb")
-    except OSError as error:
-        raise UserError(_missing(path, "image") if isinstance(error, FileNotFoundError)
-                        else f"the image {path} cannot be read: {error.strerror}") from error
-
-
-def _size(path, what, content):
-    """(height, width) that the header of an image claims, if not too large; ``content`` is bytes or an open file."""
-    try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             size = file.height, file.width
-    except (OSError, SyntaxError, ValueError, TypeError, OverflowError, struct.error) as error:
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, what)) from error
+    except Exception as error:  # damaged bytes meet nearly every kind of exception
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"the {what} {path} does not decode ({why}); replace the file "
-                        "or take its name out of the list") from error
+        raise UserError(f"the {what} {path} does not decode ({why}); replace the file or take its name out of the "
+                        "list") from error
     if size[0] * size[1] > _limit["pixels"]:
         raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
                         f"{_limit['pixels']}; raise it with --max-pixels if the file is what it should be")

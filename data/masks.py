@@ -4,22 +4,21 @@ Masks are read by value: greyscale of 1 to 16 bits, or the numbers of a palette,
 ``masks: color``, the colours say the class.
 """
 
+import functools
 import io
-import struct
-import zlib
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from data import png
 from utils.errors import UserError
+from utils.files import write_bytes
 
 IGNORED = 255
 _LARGEST = 65535
-_UNKNOWN = 254  # in the table of colours: no class (there are at most 254 classes, 0 to 253)
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, OverflowError, EOFError, LookupError, struct.error, zlib.error)
+_NO_CLASS = 256  # in the table
 _SCALES = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17}  # Pillow's modes of few bits, which it scales up to 255
+_CREAM = (224, 224, 192)  # VOC's colour of ignored pixels
 
 
 def classes(path, content, spec):
@@ -27,30 +26,42 @@ def classes(path, content, spec):
 
     Raises ``UserError`` naming the file, the value or colour and its place when that is no class.
     """
+    colored = spec.mask_colors is not None
+    found = (colors if colored else values)(path, content)
+    table = _table(spec)
+    result = cv2.LUT(found, table[:256]) if found.dtype == np.uint8 else table[found]
+    wrong = result == _NO_CLASS
+    if wrong.any():
+        raise (_no_color if colored else _no_class)(path, found, wrong, spec)
+    return result.astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=2)  # the colours' takes 32 MB, but one look a pixel, and few places are used
+def _table(spec):
+    """uint16: the class of every mask value (65536,), or colour (2 ** 24,), 255 where it is ignored, or ``_NO_CLASS``."""
     if spec.mask_colors is not None:
-        return _classes_of_colors(path, colors(path, content), spec)
-    found = values(path, content)
-    table, wrong = _value_tables(spec)
-    if found.dtype == np.uint8:
-        table, wrong = None if table is None else table[:256], wrong[:256]
-        if cv2.LUT(found, wrong).any():
-            raise _no_class(path, found, wrong, spec)
-        return found if table is None else cv2.LUT(found, table)
-    if wrong[found].any():
-        raise _no_class(path, found, wrong, spec)
-    return found.astype(np.uint8) if table is None else table[found]
+        table = np.full(1 << 24, IGNORED if spec.ignore_other_colors else _NO_CLASS, np.uint16)
+        for color, index in spec.mask_colors:
+            table[pack(color)] = index
+    elif spec.label_ids is not None:
+        table, ids = np.full(_LARGEST + 1, IGNORED, np.uint16), np.array(spec.label_ids)
+        table[: len(ids)] = np.where(ids < spec.num_classes, ids, IGNORED)
+    else:
+        table = np.full(_LARGEST + 1, _NO_CLASS, np.uint16)
+        table[: spec.num_classes] = np.arange(spec.num_classes)
+        if spec.ignore is not None:
+            table[spec.ignore] = IGNORED
+    return table
 
 
 def values(path, content):
     """The values of a mask, (H, W) uint8 or uint16. Raises ``UserError`` when it does not decode or has colours."""
-    found = png.unfiltered(content)
-    if found is not None:
-        return found
     try:
         with Image.open(io.BytesIO(content)) as file:
-            scale = _SCALES.get(_raw_mode(file), 1)
+            layout = file.tile[0][3] if file.tile else None  # how the values lie in the file: "L;4" for grey of 4 bits
+            scale = _SCALES.get(layout[0] if isinstance(layout, tuple) and layout else layout, 1)
             array, mode = np.array(file), file.mode
-    except _DAMAGED as error:
+    except Exception as error:  # damaged bytes meet nearly every kind of exception
         raise _does_not_decode(path, error) from error
     if mode in ("RGB", "RGBA", "LA", "PA"):
         array = _one_channel(path, array, mode)
@@ -73,13 +84,14 @@ def colors(path, content):
     """
     try:
         with Image.open(io.BytesIO(content)) as file:
-            if file.mode not in ("RGB", "RGBA", "P", "L", "LA", "1"):
-                raise UserError(f"the mask {path} has no colours of 8 bits (mode {file.mode}), but the spec says "
-                                "'masks: color'; save it as an RGB PNG, or correct the spec")
-            alpha = np.array(file.getchannel("A")) if file.mode in ("RGBA", "LA") else None
+            mode = file.mode
+            alpha = np.array(file.getchannel("A")) if mode in ("RGBA", "LA") else None
             array = np.array(file.convert("RGB").convert("RGBA"))
-    except _DAMAGED as error:
+    except Exception as error:  # damaged bytes meet nearly every kind of exception
         raise _does_not_decode(path, error) from error
+    if mode not in ("RGB", "RGBA", "P", "L", "LA", "1"):
+        raise UserError(f"the mask {path} has no colours of 8 bits (mode {mode}), but the spec says 'masks: color'; save "
+                        "it as an RGB PNG, or correct the spec")
     if alpha is not None:
         _refuse_transparency(path, alpha)
     return array.view("<u4")[..., 0] & 0xFFFFFF
@@ -96,68 +108,34 @@ def unpack(number):
     return [int(number) >> shift & 255 for shift in (0, 8, 16)]
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+def write_palette_png(path, values, palette, durable=False):
+    """Write ``values`` (H, W) uint8 as a PNG of 8 bits with their colours; ``durable`` as in ``utils.files.replacing``.
 
-
-_last = {"tables": (None, None)}  # of the last spec: hashing one for every mask would cost more than the look-up
-
-
-def _tables_of(spec, make):
-    known, tables = _last["tables"]
-    if known is not spec:
-        tables = make(spec)
-        _last["tables"] = spec, tables
-    return tables
-
-
-def _value_tables(spec):
-    """(class of each of the 65536 values, or None where 8-bit values are classes already; which of them are wrong)."""
-    return _tables_of(spec, _make_value_tables)
-
-
-def _make_value_tables(spec):
-    table, wrong = np.full(_LARGEST + 1, IGNORED, np.uint8), np.zeros(_LARGEST + 1, np.uint8)
-    if spec.label_ids is not None:
-        ids = np.array(spec.label_ids)
-        table[: len(ids)] = np.where(ids < spec.num_classes, ids, IGNORED)
-        return table, wrong
-    table[: spec.num_classes] = np.arange(spec.num_classes)
-    wrong[spec.num_classes :] = 1
-    if spec.ignore is not None:
-        wrong[spec.ignore] = 0
-    return None if spec.ignore in (None, IGNORED) else table, wrong
-
-
-def _color_table(spec):
-    """(2 ** 24,) uint8: the class of every colour. It is 16 MB, but one look a pixel, and few places are used."""
-    table = np.full(1 << 24, IGNORED if spec.ignore_other_colors else _UNKNOWN, np.uint8)
-    for color, index in spec.mask_colors:
-        table[pack(color)] = index
-    return table
-
-
-def _classes_of_colors(path, found, spec):
-    result = _tables_of(spec, _color_table)[found]
-    unknown = result == _UNKNOWN
-    if unknown.any():
-        y, x = np.argwhere(unknown)[0]
-        color = unpack(found[y, x])
-        others = len(np.unique(found[unknown])) - 1
-        which = f" and {others} more colours that belong" if others else ", that belongs"
-        jpeg = ""
-        if _is_jpeg(path):
-            jpeg = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)"
-        raise UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}"
-                        + f"{which} to no class of {spec.name}; give a class of the spec 'colors: [{color}]', or add "
-                          f"it to 'ignore_colors', or correct the mask{jpeg}")
-    return result
+    ``palette`` holds an RGB triple (0 to 255) a value, or is a dict from values to them; 255 is VOC's cream unless taken.
+    Labels are runs of one value: a search for longer matches would take four times the time for no fewer bytes.
+    """
+    colors = {IGNORED: _CREAM, **(palette if isinstance(palette, dict) else dict(enumerate(palette)))}
+    image, content = Image.fromarray(values), io.BytesIO()
+    image.putpalette([channel for value in range(256) for channel in colors.get(value, (0, 0, 0))])
+    image.save(content, "PNG", compress_level=1, compress_type=3)  # zlib's Z_RLE
+    write_bytes(path, content.getvalue(), durable)
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
+def _no_color(path, found, wrong, spec):
+    y, x = np.argwhere(wrong)[0]
+    color = unpack(found[y, x])
+    others = len(np.unique(found[wrong])) - 1
+    which = f" and {others} more colours that belong" if others else ", that belongs"
+    jpeg = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)" if _is_jpeg(path) else ""
+    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; give a "
+                     f"class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the mask{jpeg}")
+
+
 def _no_class(path, found, wrong, spec):
-    y, x = np.argwhere(wrong[found] > 0)[0]
+    y, x = np.argwhere(wrong)[0]
     value = int(found[y, x])
     ignored = "" if spec.ignore is None else f" and {spec.ignore} for ignored pixels"
     hint = " (JPEG changes values: save masks as PNG)" if _is_jpeg(path) else ""
@@ -189,12 +167,6 @@ def _refuse_transparency(path, alpha):
     if alpha.min() != alpha.max():
         raise UserError(f"the mask {path} is transparent in part; say by a value or colour of its own what the "
                         "transparent pixels are, and save it without transparency")
-
-
-def _raw_mode(file):
-    """How the values lie in the file: "L;4" for greyscale of 4 bits."""
-    arguments = file.tile[0][3] if file.tile else None
-    return arguments[0] if isinstance(arguments, tuple) and arguments else arguments
 
 
 def _is_jpeg(path):
