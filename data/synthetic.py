@@ -6,25 +6,21 @@ Every image is a function of (seed, subset, index) and the size alone: more imag
 they are. The layout is that of PASCAL VOC with the classes of ``data/specs/shapes.yaml``, or that of Cityscapes.
 """
 
-import contextlib
-import fcntl
 import functools
-import hashlib
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from data.lists import read_list, write_list
+from data.lists import write_list
+from data.masks import write_palette_png
 from data.shapes import SUBSETS, render
 from data.specs import load_spec
 from utils.errors import OneLineParser, UserError, reports_user_errors
-from utils.files import make_folder, read_json, write_json
+from utils.files import locked, make_folder, read_json, write_json
 
 VERSION = 2  # raise it when the images change, so that existing folders are made again
 MANIFEST = "synthetic.json"
@@ -34,87 +30,56 @@ _FOLDERS = ("JPEGImages", "SegmentationClassAug", "ImageSets", "leftImg8bit", "g
 _FIRST_VALIDATION = 900001  # validation images keep their names when the number of training images changes
 _CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt", "munster"), "test": ("berlin",)}
 _VOC_TRAIN_SHARE = 1464 / 10582  # train.txt is a part of trainaug.txt, as in VOC
-_VOC_IGNORE_COLOR = (224, 224, 192)
 _CHUNK = 64
 
 
-def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1, layout="voc", train_names=None,
-             val_names=None):
+def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1, layout="voc"):
     """Generate a dataset in the folder ``root``, or reuse the one that is there if it has the same parameters.
 
     ``size`` is (height, width) in pixels: the largest in the layout "voc", where sizes vary a little; the size of every
     image in the layout "cityscapes", which also gets max(1, num_val // 4) test images. Shapes grow with the image.
-    ``train_names`` and ``val_names`` (lists of str) replace the generated names and the numbers of images.
     An unfinished dataset or one with other parameters is cleared, its split lists included, and made again.
     Returns ``root`` as a ``Path``. Raises ``UserError`` for impossible parameters, for a folder that holds something
     else, and when it cannot be written. With ``workers`` above 1 the caller's script needs the usual
     ``if __name__ == "__main__"``.
     """
-    root, size = Path(root), tuple(size)
-    names = _names(layout, num_train, num_val, train_names, val_names)
-    _check(names, seed, size, workers)
-    listed = "\n".join(f"{subset} {name}" for subset, subset_names in names.items() for name in subset_names)
-    parameters = {"version": VERSION, "seed": seed, "size": list(size), "layout": layout,
-                  "counts": {subset: len(subset_names) for subset, subset_names in names.items()},
-                  "names": hashlib.sha256(listed.encode()).hexdigest()}
-    make_folder(root)
-    with _locked(root):
-        if not _is_complete(root, parameters, names):
-            _clear(root)
-            write_json(root / MANIFEST, {**parameters, "complete": False})
-            _write_images(root, names, seed, size, layout, workers)
-            _write_lists(root, names, layout)
-            write_json(root / MANIFEST, {**parameters, "complete": True})
-    return root
-
-
-def _names(layout, num_train, num_val, train_names, val_names):
-    """Dict from subset to its names."""
-    if layout not in LAYOUTS:
-        raise UserError(f"the layout is {layout!r}; use one of {', '.join(LAYOUTS)}")
+    root = Path(root)
+    for value, least, what in ((num_train, 1, "number of training images"), (num_val, 1, "number of validation images"),
+                               (seed, 0, "seed"), (workers, 1, "number of workers")):
+        if value < least:
+            raise UserError(f"the {what} is {value}; it must be at least {least}")
+    if not all(32 <= side <= 4096 for side in size):
+        raise UserError(f"the size is {' x '.join(map(str, size))}; give height and width, each from 32 to 4096 pixels")
     if layout == "voc":
         names = {"train": [f"shapes_{index:06d}" for index in range(1, num_train + 1)],
                  "val": [f"shapes_{index:06d}" for index in range(_FIRST_VALIDATION, _FIRST_VALIDATION + num_val)]}
     else:
         names = {"train": _city_names("train", num_train), "val": _city_names("val", num_val),
                  "test": _city_names("test", max(1, num_val // 4))}
-    for subset, given in (("train", train_names), ("val", val_names)):
-        if given is not None:
-            names[subset] = list(given)
-    return names
+    parameters = {"version": VERSION, "seed": seed, "size": list(size), "layout": layout,
+                  "counts": {subset: len(subset_names) for subset, subset_names in names.items()}}
+    make_folder(root)
+    with locked(root / _LOCK, root, wait=True):  # the next process then finds the dataset complete
+        if _is_complete(root, parameters, names):
+            return root
+        try:
+            for folder in _FOLDERS:  # what another or an unfinished generation left, lists of splits included
+                if (root / folder).exists():
+                    shutil.rmtree(root / folder)
+            write_json(root / MANIFEST, {**parameters, "complete": False})
+            _write_images(root, names, seed, tuple(size), layout, workers)
+        except OSError as error:
+            raise UserError(f"{error.filename or root} cannot be written: {error.strerror or error}; make room or check "
+                            "the permissions, and start the same command again") from error
+        _write_lists(root, names, layout)
+        write_json(root / MANIFEST, {**parameters, "complete": True})
+    return root
 
 
 def _city_names(subset, count):
     cities = _CITIES[subset]
     return sorted(f"{cities[index % len(cities)]}/{cities[index % len(cities)]}_{index // len(cities):06d}_000019"
                   for index in range(count))
-
-
-def _check(names, seed, size, workers):
-    for value, least, what in ((len(names["train"]), 1, "number of training images"),
-                               (len(names["val"]), 1, "number of validation images"),
-                               (seed, 0, "seed"), (workers, 1, "number of workers")):
-        if value < least:
-            raise UserError(f"the {what} is {value}; it must be at least {least}")
-    if len(size) != 2 or not all(32 <= side <= 4096 for side in size):
-        raise UserError(f"the size is {' x '.join(map(str, size))}; give height and width, each from 32 to 4096 pixels")
-    both = set(names["train"]) & set(names["val"])
-    if both:
-        raise UserError(f"the name {min(both)} is in the training and in the validation list; "
-                        "remove it from one of them")
-
-
-@contextlib.contextmanager
-def _locked(root):
-    """Let one process at a time work in ``root``; the next one then finds the dataset complete."""
-    with contextlib.ExitStack() as stack:
-        try:
-            lock = stack.enter_context(open(root / _LOCK, "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(f"{root / _LOCK} cannot be locked: {error.strerror or error}; "
-                            "choose another folder") from error
-        yield
 
 
 def _is_complete(root, parameters, names):
@@ -133,17 +98,6 @@ def _is_complete(root, parameters, names):
         for path in _paths(root, parameters["layout"], subset, name))
 
 
-def _clear(root):
-    """Remove what a different or unfinished generation left, lists of splits included."""
-    for folder in _FOLDERS:
-        if (root / folder).exists():
-            try:
-                shutil.rmtree(root / folder)
-            except OSError as error:
-                raise UserError(f"{root / folder} cannot be removed: {error.strerror or error}; "
-                                "remove it by hand or choose another folder") from error
-
-
 @functools.cache
 def _spec(layout):
     return load_spec(LAYOUTS[layout])
@@ -158,57 +112,37 @@ def _paths(root, layout, subset, name):
 def _write_images(root, names, seed, size, layout, workers):
     jobs = [(root, layout, subset, list(enumerate(subset_names))[start:start + _CHUNK], seed, size)
             for subset, subset_names in names.items() for start in range(0, len(subset_names), _CHUNK)]
-    try:
-        if workers == 1:
-            for job in jobs:
-                _write_chunk(*job)
-            return
-        # Forked copies of a process that has threads (PyTorch starts some) may hang, hence spawned ones.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for done in [pool.submit(_write_chunk, *job) for job in jobs]:
-                done.result()
-    except OSError as error:
-        raise UserError(f"{error.filename or root} cannot be written: {error.strerror or error}; make room or "
-                        "check the permissions, and start the same command again") from error
-    except BrokenProcessPool as error:
-        raise UserError("a worker of the generation was killed, perhaps for memory; start the same command again "
-                        "with fewer --workers") from error
+    if workers == 1:
+        for job in jobs:
+            _write_chunk(*job)
+        return
+    # Forked copies of a process that has threads (PyTorch starts some) may hang, hence spawned ones.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads,
+                             initargs=(1,)) as pool:  # the pieces are small: threads only cost time
+        for done in [pool.submit(_write_chunk, *job) for job in jobs]:
+            done.result()
 
 
 def _write_chunk(root, layout, subset, numbered, seed, size):
     """Write the images and labels of ``numbered``, pairs (index, name) of one subset."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the pieces are small: threads only cost time, and processes would compete
-    try:
-        for index, name in numbered:
-            height, width = _size_of(seed, subset, index, size) if layout == "voc" else size
-            image, label = render(seed, subset, index, height, width)
-            image_path, label_path = _paths(root, layout, subset, name)
-            for path in (image_path, label_path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if layout == "voc" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-            image_path.write_bytes(cv2.imencode(image_path.suffix, image, quality)[1].tobytes())
-            if layout == "voc":
-                mask = Image.fromarray(label)
-                mask.putpalette(_palette())
-                mask.save(label_path)
-            else:
-                label_path.write_bytes(cv2.imencode(".png", _label_ids()[label])[1].tobytes())
-    finally:
-        cv2.setNumThreads(threads)
+    for index, name in numbered:
+        height, width = _size_of(seed, subset, index, size) if layout == "voc" else size
+        image, label = render(seed, subset, index, height, width)
+        image_path, label_path = _paths(root, layout, subset, name)
+        for path in (image_path, label_path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if layout == "voc" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        image_path.write_bytes(cv2.imencode(image_path.suffix, image, quality)[1].tobytes())
+        if layout == "voc":
+            write_palette_png(label_path, label, _spec("voc").palette)
+        else:
+            label_path.write_bytes(cv2.imencode(".png", _label_ids()[label])[1].tobytes())
 
 
 def _size_of(seed, subset, index, size):
     """Height and width of one image: each up to an eighth below ``size``."""
     rng = np.random.default_rng((seed, SUBSETS.index(subset), index, 1))
     return tuple(int(side - rng.integers(0, side // 8 + 1)) for side in size)
-
-
-@functools.cache
-def _palette():
-    colors = list(_spec("voc").palette)
-    colors += [(0, 0, 0)] * (255 - len(colors)) + [_VOC_IGNORE_COLOR]
-    return [channel for color in colors for channel in color]
 
 
 @functools.cache
@@ -231,14 +165,6 @@ def _write_lists(root, names, layout):
         write_list(spec.list_path(root, file_name), listed)
 
 
-def _wanted(count, list_file, usual):
-    """Number of images, and their names if a list was given."""
-    names = read_list(list_file) if list_file else None
-    if names is not None and count is not None:
-        names = names[:max(count, 0)]
-    return usual if count is None else count, names
-
-
 @reports_user_errors
 def main(arguments=None):
     """Generate a dataset from the command line."""
@@ -246,22 +172,16 @@ def main(arguments=None):
         "Generate a dataset: discs, squares, triangles, rings, crosses, bars and stars on textured backgrounds. "
         "A finished dataset with the same parameters is reused. Use it with --dataset shapes --data-root FOLDER."))
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the dataset goes (new or empty)")
-    parser.add_argument("--train", type=int, metavar="N", help="number of training images (default: 320)")
-    parser.add_argument("--val", type=int, metavar="N", help="number of validation images (default: 80)")
+    parser.add_argument("--train", type=int, default=320, metavar="N", help="number of training images (default: 320)")
+    parser.add_argument("--val", type=int, default=80, metavar="N", help="number of validation images (default: 80)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all images (default: 0)")
     parser.add_argument("--size", type=int, nargs=2, default=(112, 112), metavar=("H", "W"),
                         help="largest height and width in pixels (default: 112 112)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--layout", default="voc", choices=sorted(LAYOUTS),
                         help="folders and file formats of VOC or of Cityscapes (default: voc)")
-    parser.add_argument("--names", metavar="FILE",
-                        help="list of names for the training images, as many as it has or the first --train of them")
-    parser.add_argument("--val-names", metavar="FILE", help="the same for the validation images, with --val")
     args = parser.parse_args(arguments)
-    num_train, train_names = _wanted(args.train, args.names, 320)
-    num_val, val_names = _wanted(args.val, args.val_names, 80)
-    root = generate(args.out, num_train, num_val, args.seed, tuple(args.size), args.workers, args.layout, train_names,
-                    val_names)
+    root = generate(args.out, args.train, args.val, args.seed, args.size, args.workers, args.layout)
     counts = read_json(root / MANIFEST)["counts"]
     print(f"{root}: " + ", ".join(f"{count} {subset}" for subset, count in counts.items())
           + f" images; use it with --dataset {LAYOUTS[args.layout]} --data-root {root}")

@@ -129,18 +129,6 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     assert not (tmp_path / "ImageSets").exists()
 
 
-def test_names_from_lists(tmp_path):
-    write_list(tmp_path / "names.txt", ["2007_000032", "2007_000039", "2007_000063"])
-    write_list(tmp_path / "val.txt", ["2007_000033"])
-    main(["--out", str(tmp_path / "data"), "--names", str(tmp_path / "names.txt"), "--train", "2",
-          "--val-names", str(tmp_path / "val.txt"), "--size", "60", "80"])
-    lists = tmp_path / "data" / "ImageSets" / "Segmentation"
-    assert read_list(lists / "trainaug.txt") == ["2007_000032", "2007_000039"]
-    assert read_list(lists / "val.txt") == ["2007_000033"]
-    with Image.open(tmp_path / "data" / "JPEGImages" / "2007_000039.jpg") as image:
-        assert 52 < image.height <= 60 and 69 < image.width <= 80
-
-
 def test_cityscapes_layout(tmp_path):
     root = generate(tmp_path / "city", num_train=6, num_val=4, size=(64, 128), layout="cityscapes")
     spec = load_spec("city")
@@ -165,13 +153,10 @@ def test_cityscapes_layout(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, word", [
-    (["--train", "0"], "training images"), (["--names", "clash.txt", "--train", "-1"], "training images"),
-    (["--seed", "-1"], "seed"), (["--size", "8", "8"], "32 to 4096"),
-    (["--workers", "0"], "workers"), (["--names", "missing.txt"], "does not exist"),
-    (["--val-names", "clash.txt"], "training and in the validation")])
+    (["--train", "0"], "training images"), (["--val", "-1"], "validation images"), (["--seed", "-1"], "seed"),
+    (["--size", "8", "8"], "32 to 4096"), (["--workers", "0"], "workers")])
 def test_what_a_user_can_get_wrong(tmp_path, monkeypatch, capsys, arguments, word):
     monkeypatch.chdir(tmp_path)
-    write_list("clash.txt", ["shapes_000001"])
     with pytest.raises(SystemExit) as left:
         main(["--out", "data", *arguments])
     assert left.value.code == 2
