@@ -6,7 +6,6 @@ timm is asked for everything: which options the encoder takes, its channels, its
 import difflib
 import functools
 import logging
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -50,7 +49,6 @@ class _Found(NamedTuple):
     channels: int
     channels_last: bool
     idle: frozenset  # names of parameters that the map does not depend on
-    takes_none: bool  # whether it computes a batch of no images
     traits: Traits
 
 
@@ -72,43 +70,43 @@ class Encoder(nn.Module):
 
     def forward(self, images):
         """``images`` (N, 3, H, W) float, normalized -> features (N, channels, h, w)."""
-        if self.training and not self._found.takes_none and not len(images):  # as one of several processes may have
-            if any(isinstance(module, _BatchNorm) for module in self.network.modules()):
-                raise UserError(f"{self.backbone} cannot compute an empty share of a batch; give a batch size with "
-                                "which each process has an image of every batch, the last one, too, or start fewer")
+        if self.training and not len(images) and not any(
+                isinstance(module, _BatchNorm) for module in self.network.modules()):
+            # An empty share of a batch, as one of several processes may have. With batch normalization an image of zeros
+            # would count; such encoders take no images, too.
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
         features = self.network(images)[-1]
         return features.permute(0, 3, 1, 2) if self._found.channels_last else features
 
-    def load(self, source=None):
-        """Load timm's own weights (``source`` None: downloaded, or from its cache), or those in the file ``source``.
+    def load(self, state=None, where="the download"):
+        """Load timm's own weights (``state`` None: downloaded, or from its cache), or those in ``state``.
 
-        The file is one of safetensors or torch with the names that timm's whole network has; classifier and whatever
-        else is not needed are ignored. Raises ``UserError`` when they cannot be had or do not fit.
+        ``state`` is a state dict with the names that timm's whole network has, from the file ``where``; classifier and
+        whatever else is not needed are ignored. Raises ``UserError`` when they cannot be had or do not fit.
         """
         more = {"pretrained": True}
-        if source is not None:
-            more["pretrained_cfg_overlay"] = {"state_dict": _tensors(source), "source": "", "custom_load": False}
+        if state is not None:
+            more["pretrained_cfg_overlay"] = {"state_dict": state, "source": "", "custom_load": False}
+        drawn = []
         with torch.random.fork_rng(devices=[]):  # what is drawn after this does not depend on where weights are from
-            loaded, other = (self._loaded(seed, source, more) for seed in (0, 1))
-        for name, tensor in loaded.items():  # timm is silent on what a file lacks, which then stays as it was drawn
-            if not torch.equal(tensor, other[name]):
-                raise UserError(f"{source or 'the download'} does not fit the backbone {self.backbone}: it has nothing "
-                                f"for {name}; give another --weights FILE")
-        self.network.load_state_dict(loaded)
-
-    def _loaded(self, seed, source, more):
-        torch.manual_seed(seed)
-        try:
-            return _create(self.backbone, **self._found.options, **more).state_dict()
-        except Exception as error:  # of network, hub, disk or shapes: timm and its hub have many kinds
-            reason = next((line.strip() for line in str(error).splitlines()[1:] or [str(error)]), type(error).__name__)
-            if source is not None:
-                raise UserError(f"{source} does not fit the backbone {self.backbone} ({reason:.200}); give another "
-                                "--weights FILE") from error
-            raise UserError(f"the weights of {self.backbone} cannot be had from timm's hub ({reason:.200}); fetch them "
-                            "on a machine with network and give --weights FILE, or --weights none to start from "
-                            "random ones") from error
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                try:
+                    drawn.append(_create(self.backbone, **self._found.options, **more).state_dict())
+                except Exception as error:  # of network, hub, disk or shapes: timm and its hub have many kinds
+                    lines = str(error).splitlines()
+                    reason = (lines[1:] or lines or [type(error).__name__])[0].strip()
+                    raise UserError(
+                        f"{where} does not fit the backbone {self.backbone} ({reason:.200}); give another --weights FILE"
+                        if state is not None else
+                        f"the weights of {self.backbone} cannot be had from timm's hub ({reason:.200}); fetch them on a "
+                        "machine with network and give --weights FILE, or --weights none to start from random "
+                        "ones") from error
+        for name, tensor in drawn[0].items():  # timm is silent on what is lacking, which then stays as it was drawn
+            if not torch.equal(tensor, drawn[1][name]):
+                raise UserError(f"{where} does not fit the backbone {self.backbone}: it has nothing for {name}; give "
+                                "another --weights FILE")
+        self.network.load_state_dict(drawn[0])
 
 
 def check_size(size, backbone, traits, option):
@@ -155,14 +153,14 @@ def _look_at(backbone, output_stride):
                         f"{'' if 'output_stride' in options else ', which cannot be changed'}; leave the option out")
     channels_last = str(getattr(network, "output_fmt", None)).endswith("NHWC")
 
-    def points(side, count=1):
+    def points(side):
         """How many points along an axis the map of square images has; or in words, why there is none."""
         try:
-            shape = tuple(network.eval()(torch.empty(count, 3, side, side, device="meta"))[-1].shape)
+            shape = tuple(network.eval()(torch.empty(1, 3, side, side, device="meta"))[-1].shape)
         except Exception as error:
             return str(error) or type(error).__name__
         size = shape[1:3] if channels_last else shape[2:]
-        whole = (count, *size, channels) if channels_last else (count, channels, *size)
+        whole = (1, *size, channels) if channels_last else (1, channels, *size)
         return size[0] if shape == whole and size[0] == size[1] else f"a map of the shape {shape}"
 
     found = points(_POINTS * stride)
@@ -170,7 +168,7 @@ def _look_at(backbone, output_stride):
         found = f"{found} points" if isinstance(found, int) else f"{found:.200}"
         raise UserError(f"--backbone {backbone}: this encoder does not give {_POINTS} x {_POINTS} points for an image "
                         f"of {_POINTS * stride} x {_POINTS * stride} pixels ({found}); choose another one")
-    more, none = points(_POINTS * stride + 1), points(_POINTS * stride, count=0)
+    more = points(_POINTS * stride + 1)
     with torch.inference_mode(False), torch.enable_grad():
         images = torch.empty(2, 3, _POINTS * stride, _POINTS * stride, device="meta")
         network.train()(images)[-1].sum().backward()
@@ -179,7 +177,7 @@ def _look_at(backbone, output_stride):
     form = InputFormat(OWN, True, 1.0, tuple(config["mean"]), tuple(config["std"]))
     if (form.mean, form.std) == (IMAGENET.mean, IMAGENET.std):
         form = IMAGENET
-    return _Found(options, channels, channels_last, idle, isinstance(none, int),
+    return _Found(options, channels, channels_last, idle,
                   Traits(stride, int(more == _POINTS + 1), not isinstance(more, int), form))
 
 
@@ -198,20 +196,3 @@ def _with_what_it_takes(backbone, options, asked):
             raise UserError(f"--backbone {backbone}: timm cannot make an encoder of it ({reason:.200}); choose another"
                             + (", or leave --output-stride out" if asked else ""))
         del options[unknown]
-
-
-def _tensors(path):
-    """The state dict in the file ``path``, as timm reads it. Raises ``UserError``."""
-    from timm.models import load_state_dict  # as above
-
-    if not Path(path).is_file():
-        raise UserError(f"the weights {path} are missing; correct the path")
-    try:
-        state = load_state_dict(str(path))
-    except Exception as error:  # damaged bytes meet nearly every kind of exception
-        raise UserError(f"{path} is not a file of weights, or it is damaged ({type(error).__name__}); get it again or "
-                        "give another file") from error
-    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UserError(f"{path} does not hold a state dict (names to tensors); give a .safetensors file or one made "
-                        "by torch.save(model.state_dict(), FILE)")
-    return state

@@ -5,10 +5,8 @@ The COCO weights are the DeepLab-ResNet-101 of Hung et al. (BMVC 2018, arXiv 180
 """
 
 import argparse
-import contextlib
 import errno
 import re
-import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ from torchvision.models import ResNet50_Weights, ResNet101_Weights
 from models.deeplab import deeplab_v2
 from models.encoder import Encoder
 from utils.checkpoints import load_checkpoint
-from utils.errors import UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, reports_user_errors
 from utils.files import replacing, sha256
 
 _IMAGENET = {"resnet101": ResNet101_Weights.IMAGENET1K_V1, "resnet50": ResNet50_Weights.IMAGENET1K_V1}
@@ -38,31 +36,25 @@ def load_imagenet_weights(model, source=None):
     """
     if source == "none":
         return
-    inner = _encoder_of(source)
-    if inner:
-        state, where = inner, source
-    elif isinstance(model.backbone, Encoder):
-        model.backbone.load(source)
-        return
-    elif source is not None:
+    timm = isinstance(model.backbone, Encoder)
+    if source is not None:
         state, where = load_tensors(source), source
+    elif timm:
+        model.backbone.load()
+        return
     elif model.backbone_name in _IMAGENET:
         state, where = _download(_IMAGENET[model.backbone_name]), "the download"
     else:
         print(f"note: the backbone {model.backbone_name} has no ImageNet weights; it starts from random ones")
         return
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    encoder = {name.removeprefix(_BACKBONE): tensor for name, tensor in state.items() if name.startswith(_BACKBONE)}
+    if timm and not encoder:
+        model.backbone.load(state, where)
+        return
+    state = encoder or {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     own = model.backbone.state_dict()
     _check_fit(state, own, f"{where} does not fit the backbone {model.backbone_name}", "give another --weights FILE")
     model.backbone.load_state_dict({**own, **state})
-
-
-def _encoder_of(source):
-    """The tensors of the encoder where the file ``source`` holds a whole network, else {}."""
-    with contextlib.suppress(UserError):  # timm reads more kinds of files
-        return {name.removeprefix(_BACKBONE): tensor for name, tensor in load_tensors(source).items()
-                if name.startswith(_BACKBONE)} if source is not None else {}
-    return {}
 
 
 def convert_coco(state_dict, model):
@@ -133,12 +125,6 @@ def _check_hash(path):
                         "delete it and download it again")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        sys.exit(2)
-
-
 def _class_count(text):
     if not text.isdecimal() or not 2 <= int(text) <= 255:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 2 to 255")
@@ -148,8 +134,8 @@ def _class_count(text):
 @reports_user_errors
 def main(arguments=None):
     """The command ``convert-coco``."""
-    parser = _Parser(prog="python -m models.weights", description="Convert the COCO weights of the Caffe model.")
-    command = parser.add_subparsers(dest="command", required=True, parser_class=_Parser).add_parser(
+    parser = OneLineParser(prog="python -m models.weights", description="Convert the COCO weights of the Caffe model.")
+    command = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser).add_parser(
         "convert-coco", help="write voc_coco_resnet101.pt and city_coco_resnet101.pt")
     command.add_argument("file", metavar="FILE", help="resnet101COCO-41f33a49.pth")
     command.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: here)")

@@ -13,6 +13,7 @@ from models import batch_norm, deeplab_v2
 from models.deeplab import traits
 from models.encoder import Encoder, check_size
 from models.input_format import IMAGENET
+from models.weights import load_imagenet_weights, load_tensors
 from tests.test_distributed import torchrun
 from tools import export, predict
 from utils.checkpoints import load
@@ -150,26 +151,25 @@ def test_weights_from_a_file_give_timms_last_feature_map(backbone, options, side
     path = tmp_path / f"whole.{suffix}"
     (safetensors.torch.save_file if suffix == "safetensors" else torch.save)(network.state_dict(), path)
     encoder, images = Encoder(backbone, options.get("output_stride")).eval(), torch.randn(2, 3, side, side)
-    encoder.load(path)
+    encoder.load(load_tensors(path))
     with torch.inference_mode():
         expected = network.forward_intermediates(images, indices=1, norm=False, intermediates_only=True)[-1]
         assert torch.allclose(encoder(images), expected, atol=1e-5)
 
 
-def test_weights_that_do_not_fit_are_one_line(tmp_path, monkeypatch):
-    encoder, state, path = Encoder(CNN), whole(CNN).state_dict(), tmp_path / "some.pth"
+def test_weights_that_do_not_fit_are_one_line(tmp_path):
+    network, state, path = deeplab_v2(3, CNN), whole(CNN).state_dict(), tmp_path / "some.pth"
+    encoder = network.backbone
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     torch.save({name: tensor for name, tensor in state.items() if name != "conv_stem.weight"}, path)
-    with pytest.raises(UserError, match="has nothing for conv_stem.weight"):
-        encoder.load(path)
+    with pytest.raises(UserError, match="some.pth does not fit .* has nothing for conv_stem.weight"):
+        load_imagenet_weights(network, path)
     torch.save(whole("timm/test_resnet").state_dict(), path)
-    with pytest.raises(UserError, match="does not fit the backbone timm/test_efficientnet"):
-        encoder.load(path)
+    with pytest.raises(UserError, match="some.pth does not fit the backbone timm/test_efficientnet"):
+        load_imagenet_weights(network, path)
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="not a file of weights"):
-        encoder.load(path)
-    with pytest.raises(UserError, match="missing"):
-        encoder.load(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="no checkpoint that can be trusted"):
+        load_imagenet_weights(network, path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
