@@ -38,7 +38,7 @@ from data.synthetic import generate
 from dmt.loss import DynamicMutualLoss
 from dmt.thresholds import ConfidenceHistogram
 from models import deeplab_v2
-from utils.checkpoints import save_checkpoint
+from utils.checkpoints import save_weights
 
 CLASSES, NUM_PSEUDO, RATIO, BETA = 21, 7, 0.4, 0.15
 SPLIT = "2", "0"
@@ -115,7 +115,7 @@ class Rounds:
         for seed, name in enumerate(("old", "new")):
             torch.manual_seed(seed)
             self.networks[name] = deeplab_v2(self.spec.num_classes, size["backbone"]).eval()
-            save_checkpoint(folder / f"{name}.pt", self.networks[name])
+            save_weights(folder / f"{name}.pt", self.networks[name].state_dict())
 
     def label(self, name, *more):
         """The labelling stage of main.py with that network, anew."""

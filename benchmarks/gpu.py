@@ -32,7 +32,7 @@ import generate_splits
 from benchmarks.measure import REPOSITORY, RESULTS, save
 from data.synthetic import generate
 from models import deeplab_v2
-from utils.checkpoints import save_checkpoint
+from utils.checkpoints import save_weights
 from utils.errors import UserError, reports_user_errors
 from utils.processors import usable
 
@@ -67,7 +67,7 @@ class Bench:
     def random(self, path):
         """A checkpoint with random weights."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(path, deeplab_v2(21, self.backbone))
+        save_weights(path, deeplab_v2(21, self.backbone).state_dict())
 
     def stage(self, *words, limit):
         """Run a stage of main.py; returns its seconds, from the start of Python to its end."""

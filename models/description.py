@@ -4,70 +4,63 @@ Checkpoints carry these values beside the weights, exported files in their metad
 none; what can be seen from the weights is, and the rest is assumed and said.
 """
 
-import functools
 import json
 import math
 import reprlib
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from models.deeplab import BACKBONES, deeplab_v2, traits
 from models.encoder import PREFIX
 from models.input_format import COCO, IMAGENET, OWN, InputFormat, input_format
+from utils.checkpoints import HEAD
 from utils.errors import UserError
 
-HEAD = "classifier.0.convs.0.bias"  # one number a class
 INPUT_FORMATS = {form.name: form for form in (IMAGENET, COCO)}
 UNKNOWN = "unknown"  # a backbone, in the words of an exported file that does not say
-_LARGEST = 1 << 16
-
-
-def _whole(low, high):
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _several(item, low, high):
-    return lambda value: isinstance(value, (list, tuple)) and low <= len(value) <= high and all(map(item, value))
-
-
-def _or_none(test):
-    return lambda value: value is None or test(value)
 
 
 def is_number(value):
+    """Whether ``value`` is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _text(value):
+def _is_whole(value, low=0, high=255):
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_text(value):
     return isinstance(value, str) and 0 < len(value) <= 1000
 
 
-def _plain(value):
+def _is_list(value, valid, low=1, high=255):
+    return isinstance(value, (list, tuple)) and low <= len(value) <= high and all(map(valid, value))
+
+
+def _is_plain(value):
     try:
-        return isinstance(value, dict) and len(json.dumps(value, allow_nan=False)) < 1_000_000
+        return bool(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
         return False
 
 
-VALID = {  # key -> whether a value can be meant
-    "backbone": lambda value: _text(value) and (value in BACKBONES or value.startswith(PREFIX)),
-    "output_stride": _whole(1, 256),
-    "aspp_branches": lambda value: _whole(2, 4)(value) and value != 3,
-    "input_format": lambda value: _text(value) and (value in INPUT_FORMATS or value == OWN),
-    "mean": _several(is_number, 3, 3), "std": _several(lambda value: is_number(value) and value > 0, 3, 3),
-    "num_classes": _whole(1, 255),
-    "class_names": _several(_text, 1, 255),
-    "palette": _several(_several(_whole(0, 255), 3, 3), 1, 255),
-    "background": _or_none(_whole(0, 254)),
-    "ignore": _or_none(_whole(0, 65535)),
-    "dataset": _text,
-    "test_size": _several(_whole(1, _LARGEST), 2, 2),
-    "test_by": _text,
-    "recipe": _plain, "lists": _plain, "software": _plain,
-    "miou": _or_none(is_number), "iou": _or_none(_several(_or_none(is_number), 1, 255)), "step": _whole(0, 10**12),
-}
 _FACTS = ("recipe", "lists", "software", "miou", "iou", "step")  # where it comes from; nobody needs them to use it
+VALID = {  # key -> whether a value can be meant
+    "backbone": lambda value: _is_text(value) and (value in BACKBONES or value.startswith(PREFIX)),
+    "output_stride": partial(_is_whole, low=1),
+    "aspp_branches": lambda value: _is_whole(value) and value in (2, 4),
+    "input_format": lambda value: _is_text(value) and (value in INPUT_FORMATS or value == OWN),
+    "mean": partial(_is_list, valid=is_number, low=3, high=3),
+    "std": lambda value: _is_list(value, is_number, 3, 3) and min(value) > 0,
+    "num_classes": partial(_is_whole, low=1), "class_names": partial(_is_list, valid=_is_text),
+    "palette": partial(_is_list, valid=partial(_is_list, valid=_is_whole, low=3, high=3)),
+    "background": lambda value: value is None or _is_whole(value),
+    "ignore": lambda value: value is None or _is_whole(value, high=65535),
+    "dataset": _is_text, "test_by": _is_text,
+    "test_size": partial(_is_list, valid=partial(_is_whole, low=1, high=1 << 16), low=2, high=2),
+    **dict.fromkeys(_FACTS, _is_plain)}
 
 
 def said(values, path):
@@ -83,8 +76,8 @@ def said(values, path):
     if known.get("input_format") == OWN and not {"mean", "std"} <= known.keys():
         raise UserError(f"{path} does not say the mean and std of its input; the file is damaged: get it again")
     count = known.get("num_classes")
-    for key in ("class_names", "palette", "iou"):
-        if known.get(key) is not None and len(known[key]) != (count or len(known[key])):
+    for key in ("class_names", "palette"):
+        if count and len(known.get(key, range(count))) != count:
             raise UserError(f"{path} has {count} classes but {key} for {len(known[key])}; the file is damaged: "
                             "get it again")
     return known
@@ -158,7 +151,11 @@ def describe_checkpoint(content, path, coco=None, aspp_branches=None):
     Raises ``UserError`` when the file holds no network of this software, or says of it what cannot be.
     """
     state = content.get("model")
-    count = _num_classes(state, path)
+    bias = state.get(HEAD) if isinstance(state, dict) else None
+    if not isinstance(bias, torch.Tensor) or bias.dim() != 1 or not 1 <= len(bias) <= 255:
+        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class "
+                        "under the key 'model'; give the NAME.pt of a training stage")
+    count = len(bias)
     values = said({**content, "num_classes": content.get("num_classes", count)}, path)
     if values["num_classes"] != count:
         raise UserError(f"{path} says it has {values['num_classes']} classes, but its head has {count}; "
@@ -194,28 +191,18 @@ def complete(values, answers):
         facts={key: values[key] for key in _FACTS if key in values}, assumed=tuple(assumed))
 
 
-def _num_classes(state, path):
-    bias = state.get(HEAD) if isinstance(state, dict) else None
-    if not isinstance(bias, torch.Tensor) or bias.dim() != 1 or not 1 <= len(bias) <= 255:
-        raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class "
-                        "under the key 'model'; give the NAME.pt of a training stage")
-    return len(bias)
-
-
 def recognized(state):
     """The built-in backbone whose tensors have the names and shapes of those in ``state``; None if there is none."""
     shapes = _backbone_shapes(state)
-    return next((backbone for backbone in BACKBONES if shapes == _known_shapes(backbone)), None)
-
-
-@functools.cache
-def _known_shapes(backbone):
-    with torch.device("meta"):  # shapes only, no memory
-        return _backbone_shapes(deeplab_v2(1, backbone).state_dict())
+    for backbone in BACKBONES:
+        with torch.device("meta"):  # shapes only, no memory
+            if _backbone_shapes(deeplab_v2(1, backbone).state_dict()) == shapes:
+                return backbone
+    return None
 
 
 def _backbone_shapes(state):
-    return {name: tuple(value.shape) for name, value in state.items() if str(name).startswith("backbone.")
+    return {name: value.shape for name, value in state.items() if name.startswith("backbone.")
             and not name.endswith("num_batches_tracked")}  # older files have no counters
 
 

@@ -13,7 +13,7 @@ from models.description import describe_checkpoint, voc_colors
 from models.input_format import COCO, IMAGENET
 from predict import load as load_networks
 from tests.test_stages import SMALL, first_weights
-from utils.checkpoints import load, save_checkpoint, save_safetensors
+from utils.checkpoints import load, save_safetensors, save_weights
 from utils.errors import UserError
 
 TEST_SIZE = ["--test-size", 65, 65]
@@ -119,7 +119,7 @@ WRONG = [("class_names", ["a", "b", "c"]), ("class_names", "abcd"), ("class_name
          ("aspp_branches", torch.ones(2)), ("aspp_branches", 3), ("input_format", "hsv"), ("input_format", ["coco"]),
          ("test_size", [65]), ("test_size", [0, 9]), ("recipe", {"lr": float("nan")}),
          ("recipe", {"lr": torch.ones(1)}),
-         ("software", []), ("miou", "high"), ("iou", [0.5]), ("iou", 3), ("background", 2.5)]
+         ("miou", torch.ones(1)), ("background", 2.5)]
 
 
 @pytest.mark.parametrize("key, value", WRONG, ids=lambda value: str(value)[:20])
@@ -243,12 +243,11 @@ def test_stages_take_safetensors_wherever_they_take_a_checkpoint(trained, safe, 
 def test_damaged_and_hostile_safetensors(safe, shapes_root, command):
     whole = safe.read_bytes()
     header = int.from_bytes(whole[:8], "little")
-    flipped, claimed = bytearray(whole), json.loads(whole[8:8 + header])
-    flipped[-1000] ^= 1
+    claimed = json.loads(whole[8:8 + header])
     claimed["classifier.0.convs.0.bias"]["shape"] = [1 << 40]
     text = json.dumps(claimed).encode()
-    # Cut, a changed weight, a header that claims 2^60 bytes, a tensor that claims 2^40 numbers, no header, and a zip
-    for damaged in (whole[:1000], whole[:-1], bytes(flipped), (1 << 60).to_bytes(8, "little") + whole[8:],
+    # Cut, a header that claims 2^60 bytes, a tensor that claims 2^40 numbers, no header, and a zip
+    for damaged in (whole[:1000], whole[:-1], (1 << 60).to_bytes(8, "little") + whole[8:],
                     len(text).to_bytes(8, "little") + text + whole[8 + header:], b"", b"PK\3\4" + whole):
         safe.write_bytes(damaged)
         status, _, errors = command("--state=3", "--dataset=shapes", f"--data-root={shapes_root}", *SMALL, *TEST_SIZE,
@@ -267,7 +266,7 @@ def test_half_precision_weights_load(tmp_path):
     model = deeplab_v2(3, "small")
     halves = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     torch.save({"model": halves}, tmp_path / "half.pt")
-    save_checkpoint(tmp_path / "whole.pt", model)
+    save_weights(tmp_path / "whole.pt", model.state_dict())
     loaded = alone(tmp_path / "half.pt").network
     weight = "classifier.0.convs.0.weight"
     assert torch.equal(loaded.state_dict()[weight], halves[weight].float())

@@ -3,8 +3,6 @@
 A file with the suffix .safetensors holds the same: the tensors of the key ``model``, and the rest as JSON.
 """
 
-import hashlib
-import importlib
 import io
 import json
 import pickle
@@ -12,6 +10,8 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
 
 from utils.errors import UserError
 from utils.files import write_bytes
@@ -38,13 +38,8 @@ def find_checkpoint(path, output_dir):
                     f"{maker} or correct the path")
 
 
-def save_checkpoint(path, model, **extra):
-    """Write ``{"model": state dict, "optimizer": None, "lr_scheduler": None, **extra}`` atomically."""
-    save_weights(path, model.state_dict(), **extra)
-
-
 def save_weights(path, state, **extra):
-    """As ``save_checkpoint``, of the state dict of a model."""
+    """Write ``{"model": state dict, "optimizer": None, "lr_scheduler": None, **extra}`` atomically."""
     save(path, {"model": state, "optimizer": None, "lr_scheduler": None, **extra})
 
 
@@ -53,52 +48,17 @@ def save(path, value):
 
     Raises ``UserError`` when the disk is full or not writable.
     """
-    write_bytes(path, _serialized(value))
-
-
-def _serialized(value):
     content = io.BytesIO()  # torch.save to a file would store the file's name, too
     torch.save(value, content)
-    return content.getvalue()  # no copy, and unlike getbuffer() no danger where an error's frames keep it
+    write_bytes(path, content.getvalue())  # no copy, and unlike getbuffer() no danger where an error's frames keep it
 
 
 def save_safetensors(path, state, values):
-    """Write the state dict ``state`` and the JSON ``values`` beside it atomically; equal ones give equal bytes.
-
-    The digest of the tensors goes with them, so that ``load`` notices damage.
-    """
-    serialized = _safetensors("safetensors.torch").save
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    values = {**values, "weights_sha256": _digest(state)}
+    """Write the state dict ``state`` and the JSON ``values`` beside it atomically; equal ones give equal bytes."""
     # One entry: safetensors writes several in an order that changes from run to run.
     text = json.dumps(values, sort_keys=True, allow_nan=False)
-    write_bytes(path, serialized(state, metadata={"description": text}))
-
-
-def _safetensors(module):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"{SAFETENSORS} files need the package safetensors, which cannot be imported ({error}); "
-                        "install it: pip install safetensors") from error
-
-
-def _digest(state):
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}\n".encode())
-        digest.update(state[name].reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _load_safetensors(path, device):
-    with _safetensors("safetensors").safe_open(path, framework="pt", device="cpu") as file:
-        text = (file.metadata() or {}).get("description", "{}")
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    values = json.loads(text)
-    if values.pop("weights_sha256", None) not in (None, _digest(state)):
-        raise ValueError("the weights do not have the digest they were written with")
-    return {**values, "model": {name: tensor.to(device) for name, tensor in state.items()}}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_bytes(path, safetensors_bytes(state, metadata={"description": text}))
 
 
 def load(path, device="cpu"):
@@ -106,11 +66,11 @@ def load(path, device="cpu"):
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what matters is raised below
             if Path(path).suffix == SAFETENSORS:
-                value = _load_safetensors(path, device)
+                with safe_open(path, framework="pt", device="cpu") as file:
+                    value = json.loads((file.metadata() or {}).get("description", "{}"))
+                    value["model"] = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
             else:
                 value = torch.load(path, map_location=device, weights_only=True)
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
@@ -123,12 +83,6 @@ def load(path, device="cpu"):
     if not isinstance(value, dict):
         raise UserError(f"{path} is no checkpoint: it holds a {type(value).__name__}, not a dict with the key 'model'")
     return value
-
-
-def _is_plain(value):
-    """Whether ``value`` is a tensor to copy weights from: not sparse, nested, without memory or of 8 bits."""
-    return (isinstance(value, torch.Tensor) and not value.is_nested and value.layout == torch.strided
-            and value.device.type != "meta" and value.dtype in _KINDS)
 
 
 def load_checkpoint(path, device="cpu"):
@@ -152,8 +106,10 @@ def load_checkpoint(path, device="cpu"):
 
 
 def _is_state(value):
+    """Whether ``value`` is a dict of tensors to copy weights from: not sparse, without memory or of 8 bits."""
     return isinstance(value, dict) and bool(value) and all(
-        isinstance(name, str) and _is_plain(value[name]) for name in value)
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        and tensor.device.type != "meta" and tensor.dtype in _KINDS for name, tensor in value.items())
 
 
 def load_model(model, path, device="cpu"):
