@@ -4,11 +4,8 @@ Checkpoints carry these values beside the weights, exported files in their metad
 none; what can be seen from the weights is, and the rest is assumed and said.
 """
 
-import json
-import math
 import reprlib
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 
@@ -17,50 +14,18 @@ from models.encoder import PREFIX
 from models.input_format import COCO, IMAGENET, OWN, InputFormat, input_format
 from utils.checkpoints import HEAD
 from utils.errors import UserError
+from utils.kinds import fits
 
-INPUT_FORMATS = {form.name: form for form in (IMAGENET, COCO)}
+INPUT_FORMATS = {IMAGENET.name: IMAGENET, COCO.name: COCO}
 UNKNOWN = "unknown"  # a backbone, in the words of an exported file that does not say
 
-
-def is_number(value):
-    """Whether ``value`` is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value, low=0, high=255):
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_text(value):
-    return isinstance(value, str) and 0 < len(value) <= 1000
-
-
-def _is_list(value, valid, low=1, high=255):
-    return isinstance(value, (list, tuple)) and low <= len(value) <= high and all(map(valid, value))
-
-
-def _is_plain(value):
-    try:
-        return bool(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-_FACTS = ("recipe", "lists", "software", "miou", "iou", "step")  # where it comes from; nobody needs them to use it
-VALID = {  # key -> whether a value can be meant
-    "backbone": lambda value: _is_text(value) and (value in BACKBONES or value.startswith(PREFIX)),
-    "output_stride": partial(_is_whole, low=1),
-    "aspp_branches": lambda value: _is_whole(value) and value in (2, 4),
-    "input_format": lambda value: _is_text(value) and (value in INPUT_FORMATS or value == OWN),
-    "mean": partial(_is_list, valid=is_number, low=3, high=3),
-    "std": lambda value: _is_list(value, is_number, 3, 3) and min(value) > 0,
-    "num_classes": partial(_is_whole, low=1), "class_names": partial(_is_list, valid=_is_text),
-    "palette": partial(_is_list, valid=partial(_is_list, valid=_is_whole, low=3, high=3)),
-    "background": lambda value: value is None or _is_whole(value),
-    "ignore": lambda value: value is None or _is_whole(value, high=65535),
-    "dataset": _is_text, "test_by": _is_text,
-    "test_size": partial(_is_list, valid=partial(_is_whole, low=1, high=1 << 16), low=2, high=2),
-    **dict.fromkeys(_FACTS, _is_plain)}
+_SIDE, _FACTS = range(1, (1 << 16) + 1), ("recipe", "lists", "software", "miou", "iou", "step")
+KINDS = {  # key -> what its value can be (see utils.kinds); the last six are where it comes from
+    "backbone": str, "output_stride": range(1, 257), "aspp_branches": (2, 4), "input_format": (*INPUT_FORMATS, OWN),
+    "mean": [float] * 3, "std": [float] * 3, "num_classes": range(1, 256), "class_names": [str],
+    "palette": [[range(256)] * 3], "background": (None, range(255)), "ignore": (None, range(1 << 16)), "dataset": str,
+    "test_size": [_SIDE, _SIDE], "test_by": str, "recipe": dict, "lists": dict, "software": dict,
+    "miou": (None, float), "iou": (None, [(None, float)]), "step": range(1 << 40)}
 
 
 def said(values, path):
@@ -68,9 +33,9 @@ def said(values, path):
 
     Raises ``UserError`` for an entry that cannot be meant: the file was damaged, forged, or made by a newer version.
     """
-    known = {key: values[key] for key in VALID if key in values}
+    known = {key: values[key] for key in KINDS if key in values}
     for key, value in known.items():
-        if not VALID[key](value):
+        if not fits(value, KINDS[key]) or key == "backbone" and value not in BACKBONES and not value.startswith(PREFIX):
             raise UserError(f"{path} says of its network {key} = {reprlib.repr(value)}, which cannot be; the file is "
                             "damaged or was made by a newer version of this software: get it again or use that version")
     if known.get("input_format") == OWN and not {"mean", "std"} <= known.keys():

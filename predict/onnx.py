@@ -7,9 +7,10 @@ import os
 import numpy as np
 import torch
 
-from models.description import UNKNOWN, VALID, Description, complete, is_number, said
+from models.description import KINDS, UNKNOWN, Description, complete, said
 from models.input_format import IMAGENET, InputFormat
 from utils.errors import UserError
+from utils.kinds import fits
 
 _ANEW = "export it anew with tools/export.py"
 
@@ -79,7 +80,7 @@ def _describe(strings, path):
     Raises ``UserError`` when the file was not exported by this software or the metadata is damaged.
     """
     try:
-        values = {key: json.loads(strings[key]) for key in (*VALID, "preprocessing") if key in strings}
+        values = {key: json.loads(strings[key]) for key in (*KINDS, "preprocessing") if key in strings}
     except (ValueError, RecursionError, TypeError) as error:
         raise UserError(f"the metadata of {path} is damaged ({type(error).__name__}); {_ANEW}") from error
     lacking = [key for key in ("num_classes", "class_names", "palette", "preprocessing") if key not in values]
@@ -87,8 +88,9 @@ def _describe(strings, path):
         raise UserError(f"{path} does not say what it is ({lacking[0]} is not in its metadata); give a file that "
                         "tools/export.py made")
     how, name = values["preprocessing"], str(values.pop("input_format", "own"))[:80]
-    if not (isinstance(how, dict) and how.get("channels") in ("RGB", "BGR") and is_number(how.get("range"))
-            and how["range"] > 0 and VALID["mean"](how.get("mean")) and VALID["std"](how.get("std"))):
+    if not (isinstance(how, dict) and how.get("channels") in ("RGB", "BGR") and fits(how.get("range"), float)
+            and how["range"] > 0 and fits(how.get("mean"), KINDS["mean"]) and fits(how.get("std"), KINDS["std"])
+            and min(how["std"]) > 0):
         raise UserError(f"{path} does not say how its input is normalized (channels, range, mean and std in its "
                         f"metadata); {_ANEW}")
     form = InputFormat(name, how["channels"] == "RGB", float(how["range"]), tuple(map(float, how["mean"])),
