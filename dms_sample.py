@@ -6,31 +6,28 @@ only in the common portion. One random generator runs through all lists in order
 published subsets come out; choosing other --splits or --ids changes the subsets.
 """
 
-import argparse
 from pathlib import Path
 
 from data.lists import read_list, split_list_names
 from data.specs import load_spec, resolve_root
-from data.splits import IDS, PORTION, SEED, check_split_names, sample_dms, save_lists
-from utils.errors import OneLineParser, UserError, reports_user_errors
+from data.splits import PORTION, check_split_names, list_parser, sample_dms, save_lists
+from utils.arguments import number
+from utils.errors import reports_user_errors
 
 
 @reports_user_errors
 def main(arguments=None):
     """Read the labelled lists, sample two subsets of each, write them, and print a table."""
-    args = _parser().parse_args(arguments)
+    args = _options(arguments)
     spec = load_spec(args.dataset)
     splits = args.splits or spec.dms_splits
     check_split_names([(split, None) for split in splits])
-    if args.ids < 1:
-        raise UserError(f"--ids is {args.ids}; it must be at least 1")
-    portion = _portion(args.portion)
     root = None if args.lists else resolve_root(spec, args.data_root)
     folder = Path(args.lists) if args.lists else spec.list_path(root, "")
     out = Path(args.out) if args.out else folder
     labeled = {(split, split_id): read_list(folder / split_list_names(split, split_id)[0], spec, root)
                for split_id in range(args.ids) for split in splits}
-    lists = sample_dms(lambda split, split_id: labeled[split, split_id], splits, args.seed, args.ids, portion)
+    lists = sample_dms(lambda split, split_id: labeled[split, split_id], splits, args.seed, args.ids, args.portion)
     states = save_lists(out, lists)
 
     print(f"labelled lists from {folder}, subsets in {out}")
@@ -42,34 +39,17 @@ def main(arguments=None):
         print(f"{split:>8} {split_id:>3} {len(names):>9} {len(lists[left]):>10} {common:>7}  {found}")
 
 
-def _parser():
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="voc", metavar="NAME",
-                        help="voc, city, camvid, voc-animals, shapes, or the path of your own YAML spec (default: voc)")
-    parser.add_argument("--data-root", metavar="FOLDER",
-                        help="root folder of the dataset (default: the environment variable of the dataset, VOC_ROOT "
-                             "or CITYSCAPES_ROOT)")
+def _options(arguments):
+    parser = list_parser(__doc__)
     parser.add_argument("--splits", nargs="+", metavar="D",
                         help="splits to sample from, in order (default: those of the dataset, for VOC 8 20 50 106)")
     parser.add_argument("--portion", default=PORTION, metavar="P",
+                        type=number(float, 0, "a number from 0 to below 1, as in 0.6", high=1 - 1e-9),
                         help="portion of the names that both subsets share, 0 <= P < 1 (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="seed of the shuffles (default: %(default)s)")
-    parser.add_argument("--ids", type=int, default=IDS, metavar="N",
-                        help="how many split ids, counted from 0 (default: %(default)s)")
     parser.add_argument("--lists", metavar="FOLDER",
                         help="folder of the labelled lists (default: the dataset's list folder)")
     parser.add_argument("--out", metavar="FOLDER", help="where the subsets go (default: beside the labelled lists)")
-    return parser
-
-
-def _portion(text):
-    try:
-        portion = float(text)
-    except ValueError:
-        portion = -1.0
-    if not 0 <= portion < 1:
-        raise UserError(f"--portion is {text}; it must be a number from 0 to below 1, as in 0.6")
-    return portion
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

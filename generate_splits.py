@@ -7,14 +7,13 @@ with a part of the training list (as VOC has beside trainaug.txt), the split "tr
 With the default options the lists published for DMT come out, byte for byte.
 """
 
-import argparse
 import math
 from pathlib import Path
 
 from data.lists import find_training_list, read_list, split_list_names
 from data.specs import load_spec, resolve_root
-from data.splits import IDS, SEED, check_none_replaced, check_split_names, make_splits, own_split, save_lists
-from utils.errors import OneLineParser, UserError, reports_user_errors
+from data.splits import check_none_replaced, check_split_names, list_parser, make_splits, own_split, save_lists
+from utils.errors import UserError, reports_user_errors
 
 OWN_TRAINING_LIST = "train.txt"
 
@@ -22,12 +21,10 @@ OWN_TRAINING_LIST = "train.txt"
 @reports_user_errors
 def main(arguments=None):
     """Read the training list, split it, write the lists, and print a table of them."""
-    args = _parser().parse_args(arguments)
+    args = _options(arguments)
     spec = load_spec(args.dataset)
     divisors = [_divisor(text) for text in args.divisors] if args.divisors else list(spec.divisors)
     check_split_names(divisors)
-    if args.ids < 1:
-        raise UserError(f"--ids is {args.ids}; it must be at least 1")
     root = None if args.list and args.out else resolve_root(spec, args.data_root)
     source = Path(args.list) if args.list else find_training_list(spec, root)
     folder = Path(args.out) if args.out else spec.list_path(root, "")
@@ -47,22 +44,14 @@ def main(arguments=None):
                  {**lists, **own_lists}, states, args.ids)
 
 
-def _parser():
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="voc", metavar="NAME",
-                        help="voc, city, camvid, voc-animals, shapes, or the path of your own YAML spec (default: voc)")
-    parser.add_argument("--data-root", metavar="FOLDER",
-                        help="root folder of the dataset (default: the environment variable of the dataset, VOC_ROOT "
-                             "or CITYSCAPES_ROOT)")
+def _options(arguments):
+    parser = list_parser(__doc__)
     parser.add_argument("--divisors", nargs="+", metavar="D",
                         help="splits to make: 8 labels one image in eight, 106:105.82 divides by 105.82 and names the "
                              "split 106 (default: those of the dataset, for VOC 2 4 8 20 50 106:105.82)")
-    parser.add_argument("--seed", type=int, default=SEED, help="seed of the shuffles (default: %(default)s)")
-    parser.add_argument("--ids", type=int, default=IDS, metavar="N",
-                        help="how many split ids, counted from 0 (default: %(default)s)")
     parser.add_argument("--list", metavar="FILE", help="training list to split (default: that of the dataset)")
     parser.add_argument("--out", metavar="FOLDER", help="where the lists go (default: the dataset's list folder)")
-    return parser
+    return parser.parse_args(arguments)
 
 
 def _divisor(text):

@@ -4,6 +4,7 @@ Source: DMT (Feng et al., Pattern Recognition 130, 2022), its published lists an
 published VOC and Cityscapes lists come out byte for byte.
 """
 
+import argparse
 import collections
 import math
 import random
@@ -11,11 +12,26 @@ from fractions import Fraction
 from pathlib import Path
 
 from data.lists import WHOLE, read_list, split_list_names, write_list
-from utils.errors import UserError
+from utils.arguments import number
+from utils.errors import OneLineParser, UserError
 
 SEED = 7777
 IDS = 3
 PORTION = "0.6"
+
+
+def list_parser(description):
+    """What the options of generate_splits.py and dms_sample.py have in common."""
+    found = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--dataset", default="voc", metavar="NAME",
+                       help="voc, city, camvid, voc-animals, shapes, or the path of your own YAML spec (default: voc)")
+    found.add_argument("--data-root", metavar="FOLDER",
+                       help="root folder of the dataset (default: the environment variable of the dataset, VOC_ROOT "
+                            "or CITYSCAPES_ROOT)")
+    found.add_argument("--seed", type=int, default=SEED, help="seed of the shuffles (default: %(default)s)")
+    found.add_argument("--ids", type=number(int, 1, "a whole number of at least 1"), default=IDS, metavar="N",
+                       help="how many split ids, counted from 0 (default: %(default)s)")
+    return found
 
 
 def make_splits(names, divisors, seed=SEED, ids=IDS):

@@ -84,7 +84,7 @@ def test_seven_of_vocs_classes():
     assert built_in_spec(dataclasses.replace(checkpoint, name="../specs/voc-animals")) is None
 
 
-@pytest.mark.parametrize("changed, line, words", [
+CHANGED = [
     (dict(name="nome: weeds"), 2, ["unknown key 'nome'", "did you mean 'name'"]),
     (dict(crop=None), 2, ["'crop' is missing", "as in [321, 321]"]),
     (dict(crop="crop: [321]"), 8, ["crop is [321]", "[height, width]"]),
@@ -122,16 +122,8 @@ def test_seven_of_vocs_classes():
      ["from 0 to 65535"]),
     (dict(classes="classes:\n  - {name: a, color: [0, 0, 0], colors: [[1, 1, 1]]}\n  - {name: b, color: [0, 0, 1]}"), 4,
      ["add the line 'masks: color'"]),
-])
-def test_errors_name_the_line_and_the_mend(tmp_path, changed, line, words):
-    path = tmp_path / "weeds.yaml"
-    message = refusal(path, **changed)
-    assert message.startswith(f"{path}, line {line}: "), message
-    for word in words:
-        assert word in message
-
-
-@pytest.mark.parametrize("more, line, words", [
+]
+ADDED = [
     ("background: 2", 10, ["background is 2", "from 0 to 1, the name of a class, or none"]),
     ("background: sky", 10, ["background is 'sky'"]),
     ("ignore: 1", 10, ["number of a class", "none"]),
@@ -155,10 +147,14 @@ def test_errors_name_the_line_and_the_mend(tmp_path, changed, line, words):
     ("unlabeled_images: {name}.jpg", 10, ["not valid YAML", "quotes (a text that begins with {"]),
     ("x: !!python/object/apply:os.system ['echo harm']", 10, ["not valid YAML"]),
     ("x: \x07", 10, ["control character"]),
-])
-def test_errors_of_further_keys(tmp_path, more, line, words):
+]
+
+
+@pytest.mark.parametrize("changed, line, words", [
+    *CHANGED, *((dict(more=f"{more}\n"), line, words) for more, line, words in ADDED)])
+def test_errors_name_the_line_and_the_mend(tmp_path, changed, line, words):
     path = tmp_path / "weeds.yaml"
-    message = refusal(path, more + "\n")
+    message = refusal(path, **changed)
     assert message.startswith(f"{path}, line {line}: "), message
     for word in words:
         assert word in message
