@@ -34,7 +34,8 @@ def main(arguments=None):
     taken = any(split == "train" for split, _ in divisors)
     own_lists = _own_split(names, own, spec, root) if own.is_file() and own != source and not taken else {}
     if root is not None and not any(spec.image_path(root, name).is_file() for name in names):
-        check_none_replaced(folder, {**lists, **own_lists}, f"no image of the {len(names)} names in {source} is in {root}")
+        check_none_replaced(folder, {**lists, **own_lists},
+                            f"no image of the {len(names)} names in {source} is in {root}")
     states = save_lists(folder, {**lists, **own_lists})
 
     print(f"{len(names)} names in {source}, lists in {folder}")

@@ -86,8 +86,10 @@ def damaged(draw, content):
             content[place : place + 1] = draw.randbytes(1)
         elif kind == "cut":
             del content[place : place + draw.randint(1, len(content) + 1)]
+        elif kind == "put in":
+            content[place:place] = draw.randbytes(draw.randrange(16))
         else:
-            content[place:place] = draw.randbytes(draw.randrange(16)) if kind == "put in" else content[place : place + 64]
+            content[place:place] = content[place : place + 64]
     return bytes(content)
 
 
@@ -129,7 +131,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         figures, failures = fuzz(options.seconds, Path(folder), options.seed)
     for name, figure in figures.items():
-        print(f"{name:14} {figure['tried']:7} tried {figure['refused']:7} refused, slowest {figure['slowest_seconds']} s")
+        print(f"{name:14} {figure['tried']:7} tried {figure['refused']:7} refused, "
+              f"slowest {figure['slowest_seconds']} s")
     print(f"{sum(figure['tried'] for figure in figures.values())} inputs, {len(failures)} failures")
     for name, data, what in failures[:20]:
         print(f"{name}: {what}\n    {data[:400]}")

@@ -116,7 +116,7 @@ def is_turned(path):
 
 
 def _size(path, what, content=None):
-    """(height, width) that the header of an image claims, if not too large; ``content`` is the file's, where it is read."""
+    """(height, width) that an image's header claims, if not too large; ``content`` is the file's, if it was read."""
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as file:
             size = file.height, file.width

@@ -38,7 +38,7 @@ def classes(path, content, spec):
 
 @functools.lru_cache(maxsize=2)  # the colours' takes 32 MB, but one look a pixel, and few places are used
 def _table(spec):
-    """uint16: the class of every mask value (65536,), or colour (2 ** 24,), 255 where it is ignored, or ``_NO_CLASS``."""
+    """uint16: the class of every mask value (65536,) or colour (2 ** 24,), 255 = ignored, or ``_NO_CLASS``."""
     if spec.mask_colors is not None:
         table = np.full(1 << 24, IGNORED if spec.ignore_other_colors else _NO_CLASS, np.uint16)
         for color, index in spec.mask_colors:
@@ -90,8 +90,8 @@ def colors(path, content):
     except Exception as error:  # damaged bytes meet nearly every kind of exception
         raise _does_not_decode(path, error) from error
     if mode not in ("RGB", "RGBA", "P", "L", "LA", "1"):
-        raise UserError(f"the mask {path} has no colours of 8 bits (mode {mode}), but the spec says 'masks: color'; save "
-                        "it as an RGB PNG, or correct the spec")
+        raise UserError(f"the mask {path} has no colours of 8 bits (mode {mode}), but the spec says 'masks: color'; "
+                        "save it as an RGB PNG, or correct the spec")
     if alpha is not None:
         _refuse_transparency(path, alpha)
     return array.view("<u4")[..., 0] & 0xFFFFFF
@@ -111,7 +111,7 @@ def unpack(number):
 def write_palette_png(path, values, palette, durable=False):
     """Write ``values`` (H, W) uint8 as a PNG of 8 bits with their colours; ``durable`` as in ``utils.files.replacing``.
 
-    ``palette`` holds an RGB triple (0 to 255) a value, or is a dict from values to them; 255 is VOC's cream unless taken.
+    ``palette`` holds an RGB triple a value, or is a dict from values to them; 255 is VOC's cream unless taken.
     Labels are runs of one value: a search for longer matches would take four times the time for no fewer bytes.
     """
     colors = {IGNORED: _CREAM, **(palette if isinstance(palette, dict) else dict(enumerate(palette)))}
@@ -130,8 +130,9 @@ def _no_color(path, found, wrong, spec):
     others = len(np.unique(found[wrong])) - 1
     which = f" and {others} more colours that belong" if others else ", that belongs"
     jpeg = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)" if _is_jpeg(path) else ""
-    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; give a "
-                     f"class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the mask{jpeg}")
+    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; "
+                     f"give a class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the "
+                     f"mask{jpeg}")
 
 
 def _no_class(path, found, wrong, spec):

@@ -69,8 +69,8 @@ def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1
             write_json(root / MANIFEST, {**parameters, "complete": False})
             _write_images(root, names, seed, tuple(size), layout, workers)
         except OSError as error:
-            raise UserError(f"{error.filename or root} cannot be written: {error.strerror or error}; make room or check "
-                            "the permissions, and start the same command again") from error
+            raise UserError(f"{error.filename or root} cannot be written: {error.strerror or error}; make room or "
+                            "check the permissions, and start the same command again") from error
         _write_lists(root, names, layout)
         write_json(root / MANIFEST, {**parameters, "complete": True})
     return root

@@ -72,8 +72,8 @@ class Encoder(nn.Module):
         """``images`` (N, 3, H, W) float, normalized -> features (N, channels, h, w)."""
         if self.training and not len(images) and not any(
                 isinstance(module, _BatchNorm) for module in self.network.modules()):
-            # An empty share of a batch, as one of several processes may have. With batch normalization an image of zeros
-            # would count; such encoders take no images, too.
+            # An empty share of a batch, as one of several processes may have. Encoders with batch normalization, where
+            # an image of zeros would count, take no images, too.
             return self(images.new_zeros(1, *images.shape[1:]))[:0]
         features = self.network(images)[-1]
         return features.permute(0, 3, 1, 2) if self._found.channels_last else features
@@ -97,10 +97,11 @@ class Encoder(nn.Module):
                     lines = str(error).splitlines()
                     reason = (lines[1:] or lines or [type(error).__name__])[0].strip()
                     raise UserError(
-                        f"{where} does not fit the backbone {self.backbone} ({reason:.200}); give another --weights FILE"
+                        f"{where} does not fit the backbone {self.backbone} ({reason:.200}); give another --weights "
+                        "FILE"
                         if state is not None else
-                        f"the weights of {self.backbone} cannot be had from timm's hub ({reason:.200}); fetch them on a "
-                        "machine with network and give --weights FILE, or --weights none to start from random "
+                        f"the weights of {self.backbone} cannot be had from timm's hub ({reason:.200}); fetch them on "
+                        "a machine with network and give --weights FILE, or --weights none to start from random "
                         "ones") from error
         for name, tensor in drawn[0].items():  # timm is silent on what is lacking, which then stays as it was drawn
             if not torch.equal(tensor, drawn[1][name]):

@@ -28,8 +28,8 @@ COCO_FILES = {"voc_coco_resnet101.pt": 21, "city_coco_resnet101.pt": 19}
 def load_imagenet_weights(model, source=None):
     """Load pre-trained weights into the backbone of ``model``, in place; the head keeps its initialization.
 
-    ``source`` is None (download torchvision's, or take torchvision's cached copy), "none" (leave the backbone random), or
-    a file with a torchvision ResNet state dict, whose ``fc.*`` are ignored, or with a network whose ``backbone`` fits.
+    ``source`` is None (download torchvision's, or take its cached copy), "none" (leave the backbone random), or a file
+    with a torchvision ResNet state dict, whose ``fc.*`` are ignored, or with a network whose ``backbone`` fits.
     ``small`` has no ImageNet weights: None leaves it random and says so. Raises ``UserError`` when the file or the
     download cannot be had or does not fit.
     An encoder of timm loads timm's own (``models.encoder.Encoder.load``).

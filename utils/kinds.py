@@ -6,8 +6,8 @@ import math
 def fits(value, kind):
     """Whether ``value``, as YAML or JSON gives it, is of ``kind``.
 
-    A kind is ``str`` (a text of one line), ``float`` (a finite number), ``dict`` (any), a range (a whole number in it), a
-    list (of one kind: a list of such values, not empty; else: a list of values of these kinds), a tuple (one of these
+    A kind is ``str`` (a text of one line), ``float`` (a finite number), ``dict`` (any), a range (a whole number in it),
+    a list (of one kind: a list of such values, not empty; else: a list of values of these kinds), a tuple (one of these
     kinds), or the value itself.
     """
     if isinstance(kind, tuple):

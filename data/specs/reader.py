@@ -33,8 +33,8 @@ OPTIONAL = {  # key -> (kind, in words, what it is where it is not given)
     "dms_splits": (([], [_TEXT]), "a list of splits, as in [8, 20]", [8, 20]),
     "unlabeled_images": ((None, str, [str]), _PATTERN, None),
     "masks": (("values", "color"), "'values' or 'color'", "values"),
-    "ignore_colors": (("others", [], [_COLOR]), "a list of colours, as in [[255, 255, 255]], or 'others' for every colour "
-                                                "of no class", []),
+    "ignore_colors": (("others", [], [_COLOR]),
+                      "a list of colours, as in [[255, 255, 255]], or 'others' for every colour of no class", []),
     "lists_root": ((None, str), _ONE_LINE, None)}
 _OF_A_CLASS = {
     "name": (_TEXT, _ONE_LINE),
@@ -73,7 +73,7 @@ def read(path):
         return _fields(values, Path(path).parent)
     except _Wrong as wrong:
         line = node.start_mark.line + 1 if node else 1
-        for key in wrong.where:  # as far as the file goes: a value that is missing has the line of what it is missing in
+        for key in wrong.where:  # as far as the file goes: what is missing has the line of where it is missing
             inner = enumerate(node.value) if isinstance(node, yaml.SequenceNode) else (
                 (name.value, value) for name, value in node.value)
             node = {str(name): value for name, value in inner}.get(str(key))
@@ -155,7 +155,8 @@ def _fields(given, folder):
     if background in names:
         background = names.index(background)
     return {**fields, "name": str(values["name"]), "class_names": tuple(names),
-            "palette": tuple(entry["color"] for entry in classes), "background": None if background in _NONE else background,
+            "palette": tuple(entry["color"] for entry in classes),
+            "background": None if background in _NONE else background,
             "test_size": None if values["test_size"] == "largest" else values["test_size"],
             "divisors": tuple((str(split), divisor) for split, divisor in values["divisors"].items()),
             "dms_splits": tuple(map(str, values["dms_splits"])),
@@ -166,7 +167,8 @@ def _check_meaning(values, names):
     """Raise ``_Wrong`` for values of the right kind that cannot be meant."""
     most = 254 if values["masks"] == "color" else 255
     if not 2 <= len(names) <= most:
-        raise _Wrong(("classes",), f"classes lists {len(names)} class{'es' * (len(names) != 1)}; 2 to {most} are possible")
+        raise _Wrong(("classes",), f"classes lists {len(names)} class{'es' * (len(names) != 1)}; 2 to {most} are "
+                                   "possible")
     for index, name in enumerate(names):
         if name in names[:index]:
             raise _Wrong(("classes", index, "name"), f"two classes have the name {name!r}; rename one")
@@ -189,8 +191,8 @@ def _check_meaning(values, names):
             raise _Wrong(("divisors", split), f"the divisor of split {split} is {shown(divisor)}; it must be a number "
                                               "above 1")
     if values["test_size"] == "largest" and values["test_by"] == "resize":
-        raise _Wrong(("test_size",), "test_size is 'largest', but 'test_by: resize' needs one size for all images; give "
-                                     "[height, width], or 'test_by: pad'")
+        raise _Wrong(("test_size",), "test_size is 'largest', but 'test_by: resize' needs one size for all images; "
+                                     "give [height, width], or 'test_by: pad'")
 
 
 def _class_of(classes, names, key, usual=None):
@@ -200,8 +202,9 @@ def _class_of(classes, names, key, usual=None):
         for value in entry[key] or ((entry[usual],) if usual else ()):
             if found.setdefault(value, index) != index:
                 what = f"value {value}" if key == "ids" else f"colour {list(value)}"
-                raise _Wrong(("classes", index, key if entry[key] else usual), f"the mask {what} belongs to two classes, "
-                             f"{names[found[value]]!r} and {names[index]!r}; keep it in one")
+                raise _Wrong(("classes", index, key if entry[key] else usual),
+                             f"the mask {what} belongs to two classes, {names[found[value]]!r} and "
+                             f"{names[index]!r}; keep it in one")
     return found
 
 
@@ -211,13 +214,13 @@ def _by_value(given, values, classes, names):
     for place, wrong in [(("ignore_colors",), values["ignore_colors"]),
                          *((("classes", index, "colors"), entry["colors"]) for index, entry in enumerate(classes))]:
         if wrong:
-            raise _Wrong(place, f"{_name(place)} is for masks whose colours say the class; add the line 'masks: color' to "
-                                "the spec, or delete it here")
+            raise _Wrong(place, f"{_name(place)} is for masks whose colours say the class; add the line 'masks: color' "
+                                "to the spec, or delete it here")
     ids = _class_of(classes, names, "ids")
     for index, entry in enumerate(classes):
         if ids and not entry["ids"]:
-            raise _Wrong(("classes", index), f"the class {names[index]!r} has no 'ids' while others do; give every class "
-                                             "its mask values")
+            raise _Wrong(("classes", index), f"the class {names[index]!r} has no 'ids' while others do; give every "
+                                             "class its mask values")
     if ignore in ids and "ignore" not in given:
         ignore = None
     if ignore in ids or ignore is not None and not ids and ignore < len(names):
@@ -237,7 +240,7 @@ def _by_color(given, values, classes, names):
     colors, ignored = _class_of(classes, names, "colors", "color"), values["ignore_colors"]
     for place, color in enumerate(() if ignored == "others" else ignored):
         if colors.setdefault(color, 255) != 255:
-            raise _Wrong(("ignore_colors", place), f"the colour {list(color)} is that of a class, too; take it out of one "
-                                                   "of the two")
+            raise _Wrong(("ignore_colors", place), f"the colour {list(color)} is that of a class, too; take it out of "
+                                                   "one of the two")
     return {"ignore": None if values["ignore"] in _NONE else values["ignore"], "label_ids": None,
             "mask_colors": tuple(sorted(colors.items())), "ignore_other_colors": True if ignored == "others" else None}
