@@ -21,24 +21,18 @@ def changes(first, second, truth, num_classes):
 
     The axes are true class, state in ``first``, state in ``second`` (``RIGHT``, ``WRONG``, ``UNLABELLED``). With the
     labels before and after PLE this says what PLE mended and spoilt; with the predictions of two rounds what was
-    learnt and forgotten; with those of two arms who was right where they disagree. Pixels of unknown truth are left
-    out. Raises ``ValueError`` for shapes that differ and for a truth that is no class.
+    learnt and forgotten. Pixels of unknown truth are left out.
     """
-    first, second, truth = _same_shape(first, second, truth)
-
     def states(labels):
         return np.where(labels == IGNORED, UNLABELLED, np.where(labels == truth, RIGHT, WRONG))
 
-    cells = _checked(truth, num_classes) * 9 + states(first) * 3 + states(second)
+    cells = truth.astype(np.int64) * 9 + states(first) * 3 + states(second)
     return np.bincount(cells[truth != IGNORED], minlength=9 * num_classes).reshape(num_classes, 3, 3)
 
 
 def joint(first, second, num_classes):
-    """How often each pair of labels occurs: (C + 1, C + 1) int64; the last row and column count ignored pixels.
-
-    Raises ``ValueError`` for shapes that differ and for labels that are no class.
-    """
-    first, second = (_checked(part, num_classes) for part in _same_shape(first, second))
+    """How often each pair of labels occurs: (C + 1, C + 1) int64; the last row and column count ignored pixels."""
+    first, second = (np.where(labels == IGNORED, num_classes, labels.astype(np.int64)) for labels in (first, second))
     side = num_classes + 1
     return np.bincount((first * side + second).ravel(), minlength=side**2).reshape(side, side)
 
@@ -47,12 +41,6 @@ def outcomes(counts):
     """The names of ``OUTCOMES`` -> number of pixels, from ``changes`` (..., 3, 3): sums over the axes before."""
     total = np.asarray(counts).reshape(-1, 3, 3).sum(axis=0)
     return {name: int(total[cell]) for name, cell in OUTCOMES.items()}
-
-
-def accuracy(counts):
-    """Share of the labelled pixels of known truth whose label is right, from ``joint(truth, labels)``; NaN for none."""
-    known = np.asarray(counts)[:-1, :-1]
-    return float(share(np.trace(known), known.sum()))
 
 
 def forgetting(iou):
@@ -75,28 +63,7 @@ def forgotten(counts):
     return share(counts[..., RIGHT, WRONG], counts[..., RIGHT, :].sum(axis=-1))
 
 
-def learnt(counts):
-    """Share of the pixels wrong in the first map that are right in the second; the rest as in ``forgotten``."""
-    counts = np.asarray(counts)
-    return share(counts[..., WRONG, RIGHT], counts[..., WRONG, :].sum(axis=-1))
-
-
 def share(part, whole):
     """part / whole as float64, NaN where whole is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-
-
-def _same_shape(*maps):
-    maps = [np.asarray(part) for part in maps]
-    if len({part.shape for part in maps}) > 1:
-        raise ValueError(f"label maps of one image must have one shape, not {[part.shape for part in maps]}")
-    return maps
-
-
-def _checked(labels, num_classes):
-    """The labels as int64, with ``num_classes`` for ignored ones."""
-    ignored = labels == IGNORED
-    if not (ignored | ((labels >= 0) & (labels < num_classes))).all():
-        raise ValueError(f"some labels are neither one of the {num_classes} classes nor {IGNORED}")
-    return np.where(ignored, num_classes, labels.astype(np.int64))

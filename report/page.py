@@ -10,23 +10,18 @@ import jinja2
 from markupsafe import Markup
 
 from report.colors import ON_PAGE
-from report.summary import method_of, recipe
-from utils.errors import UserError
+from report.summary import VERSIONS, method_of, recipe
 from utils.files import write_text
 
 _HERE = Path(__file__).parent
-_NOT_SHOWN = {"fingerprint", "output_dir", "data_root", "lists_dir", "pseudo_dir", "continue_from", "oldfilename",
-              "exp_name", "redo", "check", "check_weights", "state",  # places, and what the stage's name says
-              "labeling", "label_ratio", "increment", "background", "no_conflict_reduction",
-              "previous_statistics",  # these are a labelling's
-              "protocol", "window", "stride", "scales", "flip", "second_arm", "second_coco", "json"}  # and a test's
 _METHODS = {"CBST": "Self-training on class-balanced pseudo labels (CBST)",
             "DST": "Self-training with the dynamic loss (DST)", "online": "Self-training on labels made on the fly",
             "naive": "Mutual training, every pseudo label weighted (naive)",
             "flip": "Mutual training that learns its own label where it wins (flip)", "DMT": "Dynamic mutual training"}
-_SECTIONS = {"classes": "Classes", "training": "Training", "pseudo-labels": "Pseudo labels", "ple": "What PLE changed",
-             "forgetting": "Forgetting", "arms": "The two arms", "pictures": "Pictures", "costs": "Time and memory",
-             "configuration": "Configuration and versions"}
+_SECTIONS = {  # name -> title, and how the names of its figures begin
+    "classes": ("Classes", "classes-"), "training": ("Training", "loss"), "pseudo-labels": ("Pseudo labels", "labels-"),
+    "ple": ("What PLE changed", "ple"), "forgetting": ("Forgetting", "forg"),
+    "arms": ("Student and teacher", "student-wins")}
 _PANELS = {"disagree": ("The arms disagree most", "the arms differ on {share:.1f} % of its pixels"),
            "mended": ("PLE mended most", "PLE mended or newly labelled rightly {share:.1f} % of the pixels, labels of "
                       "arm {arm}"),
@@ -35,47 +30,23 @@ _PANELS = {"disagree": ("The arms disagree most", "the arms differ on {share:.1f
            "changed": ("PLE changed most", "PLE changed {share:.1f} % of the pixels, labels of arm {arm}")}
 
 
-def check_writable(folder):
-    """Raise ``UserError`` when the folder of the report cannot be made."""
-    try:
-        (Path(folder) / "figures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made: {error.strerror or error}; give another one with --out") \
-            from error
-
-
 def write_page(run, folder):
     """Write ``index.html`` of the ``report.run.Run`` with the figures in ``folder/figures``; returns its path."""
-    figures = Path(folder) / "figures"
-    drawn = {path.stem: _embedded(path.read_text(encoding="utf-8")) for path in figures.glob("*.svg")}
+    figures, path = Path(folder) / "figures", Path(folder) / "index.html"
+    drawn = {path.stem: _embedded(path.read_text(encoding="utf-8")) for path in sorted(figures.glob("*.svg"))}
+    pictures = _pictures(run, figures)
+    sections = {name: title for name, (title, start) in _SECTIONS.items()
+                if any(figure.startswith(start) for figure in drawn)}
+    sections.update({"pictures": "Pictures"} if pictures else {}, stages="Stages", configuration="Configuration")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
                                      undefined=jinja2.StrictUndefined)
-    path = Path(folder) / "index.html"
-    values = {**_head(run), **_progress(run), **_labels(run), **_configuration(run), "costs": _costs(run),
-              "disagreements": _disagreements(run), "pictures": _pictures(run, figures), "arms": run.arms}
     write_text(path, environment.get_template("page.html.jinja").render(
-        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")), drawn={**dict.fromkeys(_names(run)), **drawn},
-        sections=_sections(run, drawn, values), strangers=run.strangers(), folder=run.folder.resolve().name, **values))
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")), run=run, drawn=drawn, sections=sections,
+        lead=_lead(run), method=_method(run), progress=progress(run), unfinished=_unfinished(run), labels=_labels(run),
+        looked_at=_looked_at(run), pictures=pictures, stages=_stages(run), now=time.strftime("%Y-%m-%d %H:%M:%S"),
+        legend=[*zip(run.classes, run.dataset.get("palette", ())), ("no label", (224, 224, 192))],
+        **_configuration(run)))
     return path
-
-
-def _names(run):
-    """Every figure that the page may show."""
-    alone = ("miou validation loss weight learning-rate throughput disagreement student-wins ple ple-changes "
-             "forgetting forgotten agreement who-is-right time")
-    of_arms = [f"{name}-{arm}" for name in ("classes", "labels", "ple", "forgetting") for arm in run.arms]
-    return [*alone.split(), *of_arms]
-
-
-def _sections(run, drawn, values):
-    """Name -> title of the sections that have something to show."""
-    missing = set() if run.labellings else {"pseudo-labels"}
-    missing |= set() if values["enhanced"] else {"ple"}
-    missing |= set() if {"forgetting", "forgotten"} & drawn.keys() else {"forgetting"}
-    missing |= set() if {"agreement", "who-is-right", "disagreement", "student-wins"} & drawn.keys() else {"arms"}
-    missing |= set() if values["pictures"] else {"pictures"}
-    alone = {"arms": "Student and teacher"} if len(run.arms) < 2 else {}
-    return {name: title for name, title in {**_SECTIONS, **alone}.items() if name not in missing}
 
 
 def _embedded(svg):
@@ -87,89 +58,10 @@ def _embedded(svg):
     return Markup(f'<svg role="img" aria-label="{title}" ' + svg.removeprefix("<svg "))
 
 
-# --- the beginning ------------------------------------------------------------------------------------------------
-
-
-def _head(run):
-    exp, folder = run.arms and run.stages[0].exp, run.folder.resolve().name
-    first = run.stages[0]
-    network = first.fingerprint.get("network") or first.options
-    return {
-        "title": f"{exp}: {folder}" if exp and folder not in exp else exp or folder, "lead": _lead(run),
-        "what": f"{_method(run)} on {run.dataset.get('name') or first.config.get('dataset', 'unknown data')}, split "
-                f"{run.split or first.options.get('train_set')}, split id {first.options.get('sets_id')}, network "
-                f"{network.get('backbone', '-')}. mIoU in percent over all classes of the validation images.",
-        "dashed": _dashed(run), "numbers": _numbers(run), "now": time.strftime("%Y-%m-%d %H:%M:%S")}
-
-
-def _lead(run):
-    """One or two sentences with the result."""
-    if not run.finals:
-        return "No stage has finished yet."
-    named = " and ".join(f"arm {stage.arm} {_percent(stage.miou)}" for stage in run.finals)
-    if not run.last_round:
-        return f"After the supervised round 0: mIoU {named}."
-    planned = run.plan.get("rounds")
-    text = f"After round {run.last_round}{f' of {planned}' if planned else ''}: mIoU {named}."
-    if run.supervised:
-        gain, one = _gain(run), len(run.finals) == 1
-        who = "the same network reaches" if run.supervised[2] or one else "the same networks reach a mean of"
-        text += (f" Trained on the labels alone, {who} {_percent(run.supervised[0])}: "
-                 f"{f'arm {run.finals[0].arm}' if one else 'the mean of the arms'} is {abs(gain):.2f} points "
-                 f"{'above' if gain >= 0 else 'below'} it.")
-    return text
-
-
-def _gain(run):
-    return 100 * (statistics.mean(stage.miou for stage in run.finals) - run.supervised[0])
-
-
-def _method(run):
-    """What the run did, in words."""
-    stages = [{"arm": stage.arm, "round": stage.round, "recipe": recipe(stage)} for stage in run.stages if stage.round]
-    if not stages:
-        return "Supervised training"
-    name, _, further = method_of(stages).partition("+PLE")
-    enhanced = any(made.enhanced for made in run.labellings)
-    return _METHODS[name] + (f" with pseudo label enhancement{further}" if enhanced else "")
-
-
-def _dashed(run):
-    """What the dashed line of the first chart is, or why there is none."""
-    if run.supervised is None:
-        if run.baseline or not run.last_round:
-            return ""
-        return "Nothing in this run saw all labels and no other images: --baseline RUN draws such a run beside."
-    whose = f"arm {run.supervised[2]}" if run.supervised[2] else "the arms' round 0"
-    return (f"Dashed: training on the labels alone ({whose}). Where the lines rise above it, the unlabelled images "
-            "taught something that the labels alone did not.")
-
-
-def _numbers(run):
-    """Large numbers with their names: (name, number, unit, "", good or bad)."""
-    entries = [(f"mIoU of arm {stage.arm}, round {stage.round}", _percent(stage.miou), "%", "") for stage in run.finals]
-    if run.supervised and run.last_round and run.finals:
-        gain, whose = _gain(run), "mean of the arms" if len(run.finals) > 1 else f"arm {run.finals[0].arm}"
-        entries.append(("supervised on the labels alone", _percent(run.supervised[0]), "%", ""))
-        entries.append((f"{whose} against it", f"{gain:+.2f}".replace("-", "−"), "points",
-                        "good" if gain >= 0 else "bad"))
-    return entries + [(stage.name.rpartition("__")[2], _percent(stage.miou), "%", "") for stage in run.finished
-                      if stage.round is None]
-
-
-def _progress(run):
-    """How far a chain is that runs or has stopped."""
+def progress(run):
+    """How far the chain is, such as "10 of 22 stages, about 3 h 20 min left"."""
     done, due, left = run.progress()
-    states = []
-    for stage in (stage for stage in run.stages if not stage.result):
-        text = f"step {stage.steps or 0} of {stage.total_steps}" if stage.total_steps else "has begun"
-        text += f", best mIoU so far {_percent(stage.miou)} %" if stage.miou is not None else ""
-        states.append((stage.name, text + ("" if stage.running else " (stopped)")))
-    for made in (made for made in run.labellings if not made.manifest):
-        states.append((f"arm {made.arm}", "labels the unlabelled images" + ("" if made.running else " (stopped)")))
-    unfinished = bool(states) or done < due
-    return {"running": run.alive and (unfinished or not due), "unfinished": unfinished, "done": done, "due": due,
-            "left": left and duration(left), "states": states}
+    return f"{done}{f' of {due}' if due else ''} stages" + (f", about {duration(left)} left" if left else "")
 
 
 def duration(seconds):
@@ -182,42 +74,69 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-# --- pseudo labels, arms and pictures -----------------------------------------------------------------------------
+def _lead(run):
+    """One or two sentences with the result."""
+    if not run.finals:
+        return "No stage has finished yet."
+    named = " and ".join(f"arm {stage.arm} {_percent(stage.miou)}" for stage in run.finals)
+    if not run.last_round:
+        return f"After the supervised round 0: mIoU {named}."
+    planned = run.plan.get("rounds")
+    text = f"After round {run.last_round}{f' of {planned}' if planned else ''}: mIoU {named}."
+    if run.supervised:
+        gain = 100 * (statistics.mean(stage.miou for stage in run.finals) - run.supervised[0])
+        text += (f" Trained on the labels alone: {_percent(run.supervised[0])} ({run.supervised[2]}); the mean of the "
+                 f"arms is {abs(gain):.2f} points {'above' if gain >= 0 else 'below'} it.")
+    return text
+
+
+def _method(run):
+    """What the run did, in words."""
+    stages = [{"arm": stage.arm, "round": stage.round, "recipe": recipe(stage)} for stage in run.stages if stage.round]
+    if not stages:
+        return "Supervised training"
+    name, _, further = method_of(stages).partition("+PLE")
+    enhanced = any(made.enhanced for made in run.labellings)
+    return _METHODS[name] + (f" with pseudo label enhancement{further}" if enhanced else "")
+
+
+def _unfinished(run):
+    """(name, how far it is) of every stage that has begun."""
+    states = []
+    for stage in (stage for stage in run.stages if not stage.result):
+        total = next((line["total_steps"] for line in stage.lines("start")), None)
+        text = f"step {stage.steps or 0} of {total}" if total else "has begun"
+        text += f", best mIoU so far {_percent(stage.miou)} %" if stage.miou is not None else ""
+        states.append((stage.name, text + ("" if stage.running else " (stopped)")))
+    return states + [(f"arm {made.arm}", "labels the unlabelled images" + ("" if made.running else " (stopped)"))
+                     for made in run.labellings if not made.manifest]
+
+
+# --- pseudo labels and pictures -----------------------------------------------------------------------------------
+
+
+def _looked_at(run):
+    if not run.looks:
+        return ""
+    look = list(run.looks.values())[-1]
+    images = "all" if look["images"] == look["of"] else f"{look['images']} evenly spaced ones of"
+    return f"The figures below are counted on {images} {look['of']} unlabelled images" + (
+        "." if look["truth"] else ", which have no masks: nothing can be said about what is right.")
 
 
 def _labels(run):
-    enhanced, looks, text = any(made.enhanced for made in run.labellings), list(run.looks.values()), ""
-    head = ["round", "arm", "ratio", "labelled, %", "after PLE", "changed", "right, %", "after PLE"]
-    rows = [[number, arm, *_label_row(made, run.looks.get(number, {}).get("arms", {}).get(arm))]
-            for arm in run.arms for number, made in run.labels_of(arm).items()]
-    if looks:
-        images, of = looks[-1]["images"], looks[-1]["of"]
-        text = (f"The figures below are counted on {'all' if images == of else f'{images} evenly spaced ones of'} {of} "
-                "unlabelled images" + ("." if looks[-1]["truth"] else
-                                       ", which have no masks: nothing can be said about what is right."))
-    shown = range(8) if enhanced else (0, 1, 2, 3, 6)
-    return {"enhanced": enhanced, "looked_at": text, "gone": run.gone, "labels": {
-        "head": [head[index] for index in shown], "rows": [[row[index] for index in shown] for row in sorted(rows)]}}
-
-
-def _label_row(made, look):
-    share = made.manifest["labeled_share"]
-    right = [_percent(sum(look[when]["right"]) / sum(look[when]["compared"])) if look and sum(look[when]["compared"])
-             else "-" for when in ("before", "after")]
-    return (f"{made.manifest['rules']['ratio']:g}", _percent(share["before"]),
-            *((_percent(share["after"]), _percent(share["changed"])) if made.enhanced else "--"), right[0],
-            right[1] if made.enhanced else "-")
-
-
-def _disagreements(run):
-    look = next((look for _, look in sorted(run.looks.items(), reverse=True) if look["between"]), None)
-    if not look or not look["between"]["pairs"]:
-        return None
-    total = sum(look["between"]["first"])
-    return {"round": look["round"] - 1,
-            "head": [*(f"arm {arm} sees" for arm in look["between"]["arms"]), "% of all pixels"],
-            "rows": [(run.classes[a], run.classes[b], f"{100 * count / total:.2f}")
-                     for a, b, count in look["between"]["pairs"]]}
+    """A row for each labelling: round, arm, ratio, labelled, after PLE, changed, right, after PLE."""
+    rows = []
+    for number, labellings in run.labels().items():
+        for made in labellings:
+            share, look = made.manifest["labeled_share"], run.looks.get(number)
+            right = [sum(look["arms"][made.arm][when]["right"]) / max(sum(look["arms"][made.arm][when]["compared"]), 1)
+                     if look and look["truth"] else None for when in ("before", "after")]
+            after = (share["after"], share["changed"], right[0], right[1]) if made.enhanced else (
+                None, None, right[0], None)
+            rows.append((number, made.arm, f"{made.manifest['rules']['ratio']:g}",
+                         *map(_percent, (share["before"], *after))))
+    return rows
 
 
 def _pictures(run, folder):
@@ -237,20 +156,20 @@ def _data_url(path):
     return path.is_file() and Markup(f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}")
 
 
-# --- time, memory and configuration -------------------------------------------------------------------------------
+# --- stages and configuration -------------------------------------------------------------------------------------
 
 
-def _costs(run):
+def _stages(run):
+    """A row for each training and labelling: name, mIoU, steps, time, images a second, memory, GPU memory."""
     rows = []
     for stage in run.stages:
-        end = next(iter(reversed(stage.lines("end"))), {})
         speed = [line["images_per_second"] for line in stage.lines("train") if line.get("images_per_second")]
-        rows.append((stage.name, stage.steps or "-", duration(stage.seconds),
-                     f"{statistics.median(speed):.1f}" if speed else "-", *_memory(end)))
-    for made in run.labellings:
-        seconds = made.timing.get("seconds")
-        rows.append((f"labels by {made.name}", "-", duration(seconds),
-                     f"{made.timing['images'] / seconds:.1f}" if seconds else "-", *_memory(made.timing)))
+        rows.append((stage.name, _percent(stage.miou), stage.steps or "-", duration(stage.seconds),
+                     f"{statistics.median(speed):.1f}" if speed else "-", *_memory((stage.lines("end") or [{}])[-1])))
+    for made in (made for made in run.labellings if made.timing):
+        seconds = made.timing["seconds"]
+        rows.append((f"labels by {made.name}", "-", "-", duration(seconds), f"{made.timing['images'] / seconds:.1f}",
+                     *_memory(made.timing)))
     return rows
 
 
@@ -260,44 +179,20 @@ def _memory(values):
 
 
 def _configuration(run):
-    stages = [stage for stage in run.stages if stage.config]
+    """Every choice that results depend on, by arm, in round 0 and in the rounds; versions, and the last command."""
     groups = {}
-    for stage in stages:
-        groups.setdefault("rounds" if stage.round else "round 0", []).append(stage)
-    mixed = any(stage.config.get("mixed_precision") for stage in stages)
-    rows = []
-    for key in sorted({key for stage in stages for key in stage.config} - _NOT_SHOWN):
-        cells = [_values(members, lambda stage, key=key: stage.config.get(key)) for members in groups.values()]
-        if (mixed or not key.startswith("amp_")) and any(cell not in ("-", "False") for cell in cells):
-            rows.append((key.replace("_", " "), *cells))
-    for name, key in (("label ratio", "ratio"), ("PLE: beta", "beta"), ("PLE: background class", "background"),
-                      ("PLE: conflict reduction", "conflict_reduction"),
-                      ("PLE: statistics of the previous network", "previous_statistics")):
-        rules = [made.manifest["rules"] for made in run.labellings if made.enhanced or made.manifest and key == "ratio"]
-        values = dict.fromkeys(str(of_one[key]) for of_one in rules if key in of_one)  # a default may not be said
-        rows += [(name, *["-"] * ("round 0" in groups), ", ".join(values))] if values else []
-    versions = [(key, _values(run.stages, lambda stage, key=key: stage.environment.get(key))) for key in (
-        "commit", "python", "torch", "torchvision", "numpy", "opencv", "gpu", "processors", "threads", "platform")]
-    command = next((found for stage in reversed(run.stages) if (found := stage.environment.get("command"))), ())
-    colors = [tuple(map(int, color)) for color in run.dataset.get("palette") or ()]
-    return {"configuration": {"head": ("option", *groups), "rows": rows}, "command": " ".join(map(str, command)),
-            "versions": [row for row in versions if row[1] != "-"],
-            "legend": [*zip(run.classes, colors), ("no label", (224, 224, 192))]}
-
-
-def _values(stages, value_of):
-    """The value that all these stages have, or every value with its arms."""
-    found = {}
-    for stage in stages:
-        value = value_of(stage)
-        text = "-" if value is None else " x ".join(map(str, value)) if isinstance(value, list) else str(value)
-        found.setdefault(text, set()).add(stage.arm or stage.name)
-    if len(found) == 1:
-        return next(iter(found))
-    if sum(map(len, found.values())) == len(set.union(*found.values())):
-        return ", ".join(f"{text} ({' '.join(sorted(arms))})" for text, arms in found.items())
-    return ", ".join(found)
+    for stage in run.stages:
+        name = f"{'rounds' if stage.round else 'round 0'}, {stage.arm or stage.name}"
+        values = {**recipe(stage), "seed": stage.options.get("seed")}
+        for key, value in values.items():
+            text = " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+            groups.setdefault(name, {}).setdefault(key, {})[text] = None  # in their order, each once
+    keys = dict.fromkeys(key for group in groups.values() for key in group)
+    rows = [(key.replace("_", " "), *(", ".join(group.get(key, "-")) for group in groups.values())) for key in keys]
+    last = next((stage.environment for stage in reversed(run.stages) if stage.environment), {})
+    return {"configuration": (("option", *groups), rows), "command": " ".join(last.get("command") or ()),
+            "versions": [(key, last[key]) for key in VERSIONS if last.get(key) is not None]}
 
 
 def _percent(share):
-    return f"{100 * share:.2f}"
+    return "-" if share is None else f"{100 * share:.2f}"

@@ -1,10 +1,9 @@
 """The pixels of each round, looked at once: what its pseudo labels are worth, and what the networks remember.
 
 The launchers remove predictions after they have served, so what was counted is kept as round-N.json, with a few small
-pictures, under the digests of the labellings it is of; ``report.run`` reads it.
+pictures; ``report.run`` reads it.
 """
 
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,21 +18,17 @@ from data.lists import names_digest, unlabeled_names
 from data.specs import UNLABELED, load_spec, resolve_root
 from data.store import PseudoLabelStore
 from dmt.labeling import stored_predictions
+from dmt.live_view import spread
 from dmt.thresholds import apply_thresholds
 from report import analysis
-from report.run import PIXELS_FORMAT
+from report.run import PIXELS_FORMAT, digests
 from utils.errors import UserError
-from utils.files import write_bytes, write_json
+from utils.files import replacing, write_json
 from utils.options import parse_options
 
 NO_LABEL = (224, 224, 192)  # VOC's cream
 _SIDE = 240  # longest side of a small picture in pixels
 _SHOWN = 2  # images of a kind and round
-_THREADS = min(8, os.cpu_count() or 1)
-
-
-class Gone(Exception):
-    """Labels or predictions that are needed are no longer there; the message says which."""
 
 
 class RunData:
@@ -44,37 +39,27 @@ class RunData:
 
     def __init__(self, run, dataset=None, data_root=None):
         stage = run.stages[0]
-        started_in = Path(stage.environment.get("directory") or ".")
 
         def path(value):  # relative ones are meant from where the stage was started
             value = Path(value).expanduser()
-            return str(value if value.exists() or value.is_absolute() else started_in / value)
+            return str(value if value.exists() else Path(stage.environment.get("directory", ".")) / value)
 
         options = {**vars(parse_options([])), **stage.config}
         name = options["dataset"]
-        self.spec = load_spec(dataset or (path(name) if "." in name or "/" in name else name))
-        self.note, self.root, self._lists = None, None, options["lists_dir"] and path(options["lists_dir"])
+        spec = load_spec(dataset or (path(name) if "." in name or "/" in name else name))
+        self.spec = replace(spec, lists=os.path.abspath(path(options["lists_dir"]))) if options["lists_dir"] else spec
+        self.note, self.root = None, None
         try:
-            self.root = resolve_root(self.spec, data_root or (options["data_root"] and path(options["data_root"])))
+            self.root = resolve_root(spec, data_root or (options["data_root"] and path(options["data_root"])))
         except UserError as error:
             if data_root:
                 raise
             self.note = str(error)
 
-    def unlabeled(self, manifest):
-        """Names of the unlabelled images of a labelling."""
-        listed = replace(self.spec, lists=str(Path(self._lists).absolute())) if self._lists else self.spec
-        return unlabeled_names(listed, self.root, manifest["split"], manifest["split_id"])
-
-    def has_masks(self, manifest):
-        """Whether any of a few images of the labelling has a mask."""
-        names = self.unlabeled(manifest)
-        return any(self._mask(name) is not None for name in names[:: max(1, len(names) // 20)])
-
     def truth(self, name, test_size):
         """The mask (H, W) uint8 of an unlabelled image in the geometry of its pseudo label, or None without one."""
-        path = self._mask(name)
-        if path is None:
+        path = self.spec.label_path(self.root, name, UNLABELED)
+        if path is None or not path.is_file():
             return None
         mask = images.read_mask(path, self.spec)
         return transforms.resize_nearest(mask, test_size) if self.spec.test_by == "resize" else mask
@@ -84,28 +69,26 @@ class RunData:
         image = images.read_image(self.spec.image_path(self.root, name, UNLABELED))[..., ::-1]
         return transforms.resize_image(image, test_size) if self.spec.test_by == "resize" else image
 
-    def _mask(self, name):
-        path = self.spec.label_path(self.root, name, UNLABELED)
-        return path if path is not None and path.is_file() else None
-
 
 class Labels:
     """The pseudo labels of a finished ``report.run.Labelling`` and the predictions that they were made of.
 
-    ``names`` are its unlabelled images, ``predictions`` says whether they are still there. Raises ``Gone`` where the
-    labels were removed, ``UserError`` for other data.
+    ``names`` are its unlabelled images, ``predictions`` says whether they are still there, ``earlier`` is the arm's
+    labelling of the round before. Raises ``UserError`` where the data or the labels are gone, and for other data.
     """
 
     def __init__(self, labelling, data, earlier=None):
+        if data.root is None:
+            raise UserError(data.note)
         self.arm, self.manifest, self.store = labelling.arm, labelling.manifest, PseudoLabelStore(labelling.folder)
         self.test_size = tuple(self.manifest["test_size"])
         self.thresholds = torch.tensor(self.manifest["thresholds"])
-        self.names = data.unlabeled(self.manifest)
+        self.names = unlabeled_names(data.spec, data.root, self.manifest["split"], self.manifest["split_id"])
         if (data.spec.name, names_digest(self.names)) != (self.manifest["dataset"], self.manifest["names_sha256"]):
-            raise UserError(f"the pseudo labels in {labelling.folder} are of other images than the dataset has now; give the "
-                            "dataset and the lists that the run was made with (--dataset, --data-root)")
+            raise UserError(f"the pseudo labels in {labelling.folder} are of other images than the dataset has now; "
+                            "give the dataset and the lists that the run was made with (--dataset, --data-root)")
         if not self.store.label_path(self.names[0]).is_file():
-            raise Gone(f"the labels in {labelling.folder} were removed after they had served")
+            raise UserError(f"the labels in {labelling.folder} were removed after they had served")
         self.predictions = self.store.logits_path(self.names[0]).is_file()
         store = PseudoLabelStore(earlier.folder) if earlier else None  # holds the previous network's predictions
         self.earlier = store if store and store.logits_path(self.names[0]).is_file() else None
@@ -134,95 +117,67 @@ class Labels:
         return truth
 
 
-def look(run, folder, data, count=500, progress=lambda number: iter):
+def look(run, folder, data, count=400, progress=lambda number: iter):
     """Count the pixels of every round whose labels are there, on ``count`` images (0: all), and keep it in ``folder``.
 
     ``data`` is the ``RunData``; ``progress(round)`` wraps the names. Fills ``run.looks``, and ``run.gone`` with
     reasons.
     """
     torch.set_num_threads(1)  # the images are the parallelism
-    for number, labellings in run.rounds_of_labels():
-        known = run.looks.get(number)
+    for number, labellings in run.labels().items():
+        if run.looks.get(number, {}).get("asked") == count:
+            continue
+        earlier = {made.arm: made for made in run.labels().get(number - 1, ())}
         try:
-            if data.root is None:
-                raise Gone(data.note)
-            if known and known["asked"] == count and (known["truth"] or not data.has_masks(labellings[0].manifest)):
-                continue
-            earlier = {made.arm: made for made in run.labellings if made.round == labellings[0].round - 1}
             arms = [Labels(made, data, earlier.get(made.arm)) for made in labellings]
             for labels in arms:
                 if not labels.predictions:
-                    raise Gone(f"the predictions in {labels.store.folder} were removed after they had served")
+                    raise UserError(f"the predictions in {labels.store.folder} were removed after they had served")
             values, scores = _count(arms, data, evenly_spaced(arms[0].names, count), progress(number))
             panels = _panels(arms, data, scores, values["truth"], Path(folder) / "figures", number)
-        except (Gone, UserError) as error:
-            if known is None:
+        except UserError as error:
+            if number not in run.looks:
                 run.gone[number] = str(error)
             continue
-        run.looks[number] = {"format": PIXELS_FORMAT, "labellings": {made.name: made.digest for made in labellings},
-                             "round": number, "asked": count, **values, "panels": panels}
-        run.gone.pop(number, None)
+        run.looks[number] = {"format": PIXELS_FORMAT, "labellings": digests(labellings), "asked": count, **values,
+                             "panels": panels}
         write_json(Path(folder) / f"round-{number}.json", run.looks[number])
-
-
-def right_shares(run, name, data, count=0):
-    """Right shares {"right_before", "right_after"} PLE of the pseudo labels that the checkpoint ``name`` made.
-
-    Compared are ``count`` images (0: all). None where nothing can be compared; {} where the labels are gone.
-    """
-    try:
-        labels = Labels(next(made for made in run.labellings if made.name == name), data)
-    except Gone:
-        return {}
-    classes, apart = data.spec.num_classes, labels.manifest["previous"] and labels.predictions
-
-    def one(image):
-        after = labels.label(image)[0]
-        before = labels.predicted(image)[1] if apart else after
-        truth = labels.truth(data, image, after.shape)
-        return np.stack([analysis.joint(truth, maps, classes) for maps in (before, after)])
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        shares = [analysis.accuracy(part) for part in sum(pool.map(one, evenly_spaced(labels.names, count)))]
-    before, after = (None if np.isnan(value) else value for value in shares)
-    return {"right_before": before if apart or not labels.manifest["previous"] else None, "right_after": after}
 
 
 def evenly_spaced(names, count):
     """``count`` of the names at even distances; all of them when there are no more or ``count`` is 0."""
-    if not count or count >= len(names):
-        return list(names)
-    return [names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count)]
+    return [names[index] for index in spread(len(names), count or len(names))]
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
 def _count(arms, data, names, progress):
-    """(sums over the images as plain values, name -> {(kind, arm): share of its pixels})."""
+    """(sums over the images as plain values, kind -> [(share of the image's pixels, name, arm)])."""
     total, scores = {}, {}
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for name, (counts, own) in zip(progress(names), pool.map(lambda name: _image(arms, data, name), names)):
-            scores[name] = own
             for key, value in counts.items():
-                total[key] = total[key] + value if key in total else value
-    known = bool(total["known"])
-    values = {"images": len(names), "of": len(arms[0].names), "truth": known, "between": None,
-              "arms": {labels.arm: _arm_values(total, labels.arm, known) for labels in arms}}
-    if "between" in total:
-        together = total["between"][:-1, :-1]
-        apart = together - np.diag(np.diag(together))
-        pairs = [np.unravel_index(cell, apart.shape) for cell in np.argsort(-apart, axis=None, kind="stable")[:8]]
-        values["between"] = {
-            "arms": [labels.arm for labels in arms], "same": np.diag(together).tolist(),
-            "first": together.sum(axis=1).tolist(), "second": together.sum(axis=0).tolist(),
-            "pairs": [[int(a), int(b), int(apart[a, b])] for a, b in pairs if apart[a, b]],
-            "changes": total["between changes"].tolist() if known else None}
+                total[key] = total.get(key, 0) + value
+            for (kind, arm), value in own.items():
+                scores.setdefault(kind, []).append((value, name, arm))
+    known = any(total["changes", labels.arm].any() for labels in arms)
+    values = {"images": len(names), "of": len(arms[0].names), "truth": known, "arms": {},
+              "agreement": float(total["same"] / total["pixels"]) if len(arms) == 2 else None}
+    for arm in (labels.arm for labels in arms):
+        memory = total.get(("memory", arm))
+        values["arms"][arm] = {
+            "predicted": total["predicted", arm].tolist(), "changes": total["changes", arm].tolist() if known else None,
+            "memory": memory.tolist() if known and memory is not None else None}
+        for when in ("before", "after"):
+            counts = total[when, arm]
+            values["arms"][arm][when] = {"labelled": counts[:, :-1].sum(axis=0).tolist(), "right": np.diag(
+                counts)[:-1].tolist(), "compared": counts[:-1, :-1].sum(axis=0).tolist()}
     return values, scores
 
 
 def _image(arms, data, name):
-    """(counts, scores) of one image: {what or (what, arm): number or array}, {(kind, arm): share of the pixels}."""
+    """(counts, {(kind, arm): share of the pixels}) of one image."""
     classes, counts, scores, predictions = data.spec.num_classes, {}, {}, []
     for labels in arms:
         predicted, before = labels.predicted(name)
@@ -231,8 +186,7 @@ def _image(arms, data, name):
         changes = analysis.changes(before, after, truth, classes)
         counts.update({("predicted", arm): np.bincount(predicted.ravel(), minlength=classes), ("changes", arm): changes,
                        ("before", arm): analysis.joint(truth, before, classes),
-                       ("after", arm): analysis.joint(truth, after, classes),
-                       ("merge", arm): analysis.joint(before, after, classes)})
+                       ("after", arm): analysis.joint(truth, after, classes)})
         if old is not None:
             counts["memory", arm] = analysis.changes(old, predicted, truth, classes)
         made = analysis.outcomes(changes)
@@ -240,28 +194,10 @@ def _image(arms, data, name):
         scores["spoilt", arm] = (made["spoilt"] + made["dropped"]) / truth.size
         scores["changed", arm] = np.count_nonzero(before != after) / truth.size
         predictions.append(predicted)
-    counts["known"] = np.count_nonzero(truth != analysis.IGNORED)
     if len(arms) == 2:
-        counts["between"] = analysis.joint(*predictions, classes)
-        counts["between changes"] = analysis.changes(*predictions, truth, classes)
-        scores["disagree", arms[0].arm] = np.count_nonzero(predictions[0] != predictions[1]) / truth.size
+        counts.update(same=np.count_nonzero(predictions[0] == predictions[1]), pixels=truth.size)
+        scores["disagree", arms[0].arm] = 1 - counts["same"] / truth.size
     return counts, scores
-
-
-def _arm_values(total, arm, known):
-    merge = total["merge", arm]
-    same = int(np.trace(merge[:-1, :-1]))
-    values = {"predicted": total["predicted", arm].tolist(), "pixels": int(merge.sum()),
-              "merge": {"same label": same, "other label": int(merge[:-1, :-1].sum()) - same,
-                        "newly labelled": int(merge[-1, :-1].sum()), "dropped": int(merge[:-1, -1].sum()),
-                        "still ignored": int(merge[-1, -1])},
-              "changes": total["changes", arm].tolist() if known else None,
-              "memory": total["memory", arm].tolist() if known and ("memory", arm) in total else None}
-    for when in ("before", "after"):
-        counts = total[when, arm]
-        values[when] = {"labelled": counts[:, :-1].sum(axis=0).tolist(),
-                        "compared": counts[:-1, :-1].sum(axis=0).tolist(), "right": np.diag(counts)[:-1].tolist()}
-    return values
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -274,42 +210,33 @@ def _panels(arms, data, scores, known, folder, number):
     """
     panels = []
     for kind in ("disagree", "mended", "spoilt") if known else ("disagree", "changed"):
-        ranked = sorted(((own[key], name, key[1]) for name, own in scores.items() for key in own
-                         if key[0] == kind and own[key] > 0), key=lambda entry: (-entry[0], *entry[1:]))
+        ranked = sorted(scores.get(kind, ()), key=lambda entry: (-entry[0], *entry[1:]))
         for place, (score, name, arm) in enumerate(ranked[:_SHOWN], start=1):
-            columns = _columns(arms, next(labels for labels in arms if labels.arm == arm), data, name)
-            files = []
+            if not score:
+                continue
+            columns, files = _columns(arms, next(labels for labels in arms if labels.arm == arm), data, name), []
             for column, (title, pixels) in enumerate(columns.items(), start=1):
-                suffix, content = _encoded(pixels, data.spec.palette)
-                files.append([title, f"round-{number}-{kind}-{place}-{column}.{suffix}"])
-                write_bytes(folder / files[-1][1], content, durable=False)
+                photograph = title == "image"
+                file = f"round-{number}-{kind}-{place}-{column}.{'jpg' if photograph else 'png'}"
+                small = Image.fromarray(np.ascontiguousarray(pixels))
+                small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX if photograph else Image.Resampling.NEAREST)
+                with replacing(folder / file, durable=False) as path:
+                    small.save(path)
+                files.append([title, file])
             panels.append({"kind": kind, "image": name, "arm": arm, "share": score, "files": files})
     return panels
 
 
 def _columns(arms, shown, data, name):
-    """Title -> (H, W, 3) uint8 RGB photograph, (H, W) uint8 label map, or (H, W, 1) uint8 grey map."""
-    label, grey = shown.label(name)
+    """Title -> picture (H, W, 3) or, of the confidence, (H, W) uint8."""
+    (label, grey), table, enhanced = shown.label(name), colors(data.spec.palette), shown.manifest["previous"]
     truth = data.truth(name, shown.test_size)
-    columns = {"image": data.picture(name, shown.test_size), **({} if truth is None else {"truth": truth})}
-    columns.update({f"arm {labels.arm}": labels.predicted(name)[0] for labels in arms})
-    if shown.manifest["previous"]:
-        columns[f"label of {shown.arm} before PLE"] = shown.predicted(name)[1]
-    columns[f"label of {shown.arm}" + (" after PLE" if shown.manifest["previous"] else "")] = label
-    return {**columns, "confidence": grey[..., None]}
-
-
-def _encoded(pixels, palette):
-    """(suffix, content) of a small picture."""
-    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
-    if pixels.ndim == 2:
-        image.putpalette(colors(palette).tobytes())
-    scale = min(1, _SIDE / max(image.size))
-    image = image.resize([max(1, round(side * scale)) for side in image.size],
-                         Image.Resampling.NEAREST if pixels.ndim == 2 else Image.Resampling.BOX)
-    content, photograph = io.BytesIO(), image.mode == "RGB"
-    image.save(content, "JPEG" if photograph else "PNG", **({"quality": 85} if photograph else {"optimize": True}))
-    return "jpg" if photograph else "png", content.getvalue()
+    columns = {"image": data.picture(name, shown.test_size), **({} if truth is None else {"truth": table[truth]})}
+    columns.update({f"arm {labels.arm}": table[labels.predicted(name)[0]] for labels in arms})
+    if enhanced:
+        columns[f"label of {shown.arm} before PLE"] = table[shown.predicted(name)[1]]
+    columns[f"label of {shown.arm}" + (" after PLE" if enhanced else "")] = table[label]
+    return {**columns, "confidence": grey}
 
 
 def colors(palette):

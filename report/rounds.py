@@ -36,11 +36,7 @@ def runs(summaries):
 
 def text(frame, markdown=False):
     """A frame of texts, aligned, or as a Markdown table."""
-    if markdown:
-        return as_markdown(frame).rstrip("\n")
-    rows = [list(frame.columns), *frame.itertuples(index=False)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+    return as_markdown(frame).rstrip("\n") if markdown else frame.to_string(index=False)
 
 
 def outcome(summary):

@@ -14,7 +14,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import read_json, sha256
 
-PIXELS_FORMAT = 1  # of the files round-N.json
+PIXELS_FORMAT = 2  # of the files round-N.json
 _NAME = re.compile(r"(?P<exp>.+)__p(?P<round>\d{1,6})--(?P<arm>[^/]+)")
 
 
@@ -49,17 +49,16 @@ class Stage:
     @property
     def options(self):
         """The options that the result depends on."""
-        return self.fingerprint.get("options") or {key: value for key, value in self.config.items()
-                                                   if key != "fingerprint"}
+        return self.fingerprint.get("options") or self.config
 
     def lines(self, kind):
         """The lines of metrics.jsonl of one kind."""
-        return [line for line in self.metrics if line.get("kind") == kind]
+        return [line for line in self.metrics if line["kind"] == kind]
 
     @property
     def best(self):
         """The validation of the result, or the best one so far; {} before the first."""
-        validations = [line for line in self.lines("validation") if isinstance(line.get("miou"), (int, float))]
+        validations = self.lines("validation")
         if self.result:
             return next((line for line in validations if line["step"] == self.result.get("step")), {})
         return max(validations, key=lambda line: line["miou"], default={})
@@ -80,17 +79,12 @@ class Stage:
         return max((line["step"] for line in self.metrics), default=None)
 
     @property
-    def total_steps(self):
-        """Steps of the whole training, or None where it is not recorded."""
-        return next((line.get("total_steps") for line in reversed(self.lines("start"))), None)
-
-    @property
     def seconds(self):
         """Time in the training loop, validations included, over all starts; None where it is not recorded.
 
         What a killed start did after its last saved state is not counted, since it is done again.
         """
-        starts = [place for place, line in enumerate(self.metrics) if line.get("kind") == "start"]
+        starts = [place for place, line in enumerate(self.metrics) if line["kind"] == "start"]
         ends = [*starts[1:], len(self.metrics)]
         spans = [self.metrics[end - 1]["time"] - self.metrics[start]["time"] for start, end in zip(starts, ends)]
         return sum(spans) if spans else None
@@ -119,11 +113,6 @@ class Labelling:
         return bool(self.manifest and self.manifest["previous"])
 
     @property
-    def digest(self):
-        """SHA-256 of the manifest file: tells labellings apart."""
-        return sha256(self.folder / "manifest.json")
-
-    @property
     def running(self):
         """Whether a process works on it now."""
         return self.manifest is None and in_use(self.folder / ".lock")
@@ -134,8 +123,8 @@ class Run:
     """One experiment of a run folder.
 
     ``looks``: round that learns from the labels -> what was counted of their pixels (see ``report.pixels``); ``gone``:
-    round -> why there is nothing. ``plan``: what the chain is to have (rounds, arms, the run folder of the baseline).
-    ``beside``: the supervised stage of that folder, or None. ``alive``: whether a launcher or a stage works in it now.
+    round -> why nothing can be counted. ``plan``: what the chain is to have (rounds, arms, the run folder of the
+    baseline). ``beside``: the supervised stage of that folder, or None.
     """
 
     folder: Path
@@ -145,7 +134,11 @@ class Run:
     gone: dict = field(default_factory=dict)
     plan: dict = field(default_factory=dict)
     beside: Stage | None = None
-    alive: bool = False
+
+    @property
+    def running(self):
+        """Whether a launcher or a stage works in the folder now."""
+        return in_use(self.folder / ".lock") or any(part.running for part in (*self.stages, *self.labellings))
 
     @property
     def dataset(self):
@@ -170,11 +163,6 @@ class Run:
         return sorted(of_rounds | set(self.plan.get("arms") or ()) or {stage.arm for stage in self.stages if stage.arm})
 
     @property
-    def baseline(self):
-        """The stage of the supervised baseline: an arm with a round 0 alone beside arms with rounds, or None."""
-        return next((stage for stage in self.stages if stage.arm and stage.arm not in self.arms), None)
-
-    @property
     def last_round(self):
         """The last round that any arm has finished."""
         return max((stage.round for stage in self.finished if stage.arm in self.arms), default=0)
@@ -191,31 +179,30 @@ class Run:
 
     @property
     def supervised(self):
-        """Training on all labels of the split alone: (mIoU, IoU of the classes or None, arm or None), or None.
+        """Training on all labels of the split alone: (mIoU, IoU of the classes or None, whose it is), or None.
 
-        The baseline of this run or of the one beside it, else the mean of the arms' round 0 if that saw all labels.
+        That of an arm with a round 0 alone, or of the run beside this one; else the mean of the arms' round 0, if that
+        saw all labels.
         """
-        stage = self.baseline or self.beside
-        if stage:
-            return (stage.miou, stage.iou, stage.arm) if stage.result else None
+        baseline = next((stage for stage in self.stages if stage.arm and stage.arm not in self.arms), self.beside)
+        if baseline:
+            return (baseline.miou, baseline.iou, f"arm {baseline.arm}") if baseline.result else None
         zero = [stage for stage in self.finished if stage.round == 0]
         if not zero or {stage.options.get("train_set") for stage in zero} != {self.split}:
             return None
-        return statistics.mean(stage.miou for stage in zero), None, None
+        return statistics.mean(stage.miou for stage in zero), None, "round 0, mean of the arms"
 
     def of_arm(self, arm):
         """The stages of an arm by round."""
         return [stage for stage in self.stages if stage.arm == arm]
 
-    def labels_of(self, arm):
-        """The finished labellings of an arm by the round that learns from them: {round: ``Labelling``}."""
-        return {made.round + 1: made for made in self.labellings if made.arm == arm and made.manifest}
-
-    def rounds_of_labels(self):
-        """[(round that learns from them, finished labellings)]."""
-        numbers = sorted({made.round + 1 for made in self.labellings if made.manifest})
-        return [(number, [made for made in self.labellings if made.manifest and made.round + 1 == number])
-                for number in numbers]
+    def labels(self):
+        """{round that learns from them: finished labellings}, by round."""
+        made = {}
+        for labelling in self.labellings:
+            if labelling.manifest:
+                made.setdefault(labelling.round + 1, []).append(labelling)
+        return made
 
     def strangers(self):
         """Finished stages that do not descend from the checkpoints beside them: a sentence each."""
@@ -244,15 +231,19 @@ class Run:
         others = sum(1 for stage in self.stages if stage.arm not in self.arms)
         due = arms + 2 * of_rounds + others
         trained = [stage.seconds for stage in self.finished if stage.round and stage.seconds]
-        labelled = [labelling.timing["seconds"] for labelling in made if labelling.timing.get("seconds")]
+        labelled = [labelling.timing["seconds"] for labelling in made if labelling.timing]
         if not trained or not labelled:
             return done, due, None
         left = (of_rounds - len(trained)) * statistics.mean(trained)
         left += (of_rounds - len(made)) * statistics.mean(labelled)
-        lines = [line for stage in self.finished if stage.round for line in stage.metrics]
-        span = max(line["time"] for line in lines) - min(line["time"] for line in lines)
-        side_by_side = min(arms, max(1, (sum(trained) + sum(labelled)) / max(span, 1e-9)))
+        times = [line["time"] for stage in self.finished if stage.round for line in stage.metrics]
+        side_by_side = min(arms, max(1, (sum(trained) + sum(labelled)) / max(max(times) - min(times), 1e-9)))
         return done, due, max(left, 0) / side_by_side
+
+
+def digests(labellings):
+    """Name -> SHA-256 of the manifest: what was counted of other labels is not taken for these."""
+    return {made.name: sha256(made.folder / "manifest.json") for made in labellings}
 
 
 def read_run(folder, exp=None, report=None, unfinished=False, plan=None):
@@ -270,24 +261,21 @@ def read_run(folder, exp=None, report=None, unfinished=False, plan=None):
         for stage in stages:
             stage.arm, stage.round = stage.name, 0
     experiments = {stage.exp for stage in stages}
-    labellings = [made for made in _labellings(folder) if made.exp in experiments]
-    run = Run(folder, stages, labellings)
-    run.alive = in_use(folder / ".lock") or any(part.running for part in (*stages, *labellings))
-    for number, labellings in run.rounds_of_labels():
-        path = report / f"round-{number}.json"
-        known = read_json(path) if path.is_file() else {}
-        digests = {made.name: made.digest for made in labellings}
-        if (known.get("format"), known.get("labellings")) == (PIXELS_FORMAT, digests):
+    run = Run(folder, stages, [made for made in _labellings(folder) if made.exp in experiments])
+    for number, labellings in run.labels().items():
+        known = _object(report / f"round-{number}.json")
+        if known.get("format") == PIXELS_FORMAT and known["labellings"] == digests(labellings):
             run.looks[number] = known
-        else:
-            run.gone[number] = "not looked at yet"
     given = {name: value for name, value in (plan or {}).items() if value is not None}
     if "baseline" in given:
         _stages(Path(given["baseline"]), False)  # an error for what is no run
         given["baseline"] = os.path.relpath(given["baseline"], folder)  # both may be moved together
     run.plan = {**_object(report / "plan.json"), **given}
-    if run.plan.get("baseline"):
-        run.beside = _beside(run, folder / run.plan["baseline"])
+    if run.plan.get("baseline") and (folder / run.plan["baseline"]).is_dir():
+        run.beside = min((stage for stage in _stages(folder / run.plan["baseline"], False)
+                          if not stage.round and stage.options.get("train_set") == run.split
+                          and stage.options.get("state") == 2),
+                         key=lambda stage: (stage.arm in run.arms, stage.name), default=None)
     return run
 
 
@@ -306,7 +294,10 @@ def in_use(lock):
 def _stages(folder, unfinished):
     if not folder.is_dir():
         raise UserError(f"the run folder {folder} is missing; give the output folder of a launcher, such as runs/NAME")
-    found = [_stage(path) for path in sorted(folder.iterdir())
+    found = [Stage(path.name, path, **_parts(path.name), result=_object(path / "result.json") or None,
+                   config=_object(path / "config.json"), environment=_object(path / "environment.json"),
+                   metrics=_lines(path / "metrics.jsonl"))
+             for path in sorted(folder.iterdir())
              if (path / "result.json").is_file() or unfinished and (path / "config.json").is_file()]
     if not found:
         what = "stage" if unfinished else "finished stage"
@@ -314,22 +305,11 @@ def _stages(folder, unfinished):
     return sorted(found, key=lambda stage: (stage.round is None, stage.round or 0, stage.name))
 
 
-def _stage(folder):
-    result = _object(folder / "result.json") or None
-    if result and not isinstance(result.get("miou"), (int, float)):
-        raise UserError(f"{folder / 'result.json'} holds no mIoU; train that stage again")
-    return Stage(folder.name, folder, **_parts(folder.name), result=result, config=_object(folder / "config.json"),
-                 environment=_object(folder / "environment.json"), metrics=_lines(folder / "metrics.jsonl"))
-
-
 def _labellings(folder):
-    found = []
-    for path in sorted(folder.glob("pseudo/*")):
-        parts = _parts(path.name)
-        begun = any((path / name).is_file() for name in ("manifest.json", "logits.json"))
-        if begun and parts["round"] is not None:
-            found.append(Labelling(path.name, path, **parts, manifest=_object(path / "manifest.json") or None,
-                                   timing=_object(path / "timing.json")))
+    found = [Labelling(path.name, path, **_parts(path.name), manifest=_object(path / "manifest.json") or None,
+                       timing=_object(path / "timing.json"))
+             for path in folder.glob("pseudo/*") if _NAME.fullmatch(path.name)
+             and any((path / name).is_file() for name in ("manifest.json", "logits.json"))]
     return sorted(found, key=lambda made: (made.round, made.name))
 
 
@@ -345,14 +325,6 @@ def _chosen(stages, folder, exp):
     return [stage for stage in stages if stage.exp in (chosen, None)]
 
 
-def _beside(run, folder):
-    """The finished supervised stage of another run folder that saw what the rounds take as labelled, or None."""
-    found = [stage for stage in (_stages(folder, False) if folder.is_dir() else ())
-             if not stage.round and stage.options.get("train_set") == run.split and stage.options.get("state") == 2
-             and (stage.fingerprint.get("dataset") or {}).get("class_names") == run.classes]
-    return min(found, key=lambda stage: (stage.arm in run.arms, stage.name), default=None)
-
-
 def _object(path):
     """The JSON object in the file, {} without a file."""
     value = read_json(path) if path.is_file() else {}
@@ -362,15 +334,13 @@ def _object(path):
 
 
 def _lines(path):
-    """The JSON lines of the file; one that is cut off or damaged is left out."""
+    """The JSON lines of the file; one that was cut off is left out."""
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+            found.append(json.loads(line))
+        except ValueError:
             continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int) and "time" in values:
-            found.append(values)
     return found
 
 

@@ -5,7 +5,6 @@ An entry is the number of one method in one run; entries of one dataset, split, 
 
 import re
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ _NOTES = {
     "agreement": "arms agree: pixels that both arms predict alike before the last round, in percent."}
 
 
-def table(runs, style="md", arm="mean", measures=None, by=(), against=None, methods=None):
+def table(runs, style="md", arm="mean", measures=None, by=(), against=None):
     """The table of ``runs``, pairs (name for messages, summary), as text in the style md, latex or csv, with its notes.
 
     ``arm``: what counts for a run: mean, best, or the name of an arm. ``by``: keys of the recipe whose values make rows
@@ -50,12 +49,6 @@ def table(runs, style="md", arm="mean", measures=None, by=(), against=None, meth
         raise UserError(f"--against {against}: there is no such row; the rows are {', '.join(names)}")
     if against:
         rows["over"] = _differences(rows, against)
-    if methods:
-        plain = rows.method.str.split(r" \(|, ", regex=True).str[0]
-        for name in methods:
-            if name not in set(plain):
-                raise UserError(f"--methods {name}: there is no such row; the rows are {', '.join(sorted(set(plain)))}")
-        rows = rows[plain.isin(methods)]
     numbers = _numbers(rows, measures, against)
     if style == "csv":
         return numbers.drop(columns="backbones").to_csv(index=False, float_format="%.4f", lineterminator="\n")
@@ -108,7 +101,7 @@ def _entry(summary, run, method, final, stages, arm):
     return {
         "dataset": str(summary["dataset"]), "split": final[0]["split"] or "-", "method": method,
         "arms": tuple(sorted(of_arms)), "of_arms": of_arms, "run": run, "parent": summary["parent"],
-        "split_id": str(summary["stages"][0]["split_id"]), "seeds": tuple(row["seed"] for row in final),
+        "split_id": str(summary["stages"][0]["split_id"]),
         "enhanced": any("ple" in row["recipe"] for row in summary["stages"]),
         "identity": frozenset(tuple(row[key] for key in ("name", "checkpoint_sha256", "miou", "split_id", "seed"))
                               for row in final),
@@ -165,10 +158,6 @@ def group(found, by=()):
     for _, row in found.groupby(_ROW, sort=False):
         for _, other in row.iloc[1:].iterrows():
             _check_same_recipe(row.iloc[0], other)
-        for _, twins in row.groupby(["parent", "split_id", "seeds"]):
-            if len(twins) > 1:
-                print(f"note: {twins.run.iloc[0]} and {twins.run.iloc[1]} have the same split id and seeds, and both "
-                      f"count in {row.method.iloc[0]} on {row.dataset.iloc[0]} {row.split.iloc[0]}", file=sys.stderr)
     return found.iloc[sorted(range(len(found)), key=lambda place: _order(*found.iloc[place][_ROW]))]
 
 
@@ -190,19 +179,18 @@ def _values(recipe, key):
 
 
 def _check_same_recipe(first, second):
-    for place in [*first.recipe, *(place for place in second.recipe if place not in first.recipe)]:
-        one, other = first.recipe.get(place), second.recipe.get(place)
-        if one is None or other is None:
-            without = second if other is None else first
-            raise UserError(f"{first.run} and {second.run} are not of one recipe: {without.run} has no {place}; "
-                            "average only runs of one recipe")
-        for key in [*one, *(key for key in other if key not in one)]:
+    for place in {**first.recipe, **second.recipe}:
+        for run in (first, second):
+            if place not in run.recipe:
+                raise UserError(f"{first.run} and {second.run} are not of one recipe: {run.run} has no {place}; "
+                                "average only runs of one recipe")
+        one, other = first.recipe[place], second.recipe[place]
+        for key in {**one, **other}:
             if one.get(key) != other.get(key):
-                values = ["off" if recipe.get(key) is None else recipe[key] for recipe in (one, other)]
                 raise UserError(
                     f"{first.run} and {second.run} are not of one recipe: in {place}, {key.replace('_', ' ')} is "
-                    f"{values[0]} in the first and {values[1]} in the second; average only runs of one recipe, or give "
-                    f"--by {key} for a row each")
+                    f"{one.get(key, 'off')} in the first and {other.get(key, 'off')} in the second; average only runs "
+                    f"of one recipe, or give --by {key} for a row each")
 
 
 def _order(dataset, split, method, arms):

@@ -33,8 +33,6 @@ _LOOK = r"""
           (b.x < -2 || b.y < -2 || b.x + b.width > view.width + 2 || b.y + b.height > view.height + 2); })
           .map(t => t.textContent),
         contrast: Math.min(...[...svg.querySelectorAll("text[style*=var]")].map(readable))}; }),
-    spilling: [...document.querySelectorAll("table")].filter(t => t.getBoundingClientRect().right >
-      t.parentElement.parentElement.getBoundingClientRect().right + 1).map(t => t.textContent.slice(0, 40)),
     pictures: [...document.images].map(i => [i.alt, i.naturalWidth, i.naturalHeight]),
   }, "*"); });
 </script>"""

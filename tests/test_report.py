@@ -6,17 +6,18 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data.specs import load_spec
 from data.store import PseudoLabelStore
 from tests.browser import browser, look
 from report import figures
 from report.colors import SERIES
+from report.pixels import colors
 from report.run import Labelling, Run, Stage, read_run
 from tools import report
 from utils.files import locked, write_json
@@ -98,13 +99,9 @@ def test_figures_of_labels_are_those_counted_from_the_files(reported, shapes_roo
         old = np.concatenate([thresholded(reported, f"tiny__p0--{arm}", name)[0].ravel() for name in after])
         memory = np.array(values["memory"]).sum(axis=0)
         assert abs(memory[0, 1] - (known & (old == all_truth) & (predicted != all_truth)).sum()) <= tolerance
-        assert abs(memory[1, 0] - (known & (old != all_truth) & (predicted == all_truth)).sum()) <= tolerance
-    between = look_["between"]
     first, second = (np.concatenate([thresholded(reported, f"tiny__p1--{arm}", name)[0].ravel() for name in after])
                      for arm in ARMS)
-    assert abs(sum(between["same"]) - (first == second).sum()) <= tolerance and sum(between["first"]) == first.size
-    assert abs(np.array(between["changes"]).sum(axis=0)[0, 1]
-               - (known & (first == all_truth) & (second != all_truth)).sum()) <= tolerance
+    assert abs(look_["agreement"] - (first == second).mean()) <= 0.002
 
 
 def test_pictures_show_where_it_was_worst_and_best(reported, shapes_root):
@@ -113,14 +110,12 @@ def test_pictures_show_where_it_was_worst_and_best(reported, shapes_root):
     for kind in ("disagree", "mended", "spoilt"):
         shares = [panel["share"] for panel in panels if panel["kind"] == kind]
         assert shares == sorted(shares, reverse=True) and all(share > 0 for share in shares)
-    changes = {arm: np.array(counted(reported, 2)["arms"][arm]["changes"]).sum(axis=0) for arm in ARMS}
-    assert any(panel["kind"] == "mended" for panel in panels) == any(part[1:, 0].sum() for part in changes.values())
     panel = panels[0]
     assert [title for title, _ in panel["files"]] == [
         "image", "truth", "arm l", "arm r", "label of l before PLE", "label of l after PLE", "confidence"]
     name = dict(panel["files"])["label of l after PLE"]
     shown = np.array(Image.open(reported / "report" / "figures" / name))
-    assert (shown == labels(reported, "tiny__p1--l")[panel["image"]]).all()
+    assert (shown == colors(load_spec("shapes").palette)[labels(reported, "tiny__p1--l")[panel["image"]]]).all()
 
 
 def test_the_page_says_what_the_run_came_to(reported):
@@ -128,12 +123,14 @@ def test_the_page_says_what_the_run_came_to(reported):
     results = {path.parent.name: json.loads(path.read_text())["miou"] for path in reported.glob("*/result.json")}
     finals = [100 * results[f"tiny__p2--{arm}"] for arm in ARMS]
     gain = sum(finals) / 2 - 100 * results["tiny__p0--b"]
-    assert f"arm l {finals[0]:.2f} and arm r {finals[1]:.2f}" in page
+    baseline = 100 * results["tiny__p0--b"]
+    assert f"arm l {finals[0]:.2f} and arm r {finals[1]:.2f}" in page and f"alone: {baseline:.2f} (arm b)" in page
     assert f"{abs(gain):.2f} points {'above' if gain >= 0 else 'below'}" in page
-    assert f'<dd>{finals[0]:.2f}' in page and f'<dd>{100 * results["tiny__p0--b"]:.2f}' in page
-    for section in ("classes", "training", "pseudo-labels", "ple", "forgetting", "arms", "pictures", "costs",
+    for section in ("classes", "training", "pseudo-labels", "ple", "forgetting", "arms", "pictures", "stages",
                     "configuration"):
         assert f'<h2 id="{section}">' in page and f'<a href="#{section}">' in page
+    for name, miou in results.items():
+        assert f'<td>{name}</td><td class="n">{100 * miou:.2f}</td>' in page
     environment = json.loads((reported / "tiny__p2--l" / "environment.json").read_text())
     assert environment["torch"] in page and environment["commit"] in page and "weight decay" in page
     assert "This chain" not in page and "http-equiv" not in page  # it has finished
@@ -146,7 +143,7 @@ def test_the_page_needs_nothing_else(reported):
     assert '<meta name="viewport" content="width=device-width' in page and "prefers-color-scheme: dark" in page
     assert "@media print" in page
     svgs = re.findall(r"<svg.*?</svg>", page, re.S)
-    assert len(svgs) >= 15 and all('role="img"' in svg and "aria-label=" in svg for svg in svgs)
+    assert len(svgs) == 18 and all('role="img"' in svg and "aria-label=" in svg for svg in svgs)
     assert all(re.search(r'alt="[^"]+"', image) for image in re.findall(r"<img[^>]*>", page))
 
 
@@ -174,10 +171,11 @@ def points(svg, color):
 def test_figures_hold_the_numbers(reported):
     folder, arm = reported / "report" / "figures", read_run(reported).of_arm("l")
     assert points(folder / "miou.svg", SERIES[0]) == len(arm) == 3
-    rows = [[f"{100 * value:.0f}" for value in stage.iou] for stage in (*arm, read_run(reported).baseline)]
+    rows = [[f"{100 * value:.0f}" for value in stage.iou] for stage in (*arm, *read_run(reported).of_arm("b"))]
     cells = texts(folder / "classes-l.svg")
-    assert cells == [*read_run(reported).classes, "arm l, after round", "0", "1", "2",
-                     *(cell for row in zip(*rows[:3]) for cell in row), "alone", "b", *rows[3]]
+    assert {"arm l, after round", "alone", *read_run(reported).classes} <= set(cells)
+    numbers = [cell for cell in cells if cell.isdigit()]
+    assert numbers == ["0", "1", "2", *(cell for row in zip(*rows[:3]) for cell in row), *rows[3]]
 
 
 def test_a_curve_of_one_validation_has_its_point_and_names_are_no_formulas(tmp_path):
@@ -185,7 +183,7 @@ def test_a_curve_of_one_validation_has_its_point_and_names_are_no_formulas(tmp_p
     stage = Stage("x__p0--a$b$", tmp_path, "x", 0, "a$b$", {"miou": 0.25, "step": 4}, {}, {}, lines)
     figures.draw(Run(tmp_path, [stage], []), tmp_path)
     assert points(tmp_path / "validation.svg", SERIES[0]) == 1 and "arm a$b$" in texts(tmp_path / "validation.svg")
-    assert texts(tmp_path / "classes-a$b$.svg") == ["0", "1", "arm a$b$, after round", "0", "50", "–"]
+    assert {"arm a$b$, after round", "50", "–"} <= set(texts(tmp_path / "classes-a$b$.svg"))
     assert not (tmp_path / "loss.svg").exists()
 
 
@@ -204,15 +202,6 @@ def test_a_browser_draws_every_figure_and_nothing_overflows(reported, tmp_path, 
             assert chart["cut"] == [] and chart["contrast"] >= 4.5, chart
         assert all(width > 0 and height > 0 for _, width, height in result["pictures"])
     assert found[0]["paper"] == found[1]["paper"] == ("rgb(18, 22, 29)" if dark else "rgb(255, 255, 255)")
-
-
-@pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome is installed (Debian: apt-get install chromium)")
-def test_on_paper_no_table_lies_over_its_neighbour(reported, tmp_path):
-    page = tmp_path / "paper.html"  # what is for print, shown at the width of an A4 page
-    text = html(reported).replace("@media print", "@media all")
-    page.write_text(text.replace("tiny__", "a_name_as_long_as_dmt_ple-city-8-1__"), encoding="utf-8")
-    (found,) = look(page, tmp_path, (718,))
-    assert found["width"] == 718 and found["spilling"] == [] and found["overflowing"] == []
 
 
 @pytest.mark.skipif(browser() is None, reason="no Chromium or Chrome is installed (Debian: apt-get install chromium)")
@@ -246,19 +235,22 @@ def test_a_killed_chain_is_not_called_running(run):
         (folder / ".lock").write_text("process 1 on somewhere\n")
     report.main([str(run)])
     page = html(run)
-    assert "This chain has stopped before its end" in page and "10 of 11 stages finished" in page
+    assert "This chain has stopped before its end" in page and "10 of 11 stages" in page
     assert "tiny__p2--l: step 0 of 3 (stopped)" in page and "http-equiv" not in page
 
 
-def test_a_running_chain_shows_its_progress_without_drawing(run):
+def test_a_running_chain_shows_its_progress_without_drawing(run, capsys):
     drawn = {path: path.stat().st_mtime_ns for path in (run / "report" / "figures").iterdir()}
     unfinished(run)
-    with locked(run / ".lock", "it"), locked(run / "tiny__p2--l" / ".lock", "it"):
+    labelling = run / "pseudo" / "tiny__p1--r"
+    (labelling / "manifest.json").unlink()
+    with locked(run / ".lock", "it"), locked(run / "tiny__p2--l" / ".lock", "it"), locked(labelling / ".lock", "it"):
         report.main([str(run), "--progress"])
-    page = html(run)
-    assert "This chain is running" in page and '<progress max="11" value="10">' in page
-    assert re.search(r"about [\d.]+ s left", page)
+    page, said = html(run), capsys.readouterr().out
+    assert "This chain is running" in page and '<progress max="11" value="9">' in page
+    assert re.fullmatch(r"9 of 11 stages, about [\d.]+ s left\n", said) and said.strip() in page
     assert "tiny__p2--l: step 0 of 3" in page and "(stopped)" not in page and "As of 20" in page
+    assert "arm r: labels the unlabelled images\n" in page
     assert '<meta http-equiv="refresh" content="60">' in page and 'id="figure-ple"' in page
     assert "After round 2 of 2: mIoU arm r" in page
     assert {path: path.stat().st_mtime_ns for path in (run / "report" / "figures").iterdir()} == drawn
@@ -278,7 +270,7 @@ def test_time_left_is_that_of_the_stages_that_are_missing():
     assert Run(None, stages[:2], [], plan=run.plan).progress() == (2, 14, None)
 
 
-def test_a_chain_that_has_just_begun(run):
+def test_a_chain_that_has_just_begun(run, capsys):
     shutil.rmtree(run / "report")
     for path in run.iterdir():
         if path.name not in ("tiny__p0--l", "tiny__p0--l.pt"):
@@ -286,17 +278,10 @@ def test_a_chain_that_has_just_begun(run):
     (run / "tiny__p0--l" / "result.json").unlink()
     (run / "tiny__p0--l" / "metrics.jsonl").unlink()
     report.main([str(run), "--progress", "--rounds", "2", "--arms", *ARMS])
-    assert "No stage has finished yet" in html(run) and "0 of 10 stages finished" in html(run)
+    assert capsys.readouterr().out == "0 of 10 stages\n"
+    assert "No stage has finished yet" in html(run) and "0 of 10 stages" in html(run)
     report.main([str(run)])
-    assert "0 of 10 stages finished" in html(run)  # the plan is remembered
-
-
-def test_a_labelling_that_runs(run):
-    folder = run / "pseudo" / "tiny__p1--r"
-    (folder / "manifest.json").unlink()
-    with locked(folder / ".lock", "it"):
-        report.main([str(run), "--progress"])
-    assert "arm r: labels the unlabelled images\n" in html(run) and '<progress max="11" value="10">' in html(run)
+    assert "0 of 10 stages" in html(run)  # the plan is remembered
 
 
 def test_stages_that_do_not_descend_from_each_other_are_marked(run):
@@ -335,9 +320,6 @@ def test_figures_of_other_labels_are_not_taken(run, shapes_root):
     write_json(path, {**values, "labellings": {name: "0" * 64 for name in values["labellings"]}, "images": 99})
     report.main([str(run), "--images", "0"])
     assert counted(run, 2) == values
-
-
-def test_a_sample_is_stated(run):
     report.main([str(run), "--images", "5"])
     assert counted(run, 1)["images"] == 5 and "counted on 5 evenly spaced ones of 16" in html(run)
 
@@ -348,8 +330,7 @@ def test_images_without_masks(run, own_shapes):
         (own_shapes / "SegmentationClassAug" / f"{name}.png").unlink()
     report.main([str(run), "--data-root", str(own_shapes)])
     page = html(run)
-    assert "have no masks" in page and 'id="figure-ple-changes"' in page and 'id="figure-agreement"' in page
-    assert 'id="figure-ple"' not in page and 'id="figure-who-is-right"' not in page
+    assert "have no masks" in page and 'id="figure-agreement"' in page and 'id="figure-ple"' not in page
     panels = counted(run, 2)["panels"]
     assert {panel["kind"] for panel in panels} == {"disagree", "changed"}
     assert "truth" not in dict(panels[0]["files"])
@@ -374,7 +355,7 @@ def test_one_arm_and_names_that_are_html(run):
     page = html(run)
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "Self-training" in page and "Dynamic mutual" not in page
-    assert "Student and teacher" in page and 'id="figure-student-wins"' in page and 'id="figure-agreement"' not in page
+    assert 'id="figure-student-wins"' in page and 'id="figure-agreement"' not in page
 
 
 def test_a_training_outside_a_chain(shapes_root, tmp_path, command):
@@ -384,7 +365,7 @@ def test_a_training_outside_a_chain(shapes_root, tmp_path, command):
         "--val-num-steps=1", "--log-num-steps=1")
     assert status == 0, errors
     report.main([str(tmp_path)])
-    assert "mIoU of arm mine" in html(tmp_path) and 'id="figure-loss"' in html(tmp_path)
+    assert "mIoU arm mine" in html(tmp_path) and 'id="figure-loss"' in html(tmp_path)
 
 
 def test_a_baseline_beside_the_run(run, tmp_path):
@@ -400,23 +381,17 @@ def test_a_baseline_beside_the_run(run, tmp_path):
         result["fingerprint"]["options"]["train_set"] += f"-{arm}"
         path.write_text(json.dumps(result))
     report.main([str(run), "--progress"])
-    assert "--baseline RUN draws such a run beside" in html(run) and "Dashed" not in html(run)
+    assert "on the labels alone:" not in html(run)
     report.main([str(run), "--progress", "--baseline", str(beside)])
-    lead = re.search(r"Trained on the labels alone, the same network reaches [\d.]+: .*?[\d.]+ points (above|below) it", own)
-    assert lead and lead[0] in html(run) and "training on the labels alone (arm b)" in html(run)
+    lead = re.search(r"Trained on the labels alone: [\d.]+ \(arm b\); .*?[\d.]+ points (above|below) it", own)
+    assert lead and lead[0] in html(run)
     report.main([str(run)])
     assert "alone" in texts(run / "report" / "figures" / "classes-l.svg")  # its classes stand in the heat maps
     report.main([str(run), "--progress"])  # remembered
     assert lead[0] in html(run)
     shutil.rmtree(beside)
     report.main([str(run), "--progress"])
-    assert "--baseline RUN" in html(run)
-
-
-def test_a_baseline_that_is_no_run(run, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        report.main([str(run), "--baseline", str(tmp_path / "nowhere")])
-    assert stop.value.code == 2 and "the run folder" in capsys.readouterr().err
+    assert "on the labels alone:" not in html(run)
 
 
 def test_round_0_is_the_baseline_where_it_saw_all_labels(run):
@@ -425,7 +400,7 @@ def test_round_0_is_the_baseline_where_it_saw_all_labels(run):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     report.main([str(run), "--progress"])
     zero = [100 * json.loads((run / f"tiny__p0--{arm}" / "result.json").read_text())["miou"] for arm in ARMS]
-    assert f"reach a mean of {sum(zero) / 2:.2f}" in html(run) and "the arms' round 0" in unescape(html(run))
+    assert f"alone: {sum(zero) / 2:.2f} (round 0, mean of the arms)" in html(run)
 
 
 def test_a_run_without_ple_says_nothing_of_it(run):
@@ -435,32 +410,28 @@ def test_a_run_without_ple_says_nothing_of_it(run):
     shutil.rmtree(run / "report")
     report.main([str(run), "--progress"])
     page = html(run)
-    assert "Dynamic mutual training on shapes" in page and "after PLE" not in page and 'id="ple"' not in page
+    assert "Dynamic mutual training on shapes" in page and 'id="ple"' not in page
 
 
 @pytest.mark.parametrize("words, message", [
-    (["nowhere"], "the run folder nowhere is missing"), (["."], "holds no stage"),
-    ([".", "--images=-1"], "at least 0")])
-def test_mistakes_end_in_one_line(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        report.main(words)
-    errors = capsys.readouterr().err
-    assert stop.value.code == 2 and message in errors and errors.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-def test_two_experiments_in_a_folder(run, capsys):
+    (["nowhere"], "the run folder nowhere is missing"), (["empty"], "holds no stage"),
+    (["tiny", "--images=-1"], "--images"),
+    (["tiny", "--exp=tiny", "--baseline", "nowhere"], "the run folder nowhere is missing"),
+    (["tiny"], "several experiments (other, tiny); choose one with --exp"), (["tiny", "--exp=x"], "no experiment x")])
+def test_mistakes_end_in_one_line(words, message, run, monkeypatch, called):
+    monkeypatch.chdir(run.parent)
+    Path("empty").mkdir()
     shutil.copytree(run / "tiny__p1--l", run / "other__p1--l")
-    with pytest.raises(SystemExit):
-        report.main([str(run)])
-    assert "several experiments (other, tiny); choose one with --exp" in capsys.readouterr().err
-    report.main([str(run), "--exp", "tiny", "--progress"])
+    before = html(run)
+    status, _, errors = called(report.main, *words)
+    assert status == 2 and message in errors and errors.count("\n") == 1
+    assert html(run) == before and not list(Path("empty").iterdir())
 
 
 @pytest.mark.parametrize("words", [["-m", "tools.report"], [str(ROOT / "tools" / "report.py")]])
 def test_progress_does_without_what_takes_long_to_import(words, run, tmp_path):
     done = subprocess.run([sys.executable, "-X", "importtime", *words, run, "--progress"], capture_output=True,
                           text=True, cwd=ROOT if words[0] == "-m" else tmp_path, timeout=60)
-    assert done.returncode == 0 and done.stdout == f"{run / 'report' / 'index.html'}\n"
+    assert done.returncode == 0 and done.stdout == "11 of 11 stages\n"
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "cv2", "matplotlib", "pandas"}

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from tools import summarize
 EXP = "tiny"
 
 
-@pytest.fixture
-def run(tiny_run):
+@pytest.fixture(scope="module")
+def run(tiny_run, tmp_path_factory):
     """Two rounds of the arms l and r and a baseline b. Do not change it."""
-    return tiny_run
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("summarized") / "tiny")
 
 
 def counted_by_hand(run, shapes_root, stage):
@@ -35,7 +34,7 @@ def counted_by_hand(run, shapes_root, stage):
 
 
 def test_summary_holds_what_the_run_folder_holds(run, shapes_root, capsys):
-    summarize.main([str(run), "--images", "3", "--sample", "0"])
+    summarize.main([str(run), "--images", "3"])
     printed = capsys.readouterr().out
     summary = json.loads((run / "summary.json").read_text())
     rows = {(row["round"], row["arm"]): row for row in summary["stages"]}
@@ -61,7 +60,7 @@ def test_summary_holds_what_the_run_folder_holds(run, shapes_root, capsys):
 
 def test_label_before_enhancement_is_the_share_the_labelling_reported(run):
     read = read_run(run)
-    labels = pixels.Labels(read.labels_of("l")[2], pixels.RunData(read))
+    labels = pixels.Labels(read.labels()[2][0], pixels.RunData(read))
     labeled = size = changed = 0
     for name in labels.names:
         after, before = labels.label(name)[0], labels.predicted(name)[1]
@@ -89,13 +88,13 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
         before = labels.predicted(name)[1]
         kept = before != 255
         assert kept.any() and (before[kept] == classes[kept]).mean() > 0.999  # stored logits are quantized
-    panel.write_panel(tmp_path / "panel.png", columns, data.spec)
+    panel.draw(read, data, summary, 3, tmp_path / "panel.png")
     assert Image.open(tmp_path / "panel.png").width > 500
 
 
 def test_without_truth_or_data_there_are_dashes(run, shapes_root, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("SHAPES_ROOT", raising=False)
-    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("panel.png"))
+    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("panel.png", "report"))
     config = copy / f"{EXP}__p0--b" / "config.json"
     config.write_text(config.read_text().replace(str(shapes_root), str(tmp_path / "gone")))
     summarize.main([str(copy)])
@@ -103,37 +102,26 @@ def test_without_truth_or_data_there_are_dashes(run, shapes_root, tmp_path, caps
     assert "neither accuracy nor panel" in captured.err and not (copy / "panel.png").exists()
     row = next(line for line in captured.out.splitlines() if line.split()[:2] == ["1", "l"])
     assert row.split()[-2:] == ["-", "-"] and "-" not in row.split()[4:7]
-    read = read_run(run)
-    data = pixels.RunData(read)
-    data.spec = replace(data.spec, labels="nowhere/{name}.png")
-    assert pixels.right_shares(read, f"{EXP}__p0--l", data, 2) == {"right_before": None, "right_after": None}
 
 
-def test_labels_removed_after_their_round_leave_their_share(run, tmp_path, capsys):
-    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("panel.png"))
+def test_what_was_counted_outlives_the_labels(run, tmp_path, capsys):
+    summarize.main([str(run), "--images", "0"])
+    whole = capsys.readouterr().out
+    copy = shutil.copytree(run, tmp_path / "tiny", ignore=shutil.ignore_patterns("panel.png"))
     for folder in (copy / "pseudo").iterdir():
         shutil.rmtree(folder / "labels")
-        (folder / "pruned").touch()
+        shutil.rmtree(folder / "logits")
+    summarize.main([str(copy)])
+    assert capsys.readouterr().out == whole.replace(str(run), str(copy)) and not (copy / "panel.png").exists()
+    shutil.rmtree(copy / "report")
     summarize.main([str(copy)])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["1", "l"])
     assert row.split()[-2:] == ["-", "-"] and "-" not in row.split()[4:7]
-    assert not (copy / "panel.png").exists()
-
-
-def test_labels_whose_predictions_have_served_are_still_compared(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "copy")
-    for folder in (copy / "pseudo").iterdir():
-        shutil.rmtree(folder / "logits")
-    whole, left = (json.loads((folder / "summary.json").read_text())["labellings"] for folder in (run, copy)
-                   if summarize.main([str(folder), "--images", "1"]) is None)
-    assert [row["right_after"] for row in left] == [row["right_after"] for row in whole]
-    assert [row["right_before"] for row in left] == [row["right_before"] for row in whole[:2]] + [None, None]
-    assert (copy / "panel.png").is_file()
 
 
 def test_markdown_and_several_runs(run, tmp_path, capsys):
     other = shutil.copytree(run, tmp_path / "other")
-    summarize.main([str(run), str(other), "--markdown", "--images", "0", "--sample", "2"])
+    summarize.main([str(run), str(other), "--markdown", "--images", "0"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert lines[0].startswith("| round | arm | steps | mIoU |") and set(lines[1]) == set("|-:")
     assert lines[-1].startswith("| mean | ") and lines[-1].split(" | ")[1:] == lines[-2].split(" | ")[1:]

@@ -83,10 +83,6 @@ def test_mean_deviation_and_difference_by_hand(three, capsys):
     assert "sample standard deviation (n - 1)" in text
 
 
-def test_one_run_has_no_deviation(three, capsys):
-    assert row_of(printed(capsys, three[0]), "DMT")[3:6] == ["69.00", "c 70.00, i 68.00", "1"]
-
-
 def test_what_counts_for_a_run_can_be_chosen(three, capsys):
     best, of_c = (row_of(printed(capsys, *three, "--arm", arm), "DMT") for arm in ("best", "c"))
     assert best[3] == of_c[3] == "71.33 ± 1.53" and best[4] == "3"
@@ -130,9 +126,9 @@ def test_ple_stands_beside_dmt(tmp_path, three, capsys):
             ] == ["72.00 ± 0.00", "70.00", "70.00"]
     lower = run_file(tmp_path, "lower", (0.6, 0.6), 0, ple=True, beta=0.0)
     assert "beta is 0.15 in the first and 0.0 in the second" in refused(capsys, *ple, lower)
-    text = printed(capsys, *ple, lower, *three, "--by", "beta", "--methods", "DMT+PLE")
+    text = printed(capsys, *ple, lower, "--by", "beta")
     assert [line.split(" | ")[2] for line in text.splitlines() if line.startswith("| voc")] == [
-        "DMT+PLE, beta 0", "DMT+PLE, beta 0.15"]
+        "supervised", "DMT+PLE, beta 0", "DMT+PLE, beta 0.15"]
 
 
 def test_published_numbers_are_those_of_the_readme():
@@ -146,11 +142,14 @@ def test_published_numbers_are_those_of_the_readme():
     assert results["voc"]["train"] == {"supervised": 72.10, "DMT": 74.85}
 
 
-def test_latex_and_csv_hold_the_same_numbers(three, capsys):
+def test_latex_and_csv_hold_the_same_numbers(three, tmp_path, capsys):
     latex = printed(capsys, *three, "--format", "latex")
     assert r"& DMT & $70.50 \pm 1.80$ &" in latex and r"$+0.58$ \\" in latex
     body = [line for line in latex.splitlines() if not line.startswith(("%", "\\")) and line]
     assert len({line.count("&") for line in body}) == 1 and all(line.endswith(r"\\") for line in body)
+    odd = Path(run_file(tmp_path, "odd", (0.7, 0.7), 0))
+    odd.write_text(json.dumps({**json.loads(odd.read_text()), "dataset": "a_b$&%#{}"}))
+    assert r"a\_b\$\&\%\#\{\} & 20 & DMT & $70.00$ &" in printed(capsys, odd, "--format", "latex")  # one run
     rows = list(csv.DictReader(io.StringIO(printed(capsys, *three, "--format", "csv"))))
     dmt = next(row for row in rows if row["method"] == "DMT")
     assert float(dmt["miou_sd"]) == pytest.approx(3.25 ** 0.5, abs=1e-4) and dmt["runs"] == "3"
@@ -227,16 +226,9 @@ def test_keys_of_recipes_are_all_known(tiny_run):
 
 @pytest.mark.parametrize("words, message", [
     (["--by", "colour"], "--by colour: recipes have no such key; they have state, train_set"),
-    (["--methods", "DMT", "PLE"], "--methods PLE: there is no such row; the rows are DMT, supervised"),
     (["--table", "rounds", "--format", "csv"], "in Markdown only")])
 def test_choices_that_choose_nothing_are_refused(words, message, three, capsys):
     assert message in refused(capsys, *three, *words)
-
-
-def test_text_in_latex_is_escaped(tmp_path, capsys):
-    path = Path(run_file(tmp_path, "odd", (0.7, 0.7), 0))
-    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "a_b$&%#{}"}))
-    assert r"a\_b\$\&\%\#\{\} & 20 & DMT & $70.00$ &" in printed(capsys, path, "--format", "latex")
 
 
 def test_a_run_whose_stages_do_not_belong_together_is_refused(tiny_run, tmp_path, capsys):
@@ -246,12 +238,6 @@ def test_a_run_whose_stages_do_not_belong_together_is_refused(tiny_run, tmp_path
     assert "tiny__p2--l did not start from the present tiny__p1--l.pt" in refused(capsys, run)
     printed(capsys, run, "--summary", tmp_path / "out")
     assert "do not belong together" in refused(capsys, tmp_path / "out" / "tiny.json")
-
-
-def test_twins_are_named(tmp_path, capsys):
-    twins = [run_file(tmp_path, f"t{number}", (0.7, 0.7), 0) for number in range(2)]
-    tables.main(twins)
-    assert "same split id and seeds" in capsys.readouterr().err
 
 
 def test_a_real_run_and_its_summary_give_the_same_table(tiny_run, tmp_path, capsys):
@@ -307,7 +293,7 @@ def test_other_seeds_and_places_are_no_other_recipe(tiny_run, tmp_path, capsys):
 def test_update_makes_what_is_between_the_marks(three, tmp_path, capsys):
     document = tmp_path / "docs" / "page.md"
     document.parent.mkdir()
-    document.write_text("before\n\n<!-- tables: begin d*.json --methods DMT -->\nold\n<!-- tables: end -->\n\nafter\n")
+    document.write_text("before\n\n<!-- tables: begin d*.json -->\nold\n<!-- tables: end -->\n\nafter\n")
     printed(capsys, "--update", document)
     text = document.read_text()
     assert "70.50 ± 1.80" in text and "old" not in text and text.startswith("before\n") and text.endswith("\nafter\n")
@@ -321,13 +307,11 @@ def test_update_makes_what_is_between_the_marks(three, tmp_path, capsys):
 
 @pytest.mark.parametrize("words, message", [
     ([], "which runs?"), (["nowhere"], "the run folder nowhere is missing"), (["--update", "no.md"], "cannot be read"),
-    (["setup.json"], "no summary of a run"), (["words.txt"], "no summary of a run"), (["half.json"], "no summary"),
+    (["setup.json"], "no summary of a run"), (["words.txt"], "no summary of a run"),
     (["--measures", "speed", "x"], "invalid choice")])
 def test_mistakes_end_in_one_line(words, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "setup.json").write_text("{}")
     (tmp_path / "words.txt").write_text("not JSON, and nothing to be deleted")
-    (tmp_path / "half.json").write_text('{"format": 1, "run": "a", "parent": "b", "dataset": "voc", "labellings": [], '
-                                        '"stages": [{"name": "a", "recipe": {}}]}')
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *words)
 

@@ -11,8 +11,8 @@ truth is left out.
 
 The figures of single pixels are counted on --images unlabelled images, once for each round while its predictions are
 there, and kept in RUN/report/round-N.json: the launchers call this after every round, before they remove what has
-served. After every stage they call it with --progress, which brings the page up to date within a second: numbers,
-tables, and how far the chain is; the figures stay as they were drawn.
+served. After every stage they call it with --progress, which within a second brings the numbers and tables of the page
+up to date and prints how far the chain is; the figures stay as they were drawn.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from pathlib import Path
 if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from report.page import check_writable, write_page  # noqa: E402
+from report.page import progress, write_page  # noqa: E402
 from report.run import read_run  # noqa: E402
+from utils.arguments import number  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
-from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
+from utils.errors import OneLineParser, reports_user_errors  # noqa: E402
 from utils.files import locked, write_json  # noqa: E402
 
 
@@ -33,40 +34,39 @@ from utils.files import locked, write_json  # noqa: E402
 def main(arguments=None):
     """Write the report of a run folder."""
     args = _parser().parse_args(arguments)
-    if args.images < 0 or args.rounds is not None and args.rounds < 0:
-        raise UserError("--images and --rounds are numbers of at least 0")
     folder = Path(args.out or Path(args.run) / "report")
     run = read_run(args.run, args.exp, folder, unfinished=True,
                    plan={"rounds": args.rounds, "arms": args.arms, "baseline": args.baseline})
-    check_writable(folder)
     with locked(folder / ".lock", f"the report {folder}", wait=True):
         write_json(folder / "plan.json", run.plan)
         if not args.progress:
             from report import figures, pixels  # they take seconds to import
 
-            if run.rounds_of_labels():
+            if run.labels():
                 pixels.look(run, folder, pixels.RunData(run, args.dataset, args.data_root), args.images,
                             lambda number: progress_bar(f"labels of round {number}", "image"))
             figures.draw(run, folder / "figures")
-        print(write_page(run, folder))
+        page = write_page(run, folder)
+    print(progress(run) if args.progress else page)
 
 
 def _parser():
     parser = OneLineParser(prog="python -m tools.report", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", help="output folder of a launcher, finished or running")
-    parser.add_argument("--images", type=int, default=500, metavar="N",
-                        help="unlabelled images to look at in each round, evenly spaced; 0: all (500)")
-    parser.add_argument("--out", metavar="FOLDER", help="where the report goes (default: report in the run folder)")
-    parser.add_argument("--dataset", metavar="NAME", help="dataset or YAML spec (default: the run's)")
-    parser.add_argument("--data-root", metavar="DIR", help="the dataset's folder (default: the run's)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds that the chain will have, for its progress "
-                        "(remembered; the launchers give it)")
-    parser.add_argument("--arms", nargs="+", metavar="ARM", help="arms that will take part in the rounds (as --rounds)")
-    parser.add_argument("--baseline", metavar="RUN", help="run folder with the supervised baseline, where RUN has none "
-                        "of its own (remembered)")
-    parser.add_argument("--exp", metavar="NAME", help="experiment, where the folder holds several")
-    parser.add_argument("--progress", action="store_true", help="within a second: draw nothing and look at no images")
+    add, count = parser.add_argument, number(int, 0, "a whole number of at least 0")
+    add("run", metavar="RUN", help="output folder of a launcher, finished or running")
+    add("--images", type=count, default=400, metavar="N",
+        help="unlabelled images to look at in each round, evenly spaced; 0: all (400)")
+    add("--out", metavar="FOLDER", help="where the report goes (default: report in the run folder)")
+    add("--dataset", metavar="NAME", help="dataset or YAML spec (default: the run's)")
+    add("--data-root", metavar="DIR", help="the dataset's folder (default: the run's)")
+    add("--rounds", type=count, metavar="N", help="rounds that the chain will have, for its progress (remembered; the "
+        "launchers give it)")
+    add("--arms", nargs="+", metavar="ARM", help="arms that will take part in the rounds (as --rounds)")
+    add("--baseline", metavar="RUN", help="run folder with the supervised baseline, where RUN has none of its own "
+        "(remembered)")
+    add("--exp", metavar="NAME", help="experiment, where the folder holds several")
+    add("--progress", action="store_true", help="within a second: draw nothing and look at no images")
     return parser
 
 

@@ -5,9 +5,9 @@
 
 Reads what a launcher left in its run folder and writes summary.json and panel.png into it. The panel shows, side by
 side for evenly spaced unlabelled images: the image, the truth, a pseudo label before and after PLE, and predictions.
-"Right" is the share of pseudo-labelled pixels whose label is the truth, where the truth is known and not ignored; a
-column "before PLE" holds thresholds alone, recomputed from the stored logits. With several runs (seeds, split ids) a
-table of them with means follows. Where the truth or the labels (removed to save disk) are gone, a dash stands.
+"Right" is the share of pseudo-labelled pixels whose label is the truth, where the truth is known and not ignored, as
+tools/report.py counts it on 400 images; a column "before PLE" holds thresholds alone. With several runs (seeds, split
+ids) a table of them with means follows. Where the truth, or what the labels were made of, is gone, a dash stands.
 """
 
 import argparse
@@ -19,6 +19,7 @@ if not __package__:  # started by its path
 
 from report.run import read_run  # noqa: E402
 from report.summary import summarize  # noqa: E402
+from utils.arguments import number  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
 from utils.files import write_json  # noqa: E402
 
@@ -29,32 +30,23 @@ def main(arguments=None):
     args = _parser().parse_args(arguments)
     if args.out and len(args.run) > 1:
         raise UserError("--out names one file, but several runs were given; leave it out")
-    if min(args.images, args.sample) < 0:
-        raise UserError("--images and --sample are numbers of images, 0 or more")
     runs = [read_run(folder, args.exp) for folder in args.run]
     from report import panel, pixels, rounds  # they take seconds to import
 
-    summaries = []
+    summaries, space = [], "\n\n" if args.markdown else "\n"  # a Markdown table stands alone
     for run in runs:
         data = pixels.RunData(run, args.dataset, args.data_root)
         if data.note:
             print(f"note: {data.note}; without it there is neither accuracy nor panel", file=sys.stderr)
-        summary = {**summarize(run), "images_compared": args.sample or "all"}
+        pixels.look(run, run.folder / "report", data)
+        summary = summarize(run)
         for stranger in summary["strangers"]:
             print(f"warning: these stages do not belong together: {stranger}", file=sys.stderr)
-        if data.root is not None:
-            for row in summary["labellings"]:
-                row.update(pixels.right_shares(run, row["name"], data, args.sample))
         summaries.append(summary)
-        space = "\n\n" if args.markdown else "\n"  # a Markdown table stands alone
         print(run.folder, rounds.text(rounds.stages(summary), args.markdown), rounds.outcome(summary), sep=space)
         write_json(run.folder / "summary.json", summary)
-        shown = panel.labelling_to_show(run)
-        if args.images and shown and data.root is not None:
-            path = Path(args.out or run.folder / "panel.png")
-            columns = panel.columns_of(run, data, summary, shown, args.images)
-            panel.write_panel(path, columns, data.spec)
-            print(f"panel: {path}")
+        if args.images and data.root is not None:
+            panel.draw(run, data, summary, args.images, Path(args.out or run.folder / "panel.png"))
         print()
     if len(summaries) > 1:
         print(rounds.text(rounds.runs(summaries), args.markdown))
@@ -63,15 +55,15 @@ def main(arguments=None):
 def _parser():
     parser = OneLineParser(prog="python -m tools.summarize", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="+", metavar="RUN", help="output folder of a launcher, such as runs/demo")
-    parser.add_argument("--exp", metavar="NAME", help="experiment, where the folder holds several")
-    parser.add_argument("--dataset", metavar="NAME", help="dataset or YAML spec (default: the run's)")
-    parser.add_argument("--data-root", metavar="DIR", help="the dataset's folder (default: the run's)")
-    parser.add_argument("--out", metavar="FILE.png", help="where the panel goes (default: panel.png in the run)")
-    parser.add_argument("--images", type=int, default=6, metavar="N", help="rows of the panel; 0: no panel (6)")
-    parser.add_argument("--sample", type=int, default=400, metavar="N",
-                        help="images a labelling compared with the truth, evenly spaced; 0: all (400)")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    add = parser.add_argument
+    add("run", nargs="+", metavar="RUN", help="output folder of a launcher, such as runs/demo")
+    add("--exp", metavar="NAME", help="experiment, where the folder holds several")
+    add("--dataset", metavar="NAME", help="dataset or YAML spec (default: the run's)")
+    add("--data-root", metavar="DIR", help="the dataset's folder (default: the run's)")
+    add("--out", metavar="FILE.png", help="where the panel goes (default: panel.png in the run)")
+    add("--images", type=number(int, 0, "a whole number of at least 0"), default=6, metavar="N",
+        help="rows of the panel; 0: no panel (6)")
+    add("--markdown", action="store_true", help="print Markdown tables")
     return parser
 
 

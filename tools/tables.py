@@ -36,7 +36,7 @@ from report.summary import read_summary, summarize  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
 from utils.files import write_json, write_text  # noqa: E402
 
-_BEGIN, _END = re.compile(r"<!-- tables: begin (.*) -->"), "<!-- tables: end -->"
+_MARKS = re.compile(r"<!-- tables: begin (.*?) -->.*?<!-- tables: end -->", re.S)
 
 
 def read_runs(paths, exp=None):
@@ -53,7 +53,7 @@ def table(args):
     if args.table == "rounds":
         return "\n".join(f"**{summary['run']}**\n\n{rounds.text(rounds.stages(summary), markdown=True)}\n\n"
                          f"{rounds.outcome(summary)}\n" for _, summary in runs)
-    return tables.table(runs, args.format, args.arm, args.measures, args.by, args.against, args.methods)
+    return tables.table(runs, args.format, args.arm, args.measures, args.by, args.against)
 
 
 def update(path):
@@ -67,20 +67,18 @@ def update(path):
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     root = path.resolve().parent.parent
-    out, rest = [], text
-    while (begin := _BEGIN.search(rest)) is not None:
-        end = rest.find(_END, begin.end())
-        if end < 0:
-            raise UserError(f"{path}: the mark '{begin[0]}' has no '{_END}' after it")
-        args = _parser().parse_args(shlex.split(begin[1]))
+
+    def made(mark):
+        args = _parser().parse_args(shlex.split(mark[1]))
         args.run = [name for pattern in args.run for name in sorted(glob.glob(str(root / pattern)), key=_natural)]
         if not args.run:
-            raise UserError(f"{path}: no run matches the mark '{begin[0]}'")
-        out += [rest[: begin.end()], "\n\n", table(args), "\n"]
-        rest = rest[end:]
-    if not out:
-        raise UserError(f"{path} has no mark '<!-- tables: begin RUN... -->' with '{_END}' after it")
-    return "".join([*out, rest])
+            raise UserError(f"{path}: no run matches the mark '{mark[1]}'")
+        return f"<!-- tables: begin {mark[1]} -->\n\n{table(args)}\n<!-- tables: end -->"
+
+    text, count = _MARKS.subn(made, text)
+    if not count:
+        raise UserError(f"{path} has no mark '<!-- tables: begin RUN... -->' with '<!-- tables: end -->' after it")
+    return text
 
 
 def _natural(path):
@@ -126,24 +124,23 @@ def main(arguments=None):
 def _parser():
     parser = OneLineParser(prog="python -m tools.tables", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="*", metavar="RUN", help="run folder, or summary file (.json)")
-    parser.add_argument("--format", choices=("md", "latex", "csv"), default="md", help="(md)")
-    parser.add_argument("--out", metavar="FILE", help="write the table there instead of printing it")
-    parser.add_argument("--arm", default="mean", metavar="{mean,best,NAME}",
-                        help="what counts for a run: the mean over its arms (default), the better one, or that one")
-    parser.add_argument("--measures", nargs="+", choices=tables.MEASURES,
-                        help="columns: miou, ensemble (of both arms, where main.py --state=3 tested it; default: "
-                             "these), forgetting (points), forgotten, accuracy, coverage, agreement (the last four "
-                             "from what the report looked at)")
-    parser.add_argument("--by", nargs="+", default=[], metavar="KEY",
-                        help="keys of the recipe whose values make rows of their own, such as beta")
-    parser.add_argument("--against", metavar="METHOD", help="a column of differences to this row, within pairs of runs")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these rows")
-    parser.add_argument("--table", choices=("methods", "rounds"), default="methods",
-                        help="methods: a row for each (default); rounds: every stage of every run, in Markdown")
-    parser.add_argument("--exp", metavar="NAME", help="experiment, where a folder holds several")
-    parser.add_argument("--summary", metavar="FOLDER", help="write the summary of every run there, and no table")
-    parser.add_argument("--update", metavar="FILE.md", help="make the tables between the marks of this file anew")
+    add = parser.add_argument
+    add("run", nargs="*", metavar="RUN", help="run folder, or summary file (.json)")
+    add("--format", choices=("md", "latex", "csv"), default="md", help="(md)")
+    add("--out", metavar="FILE", help="write the table there instead of printing it")
+    add("--arm", default="mean", metavar="{mean,best,NAME}",
+        help="what counts for a run: the mean over its arms (default), the better one, or that one")
+    add("--measures", nargs="+", choices=tables.MEASURES,
+        help="columns: miou, ensemble (of both arms, where main.py --state=3 tested it; default: these), forgetting "
+             "(points), forgotten, accuracy, coverage, agreement (the last four from what the report looked at)")
+    add("--by", nargs="+", default=[], metavar="KEY",
+        help="keys of the recipe whose values make rows of their own, such as beta")
+    add("--against", metavar="METHOD", help="a column of differences to this row, within pairs of runs")
+    add("--table", choices=("methods", "rounds"), default="methods",
+        help="methods: a row for each (default); rounds: every stage of every run, in Markdown")
+    add("--exp", metavar="NAME", help="experiment, where a folder holds several")
+    add("--summary", metavar="FOLDER", help="write the summary of every run there, and no table")
+    add("--update", metavar="FILE.md", help="make the tables between the marks of this file anew")
     return parser
 
 
