@@ -4,17 +4,18 @@ Where one network sees every pixel once, its largest logit decides, as in the va
 is a function of its arguments alone.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import grid_sample
 
 from dmt.memory import largest_map
-from dmt.prediction import covering
 from models.deeplab import upsample
 from models.description import UNKNOWN
-from predict.protocol import SLIDING, canvas_of, grouped, tiles
+from predict.protocol import PAPERS, SLIDING, canvas_of, grouped, tiles
 from utils.errors import UserError
 
 _STRIP = 1 << 24  # floats at image size that are held at once; larger images are decided strip by strip
@@ -30,8 +31,8 @@ class Decision(NamedTuple):
 def predict_all(pictures, members, protocol, choices=None, batch_size=8, failed=None, share=iter):
     """Predict ``pictures``, an iterable of pairs (anything, image); yields (anything, image, its ``Decision`` list).
 
-    Arguments as for ``predict``, which gets the pictures in groups; they come back in nearly their order. The pictures
-    of a group that does not fit into the memory, or that a network refuses, are predicted one by one.
+    Arguments as for ``predict``, which gets the pictures in groups. The pictures of a group that does not fit into the
+    memory, or that a network refuses, are predicted one by one.
     ``failed(anything, error)`` gets one that cannot be predicted even so; without it the ``UserError`` is raised.
     ``share`` picks some of the groups, where several processes divide them.
     """
@@ -81,16 +82,11 @@ def bytes_a_pixel(member):
 
 def _free_memory():
     """Bytes of main memory that this process may still take, as the system and its container see it."""
-    def number(path, start=""):
-        try:
-            lines = Path(path).read_text(encoding="ascii").splitlines()
-            return int(next(line for line in lines if line.startswith(start)).removeprefix(start).split()[0])
-        except (OSError, ValueError, StopIteration):  # not there, or no limit
-            return float("inf")
-
-    used = number("/sys/fs/cgroup/memory.current")
-    limit = number("/sys/fs/cgroup/memory.max") if used < float("inf") else used
-    return min(1024 * number("/proc/meminfo", "MemAvailable:"), limit if limit == float("inf") else limit - used)
+    free = 1024 * int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1])
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.is_file() and limit.read_text().strip().isdigit():  # else there is no limit
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
 
 
 @torch.inference_mode()
@@ -111,7 +107,7 @@ def predict(images, members, protocol, choices=None, batch_size=8):
             canvases = [canvas_of(image, tile) for image, tile in zip(images, tiles_alike)]
             for known, tile, logits in zip(maps, tiles_alike, _logits(canvases, members, batch_size)):
                 known[tile] = logits
-    return [_decide(image.shape[:2], plan, known, choices)
+    return [_decide(image.shape[:2], plan, known, choices, whole=protocol.kind == PAPERS)
             for image, plan, known in zip(images, plans, maps)]
 
 
@@ -154,32 +150,29 @@ class _Windows:
 class _Axis:
     """Where the pixels of an image lie in a tile, along one axis: those from ``first`` to before ``last`` are in it.
 
-    ``places`` are their positions in the tile, in pixels: half-pixel centres where the tile shows another size; then
-    ``plain`` is false. ``backwards`` says whether they run from the last pixel of the tile to the first.
+    ``places`` are their positions in the tile, from -1 at its first pixel to 1 at the last of its canvas. ``plain``
+    says that they are the tile's own pixels in their order or ``backwards``: it shows the image at its own size, whole.
     """
 
     def __init__(self, length, scaled, start, part, canvas, backwards=False):
-        places = np.clip((np.arange(length) + 0.5) * (scaled / length) - 0.5, 0, scaled - 1)
+        places = np.clip((np.arange(length) + 0.5) * (scaled / length) - 0.5, 0, scaled - 1)  # of half-pixel centres
         places = (scaled - 1 - places if backwards else places) - start
         inside = np.flatnonzero((places >= -0.5) & (places < part - 0.5))
         # A pixel between two parts belongs to the nearer; the outermost tiles hold all that is left.
         self.first, self.last = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
-        self.places = np.clip(places[self.first : self.last], 0, part - 1)
-        self.canvas, self.backwards, self.plain = canvas, backwards, scaled == length
-
-    def taps(self, points, first, last):
-        """(lower neighbour, upper neighbour, weight of the upper) in a map with ``points`` of pixels first to last."""
-        at = self.places[first - self.first : last - self.first] * ((points - 1) / max(self.canvas - 1, 1))
-        low = np.clip(np.floor(at), 0, max(points - 2, 0)).astype(np.int64)
-        return low, np.minimum(low + 1, points - 1), (at - low).astype(np.float32)
+        self.places = np.clip(places[self.first : self.last], 0, part - 1) * (2 / max(canvas - 1, 1)) - 1
+        self.canvas, self.backwards, self.plain = canvas, backwards, scaled == length == part
 
 
-def _decide(size, plan, maps, choices):
-    """A ``Decision`` for each of ``choices``, from the logits ``maps[tile][member]`` of the tiles in ``plan``."""
+def _decide(size, plan, maps, choices, whole):
+    """A ``Decision`` for each of ``choices``, from the logits ``maps[tile][member]`` of the tiles in ``plan``.
+
+    Strip by strip, unless the image is decided ``whole``, as validation does it.
+    """
     placed = [(tile, _Axis(size[0], tile.scaled[0], tile.top, tile.size[0], tile.canvas[0]),
                _Axis(size[1], tile.scaled[1], tile.left, tile.size[1], tile.canvas[1], tile.flip)) for tile in plan]
     first_maps = maps[plan[0]]
-    strip = max(8, _STRIP // (len(first_maps[0]) * len(first_maps) * size[1]) // 8 * 8)
+    strip = size[0] if whole else max(8, _STRIP // (len(first_maps[0]) * len(first_maps) * size[1]))
     parts = []
     for first in range(0, size[0], strip):
         last = min(first + strip, size[0])
@@ -228,28 +221,12 @@ def _winners(values, count, choice):
 
 def _at(logits, rows, columns, first, last):
     """Logits (C, last - first, columns) float32 of the pixels of a tile in image rows first to last, bilinear."""
-    if rows.plain and columns.plain:
-        pixels = _upsampled(logits, (rows.canvas, columns.canvas), first - rows.first, last - rows.first,
-                            columns.last - columns.first)
-        return pixels.flip(-1) if columns.backwards else pixels
-    low, high, weight = (torch.from_numpy(part).to(logits.device) for part in rows.taps(logits.shape[1], first, last))
-    start = int(low[0])
-    part = logits[:, start : int(high[-1]) + 1].float()
-    left, right, share = (torch.from_numpy(values).to(logits.device)
-                          for values in columns.taps(logits.shape[2], columns.first, columns.last))
-    part = torch.lerp(part.index_select(2, left), part.index_select(2, right), share)
-    return torch.lerp(part.index_select(1, low - start), part.index_select(1, high - start), weight[:, None])
-
-
-def _upsampled(logits, canvas, first, last, width):
-    """Logits (C, last - first, width) float32 of the rows first to last of a canvas, from its whole map.
-
-    As validation computes them, bit for bit; where map points lie on pixels, from the part of the map that is needed.
-    """
-    points = logits.shape[1]
-    ratio, rest = divmod(canvas[0] - 1, max(points - 1, 1))
-    skipped = 0 if rest or points == 1 else first // ratio
-    logits, above = logits[:, skipped:], skipped * ratio
-    (rows, columns), grown = covering((last - above, width), (canvas[0] - above, canvas[1]), logits.shape[1:])
     # A map in channels_last order would be upsampled in that order, and reductions over the classes are slower there.
-    return upsample(logits[None, :, :rows, :columns].contiguous(), grown)[0, :, first - above : last - above, :width]
+    logits = logits[None].contiguous()
+    if rows.plain and columns.plain and (first, last) == (rows.first, rows.last):  # as validation does, bit for bit
+        pixels = upsample(logits, (rows.canvas, columns.canvas))[0, :, :last, : columns.last]
+        return pixels.flip(-1) if columns.backwards else pixels
+    y, x = (torch.from_numpy(places).to(logits.device, torch.float32)
+            for places in (rows.places[first - rows.first : last - rows.first], columns.places))
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    return grid_sample(logits.float(), grid[None], padding_mode="border", align_corners=True)[0]

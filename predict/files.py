@@ -33,6 +33,20 @@ class Source(NamedTuple):
         return self.path.suffix.lower() in VIDEOS
 
 
+class Problems(dict):
+    """What could not be predicted: path -> why. ``turned`` are predicted images that viewers show turned."""
+
+    def __init__(self):
+        super().__init__()
+        self.turned = []
+
+    def add(self, source, error):
+        """Keep the first ``error`` of a ``Source``, without its advice for those who train."""
+        path = str(source.path)
+        reason = str(error).partition("; replace the file")[0].partition("; correct --data-root")[0]
+        self.setdefault(path, reason if path in reason else f"{path}: {reason}")
+
+
 def find_sources(inputs, recursive=False, leave_out=()):
     """The ``Source`` list of ``inputs``, texts: paths of images, videos and folders, and globs, in their order.
 
@@ -123,7 +137,7 @@ def read_images(sources, problems):
 
 
 def open_video(source, largest):
-    """(how many frames it claims to have or 0, frames a second, the open ``cv2.VideoCapture``) of a video.
+    """(number of frames that it claims or 0, frames a second, the first frame, the ``cv2.VideoCapture``) of a video.
 
     Raises ``UserError`` when it is missing, no video, or has more than ``largest`` pixels a frame.
     """
@@ -133,22 +147,21 @@ def open_video(source, largest):
     capture = cv2.VideoCapture(str(path))
     width, height, count, rate = (capture.get(key) for key in (
         cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
-    if not capture.isOpened():
-        raise UserError(f"the video {path} does not decode: it is no video, or OpenCV lacks its codec")
     if width * height > largest:
         raise UserError(f"the video {path} has {width:.0f} x {height:.0f} pixels a frame, more than the limit of "
                         f"{largest}; raise it with --max-pixels if the file is what it should be")
-    return int(count) if 0 < count < 1e9 else 0, rate if 0 < rate <= 1000 else 25.0, capture
+    there, first = capture.read()
+    if not there:
+        raise UserError(f"the video {path} does not decode: it is no video, or OpenCV lacks its codec")
+    return int(count) if 0 < count < 1e9 else 0, rate if 0 < rate <= 1000 else 25.0, first, capture
 
 
-def read_frames(source, claimed, capture, problems):
+def read_frames(source, claimed, frame, capture, problems):
     """(source of the frame, image) of every frame; the video becomes one of ``problems`` if it claims to have more."""
-    number = 0
-    there, frame = capture.read()
+    number, there = 0, True
     while there:
         number += 1
         yield Source(source.path, f"{source.name}/{number:06}"), frame
         there, frame = capture.read()
-    capture.release()
-    if not number or claimed - number > max(2, _LOST * claimed):
+    if claimed - number > max(2, _LOST * claimed):
         problems.add(source, UserError(f"the video {source.path} is damaged: {number} of its {claimed} frames decode"))

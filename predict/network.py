@@ -206,10 +206,7 @@ def choose_protocol(members, description, spec, kind, test_size=None, test_by=No
     Windows are by default of the size of their training crop, else that of ``spec``, else the test size.
     """
     test_size = test_size or description.test_size
-    crop = description.facts.get("recipe", {}).get("crop")
-    if not (isinstance(crop, list) and len(crop) == 2 and all(isinstance(side, int) and side > 0 for side in crop)):
-        crop = spec and spec.crop
-    window = window or crop or test_size
+    window = window or description.facts.get("recipe", {}).get("crop") or (spec and spec.crop) or test_size
     if kind == PAPERS and test_size is None:
         raise UserError("--protocol papers: the checkpoint says no test size; give --test-size H W or --dataset")
     if kind == SLIDING and window is None:

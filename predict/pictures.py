@@ -120,24 +120,18 @@ def write_panel(path, columns, names, colors, width=1.75):
 
 
 @contextlib.contextmanager
-def film(path, rate):
-    """A function that appends a frame (H, W, 3) uint8 BGR to the MPEG-4 video ``path`` with ``rate`` frames a second.
+def film(path, rate, first):
+    """A function that appends a frame (H, W, 3) uint8 BGR, as large as ``first``, to the MPEG-4 video ``path``.
 
-    The video takes its place when the context ends without an error, and only if it has a frame. Raises ``UserError``.
+    ``rate`` is in frames a second. The video takes its place when the context ends without an error. Raises
+    ``UserError``.
     """
-    with contextlib.ExitStack() as stack:
-        writer = []
-
-        def append(frame):
-            frame = cv2.copyMakeBorder(frame, 0, frame.shape[0] % 2, 0, frame.shape[1] % 2, cv2.BORDER_REPLICATE)
-            if not writer:
-                temporary = stack.enter_context(replacing(path))
-                codec = cv2.VideoWriter_fourcc(*"mp4v")
-                writer.append(cv2.VideoWriter(str(temporary), codec, rate, frame.shape[1::-1]))
-                stack.callback(writer[0].release)  # before the file is renamed
-                if not writer[0].isOpened():
-                    raise UserError(f"{path} cannot be written: this OpenCV has no MPEG-4 encoder (that of pip has), "
-                                    "or the disk is full; give --no-overlays for labels alone")
-            writer[0].write(frame)
-
-        yield append
+    odd = [side % 2 for side in first.shape[:2]]  # the format wants even sides
+    with replacing(path) as temporary:
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*"mp4v"), rate,
+                                 (first.shape[1] + odd[1], first.shape[0] + odd[0]))
+        if not writer.isOpened():
+            raise UserError(f"{path} cannot be written: this OpenCV has no MPEG-4 encoder (that of pip has), or the "
+                            "disk is full; give --no-overlays for labels alone")
+        yield lambda frame: writer.write(cv2.copyMakeBorder(frame, 0, odd[0], 0, odd[1], cv2.BORDER_REPLICATE))
+        writer.release()

@@ -135,26 +135,26 @@ def canvas_of(image, tile, resized=None):
 
 
 def grouped(pictures, protocol, batch_size):
-    """Lists of ``pictures``, pairs of anything and an image, that one batch can hold: their canvases are equal.
+    """Lists of at most ``batch_size`` consecutive ``pictures``, pairs of anything and an image, of equal canvases.
 
-    At most ``batch_size``, in their order. Images of sliding windows stay alone, since their windows fill batches;
-    large images come in smaller groups. A picture waits for its like only while few others do. What is too large for
-    the protocol stays alone.
+    Images of sliding windows stay alone, since their windows fill batches; large images come in smaller groups. What is
+    too large for the protocol stays alone.
     """
-    waiting = {}
+    group, shown = [], None
     for picture in pictures:
-        try:
-            canvases = tuple(tile.canvas for tile in tiles(picture[1].shape[:2], protocol))
-        except UserError:
-            yield [picture]
-            continue
-        area = max(height * width for height, width in canvases)
         limit = batch_size  # at test size always, as in validation
-        if protocol.kind != PAPERS:
-            limit = 1 if protocol.kind == SLIDING else max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
-        waiting.setdefault(canvases, []).append(picture)
-        if len(waiting[canvases]) >= limit:
-            yield waiting.pop(canvases)
-        elif sum(map(len, waiting.values())) >= 2 * batch_size:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
+        try:
+            canvases = [tile.canvas for tile in tiles(picture[1].shape[:2], protocol)]
+        except UserError:
+            canvases, limit = None, 1
+        else:
+            if protocol.kind != PAPERS:
+                area = max(height * width for height, width in canvases)
+                limit = 1 if protocol.kind == SLIDING else max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
+        if group and (canvases is None or canvases != shown or len(group) >= limit):
+            yield group
+            group = []
+        group.append(picture)
+        shown = canvases
+    if group:
+        yield group

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import torch
 
 from data import datasets, images
@@ -73,21 +74,16 @@ def table(class_names, matrices):
 
     The accuracy of a class is the share of its pixels that are predicted as it.
     """
-    metrics = [matrix.compute() for matrix in matrices.values()]
-    several = len(matrices) > 1
-    titles = [f"{title} {name}" if several else title for title in ("IoU", "accuracy") for name in matrices]
-    rows = [("class", titles)]
-    for index, name in enumerate(class_names):
-        rows.append((name, [_percent(metric[key][index]) for key in ("iou", "class_accuracy") for metric in metrics]))
-    rows.append(("mIoU", [_percent(metric["miou"]) for metric in metrics]))
-    rows.append(("pixel accuracy", [""] * len(metrics) + [_percent(metric["pixel_accuracy"]) for metric in metrics]))
-    first, width = max(len(name) for name, _ in rows), max(8, *map(len, titles))
-    return "\n".join("  ".join([name.ljust(first), *(cell.rjust(width) for cell in cells)]).rstrip()
-                     for name, cells in rows)
-
-
-def _percent(value):
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+    columns = {}
+    for key, title in (("iou", "IoU"), ("class_accuracy", "accuracy")):
+        for name, matrix in matrices.items():
+            metrics = matrix.compute()
+            columns[title + (f" {name}" if len(matrices) > 1 else "")] = [
+                *metrics[key], *((metrics["miou"], "") if key == "iou" else ("", metrics["pixel_accuracy"]))]
+    frame = pd.DataFrame(columns, index=[*class_names, "mIoU", "pixel accuracy"], dtype=object)
+    frame.columns.name = "class"
+    percent = frame.map(lambda value: value if value == "" else "-" if math.isnan(value) else f"{100 * value:.2f}")
+    return percent.to_string()
 
 
 def write_results(path, data, samples, network, matrices):

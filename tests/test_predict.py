@@ -235,14 +235,6 @@ test_size: [65, 65]
     assert status == 2 and len(errors) == 1 and "'tree'" in errors[0] and not (tmp_path / "out").exists()
 
 
-def test_a_crop_that_cannot_be_is_not_believed(run, tmp_path):
-    checkpoint(tmp_path / "net.pt", facts={"recipe": {"crop": ["x", -1]}})
-    photo(tmp_path / "a.png")
-    status, printed, errors = run("--checkpoint", tmp_path / "net.pt", "--protocol=sliding", "--out", tmp_path / "out",
-                                  tmp_path / "a.png")
-    assert (status, errors) == (0, []) and "windows of 113 x 113" in printed
-
-
 def test_networks_of_resized_datasets_see_resized_images(run, tmp_path):
     spec = dataclasses.replace(load_spec("city"), test_size=(33, 65))
     network = checkpoint(tmp_path / "net.pt", spec)

@@ -29,7 +29,8 @@ SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensor
 def main(arguments=None):
     """Export the checkpoints that the command line names."""
     options = _parser().parse_args(arguments)
-    kind = options.to or _kind_of(options.out)
+    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
+    kind = options.to or kinds.get(Path(options.out or "").suffix.lower(), "onnx")
     if options.out and len(options.checkpoint) > 1:
         raise UserError("--out names one file, but several checkpoints were given; leave it out, each file then goes "
                         "beside its checkpoint")
@@ -37,17 +38,9 @@ def main(arguments=None):
         raise UserError("--upsample: a safetensors file holds weights, nothing that computes; leave it out, or choose "
                         "--to onnx or --to torch-export")
     jobs = [(Path(path).expanduser(), _target(path, options.out, kind, options.force)) for path in options.checkpoint]
-    if len({target for _, target in jobs}) < len(jobs):
-        raise UserError("two of the checkpoints would be exported to the same file; export them one by one with --out")
     from predict.export import export  # loads torch, for which --help and wrong options need not wait
     for path, target in jobs:
         export(path, target, kind, options.upsample, options.dataset, options.coco or None, options.aspp_branches)
-
-
-def _kind_of(out):
-    """What a file of this name holds; ONNX if there is none. ``_target`` refuses other suffixes."""
-    suffixes = {suffix: kind for kind, suffix in SUFFIXES.items()}
-    return suffixes.get(Path(out).suffix.lower(), "onnx") if out else "onnx"
 
 
 def _target(path, out, kind, force):
@@ -60,34 +53,27 @@ def _target(path, out, kind, force):
     target = Path(out).expanduser() if out else path.with_suffix(SUFFIXES[kind])
     if target.suffix.lower() != SUFFIXES[kind]:
         raise UserError(f"--out {out}: a file for --to {kind} must end in {SUFFIXES[kind]}, by which it is known again")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder; give a file with --out")
-    if target.exists():
-        if target.samefile(path):
-            raise UserError(f"{path} would be exported onto itself; give another name with --out")
-        if not force:
-            raise UserError(f"{target} exists already; add --force to replace it, or give another name with --out")
+    if target.exists() and not force:
+        raise UserError(f"{target} exists already; add --force to replace it, or give another name with --out")
     return target
 
 
 def _parser():
     parser = OneLineParser(prog="python -m tools.export", description=__doc__, allow_abbrev=False,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="+", metavar="CHECKPOINT",
-                        help="checkpoint of a training stage (NAME.pt, or a .safetensors file)")
-    parser.add_argument("--to", choices=tuple(SUFFIXES),
-                        help="what to write (default: by the suffix of --out, else onnx)")
-    parser.add_argument("--out", metavar="FILE", help="where to (default: beside the checkpoint, with the suffix "
-                                                      f"{', '.join(SUFFIXES.values())})")
-    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
-    parser.add_argument("--upsample", action="store_true",
-                        help="upsample the logits to the size of the images in the file itself (default: logits come "
-                             "at 1/8 of the size, and whoever runs the file upsamples them)")
-    old = parser.add_argument_group("for checkpoints of older versions, which do not say it themselves")
-    old.add_argument("--dataset", metavar="{voc,city,YAML}",
-                     help="dataset that names the classes and their colours; a checkpoint of others is refused")
-    old.add_argument("--coco", action="store_true", help="trained with --coco: input is BGR in 0..255")
-    old.add_argument("--aspp-branches", type=int, choices=(2, 4), help="trained with so many branches (2)")
+    add = parser.add_argument
+    add("checkpoint", nargs="+", metavar="CHECKPOINT", help="of a training stage (NAME.pt, or a .safetensors file)")
+    add("--to", choices=tuple(SUFFIXES), help="what to write (default: by the suffix of --out, else onnx)")
+    add("--out", metavar="FILE", help=f"where to (default: beside the checkpoint, with the suffix "
+        f"{', '.join(SUFFIXES.values())})")
+    add("--force", action="store_true", help="replace a file that is there already")
+    add("--upsample", action="store_true", help="upsample the logits to the size of the images in the file itself "
+        "(default: logits come at 1/8 of the size, and whoever runs the file upsamples them)")
+    add = parser.add_argument_group("for checkpoints of older versions, which do not say it themselves").add_argument
+    add("--dataset", metavar="{voc,city,YAML}",
+        help="dataset that names the classes and their colours; a checkpoint of others is refused")
+    add("--coco", action="store_true", help="trained with --coco: input is BGR in 0..255")
+    add("--aspp-branches", type=int, choices=(2, 4), help="trained with so many branches (2)")
     return parser
 
 

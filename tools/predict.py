@@ -39,20 +39,6 @@ from utils.options import add_protocol_options  # noqa: E402
 _NETWORKS = (".pt", ".pth", ".safetensors", ".onnx")
 
 
-class Problems(dict):
-    """What could not be predicted: path -> why. ``turned`` are predicted images that viewers show turned."""
-
-    def __init__(self):
-        super().__init__()
-        self.turned = []
-
-    def add(self, source, error):
-        """Keep the first ``error`` of a ``predict.files.Source``, without its advice for those who train."""
-        path = str(source.path)
-        reason = str(error).partition("; replace the file")[0].partition("; correct --data-root")[0]
-        self.setdefault(path, reason if path in reason else f"{path}: {reason}")
-
-
 @reports_user_errors
 def main(arguments=None):
     """Predict what the command line names."""
@@ -67,13 +53,17 @@ def main(arguments=None):
     spec = load_spec(options.dataset) if options.dataset else None
     folder, suffix = Path(options.out).expanduser(), None if options.no_overlays else f".{options.overlay_format}"
     sources = files.find_sources(options.input, options.recursive, [folder / kind for kind in FOLDERS])
-    check_no_overwriting(sources, folder, zip(FOLDERS, (".png", suffix or ".png", ".png")))
+    inputs = {source.path.resolve() for source in sources}
+    for path in (folder / kind / f"{source.name}{end}" for source in sources
+                 for kind, end in zip(FOLDERS, (".png", suffix or ".png", ".png"))):
+        if path.resolve() in inputs:
+            raise UserError(f"{path} is one of the images to predict and would be replaced; choose another --out")
     network = load_networks(options, spec)
     values = label_values(network.description, spec, options.ids)
     make_folder(folder)
     print(f"{' and '.join(str(member.path) for member in network.members)}: {len(network.names)} classes; protocol: "
           f"{network.protocol}", flush=True)
-    problems = Problems()
+    problems = files.Problems()
     output = Output(folder, network.description, values, suffix, options.alpha, options.confidence, options.panel)
     images = [source for source in sources if not source.video]
     done = predict(network, files.read_images(images, problems), output, problems, options.batch_size,
@@ -89,7 +79,16 @@ def main(arguments=None):
         "label_values": values.tolist(), "protocol": network.protocol.values(), "predicted": done,
         "not_predicted": list(problems.values())})
     print(f"{done} image{'s' * (done != 1)} predicted, see {folder}")
-    report(problems, done, folder)
+    if problems.turned:
+        print(f"note: {len(problems.turned)} of the images carry an orientation tag, {problems.turned[0]} for one: "
+              "viewers turn them, but neither training nor prediction does; turn the files (mogrify -auto-orient)",
+              file=sys.stderr)
+    if problems:
+        for reason in problems.values():
+            print(f"error: {reason}", file=sys.stderr)
+        rest = f"the other {done} are predicted in {folder}" if done else "nothing was predicted"
+        print(f"error: {len(problems)} of the inputs could not be predicted, see above; {rest}", file=sys.stderr)
+        sys.exit(1)
 
 
 def predict(network, pictures, output, problems, batch_size, progress, append=None):
@@ -117,14 +116,14 @@ def predict_video(network, source, output, problems, options):
     from predict.pictures import film
 
     try:
-        claimed, rate, capture = open_video(source, options.max_pixels)
+        claimed, rate, first, capture = open_video(source, options.max_pixels)
     except UserError as error:
         problems.add(source, error)
         return 0
     path = output.folder / "overlays" / f"{source.name}.mp4"
-    with film(path, rate) if output.suffix else contextlib.nullcontext() as append:
-        return predict(network, read_frames(source, claimed, capture, problems), output, problems, options.batch_size,
-                       progress_bar(source.path.name, "frame", claimed), append)
+    with film(path, rate, first) if output.suffix else contextlib.nullcontext() as append:
+        return predict(network, read_frames(source, claimed, first, capture, problems), output, problems,
+                       options.batch_size, progress_bar(source.path.name, "frame", claimed), append)
 
 
 def load_networks(options, spec):
@@ -150,45 +149,19 @@ def load_networks(options, spec):
 def label_values(description, spec, ids):
     """(C,) uint8: what stands in a label for each class: its number, or with ``ids`` the mask value of the dataset."""
     import numpy as np
-    
+
     from predict.network import built_in_spec
 
-    values = np.arange(description.num_classes)
-    spec = spec or built_in_spec(description)
+    values, spec = range(description.num_classes), spec or built_in_spec(description)
     if ids and spec is None:
         raise UserError("--ids: which mask values the classes have stands in the dataset's spec; give it by --dataset")
     if ids and spec.label_ids is not None:
-        firsts = [spec.label_ids.index(number) if number in spec.label_ids else 256 for number in values]
-        if max(firsts) > 255:
-            name = description.class_names[firsts.index(max(firsts))]
-            raise UserError(f"--ids: {name!r} has no mask value below 256, which is all that a palette PNG can hold; "
-                            "leave --ids out")
-        values = np.array(firsts)
-    return values.astype(np.uint8)
-
-
-def check_no_overwriting(sources, folder, kinds):
-    """Raise ``UserError`` when a file that is written, one of each of ``kinds``, would take the place of an input."""
-    inputs, kinds = {source.path.resolve() for source in sources}, list(kinds)
-    for source in sources:
-        for kind, suffix in kinds:
-            path = folder / kind / f"{source.name}{suffix}"
-            if path.resolve() in inputs:
-                raise UserError(f"{path} is one of the images to predict and would be replaced; choose another --out")
-
-
-def report(problems, done, folder):
-    """Name what could not be predicted, and exit with status 1 if there is any."""
-    if problems.turned:
-        print(f"note: {len(problems.turned)} of the images carry an orientation tag, {problems.turned[0]} for one: "
-              "viewers turn them, but neither training nor prediction does; turn the files (mogrify -auto-orient)",
-              file=sys.stderr)
-    for reason in problems.values():
-        print(f"error: {reason}", file=sys.stderr)
-    if problems:
-        rest = f"the other {done} are predicted in {folder}" if done else "nothing was predicted"
-        print(f"error: {len(problems)} of the inputs could not be predicted, see above; {rest}", file=sys.stderr)
-        sys.exit(1)
+        lacking = [name for number, name in enumerate(description.class_names) if number not in spec.label_ids[:256]]
+        if lacking:
+            raise UserError(f"--ids: {lacking[0]!r} has no mask value below 256, which is all that a palette PNG can "
+                            "hold; leave --ids out")
+        values = [spec.label_ids.index(number) for number in values]
+    return np.array(values, np.uint8)
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
@@ -230,36 +203,35 @@ def _parser():
         help="network: NAME.pt of a training stage, or a .onnx file of tools/export.py; several times: an ensemble")
     add("--out", metavar="DIR", required=True, help="folder for everything written")
     add("--recursive", action="store_true", help="look into the folders inside of folders, too")
-    group = parser.add_argument_group("what is written")
-    group.add_argument("--no-overlays", action="store_true", help="labels only")
-    group.add_argument("--overlay-format", choices=("jpg", "png"), default="jpg", help="of overlays of images (jpg)")
-    group.add_argument("--alpha", metavar="X", type=number(float, 0, "a number from 0 to 1", high=1), default=0.6,
-                       help="how much of an overlay is colour; the background class stays as it is (0.6)")
-    group.add_argument("--confidence", action="store_true", help="write confidence maps, too")
-    group.add_argument("--panel", metavar="N", type=number(int, 0, "a whole number from 0 to 100", high=100), default=0,
-                       help="draw the first N images beside their predictions, too (0)")
-    group.add_argument("--ids", action="store_true", help="labels hold the mask values of the dataset's own files, as "
-                       "the server of Cityscapes wants them, instead of class numbers")
+    add = parser.add_argument_group("what is written").add_argument
+    add("--no-overlays", action="store_true", help="labels only")
+    add("--overlay-format", choices=("jpg", "png"), default="jpg", help="of overlays of images (jpg)")
+    add("--alpha", metavar="X", type=number(float, 0, "a number from 0 to 1", high=1), default=0.6,
+        help="how much of an overlay is colour; the background class stays as it is (0.6)")
+    add("--confidence", action="store_true", help="write confidence maps, too")
+    add("--panel", metavar="N", type=number(int, 0, "a whole number from 0 to 100", high=100), default=0,
+        help="draw the first N images beside their predictions, too (0)")
+    add("--ids", action="store_true", help="labels hold the mask values of the dataset's own files, as the server of "
+        "Cityscapes wants them, instead of class numbers")
     add_protocol_options(parser, "original")
-    group = parser.add_argument_group("network (checkpoints of this version say all of this)")
-    group.add_argument("--dataset", metavar="{voc,city,YAML}",
-                       help="names and colours of the classes; the names must be the checkpoint's (its own)")
-    group.add_argument("--test-size", metavar=("H", "W"), nargs=2, type=count,
-                       help="size that images are padded or resized to (the checkpoint's)")
-    group.add_argument("--coco", action="store_true", help="old checkpoints that do not say so take the input format "
-                       "of the COCO weights")
-    group.add_argument("--coco-checkpoint", metavar="FILE", action="append", default=[],
-                       help="like --checkpoint, for an old one with --coco beside one without")
-    group.add_argument("--aspp-branches", type=int, choices=(2, 4),
-                       help="active branches of the head, for old checkpoints that do not say it (2)")
-    group = parser.add_argument_group("machine")
-    group.add_argument("--batch-size", metavar="N", type=count, default=8,
-                       help="images of one padded size, or windows, at once; fewer where they are large (8)")
-    group.add_argument("--max-pixels", metavar="N", type=count, default=100_000_000,
-                       help="refuse images with more pixels than this (100000000)")
-    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    group.add_argument("--mixed-precision", action="store_true", help="compute in 16 bits (needs a GPU)")
-    group.add_argument("--amp-dtype", choices=("fp16", "bf16"), default="fp16", help="16-bit format (fp16)")
+    add = parser.add_argument_group("network (checkpoints of this version say all of this)").add_argument
+    add("--dataset", metavar="{voc,city,YAML}",
+        help="names and colours of the classes; the names must be the checkpoint's (its own)")
+    add("--test-size", metavar=("H", "W"), nargs=2, type=count,
+        help="size that images are padded or resized to (the checkpoint's)")
+    add("--coco", action="store_true", help="old checkpoints that do not say so take the input format of COCO weights")
+    add("--coco-checkpoint", metavar="FILE", action="append", default=[],
+        help="like --checkpoint, for an old one with --coco beside one without")
+    add("--aspp-branches", type=int, choices=(2, 4),
+        help="active branches of the head, for old checkpoints that do not say it (2)")
+    add = parser.add_argument_group("machine").add_argument
+    add("--batch-size", metavar="N", type=count, default=8,
+        help="images of one padded size, or windows, at once; fewer where they are large (8)")
+    add("--max-pixels", metavar="N", type=count, default=100_000_000,
+        help="refuse images with more pixels than this (100000000)")
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    add("--mixed-precision", action="store_true", help="compute in 16 bits (needs a GPU)")
+    add("--amp-dtype", choices=("fp16", "bf16"), default="fp16", help="16-bit format (fp16)")
     return parser
 
 
