@@ -1,4 +1,4 @@
-"""The tables of single runs: every stage of one, and the ends of several."""
+"""The table of a single run: every stage, and what it came to."""
 
 import pandas as pd
 
@@ -21,17 +21,6 @@ def stages(summary):
                     _percent(labels["right_after"]) if after else "-"]
         rows.append(row + ["-"] * (len(_COLUMNS) - len(row)))
     return pd.DataFrame(rows, columns=_COLUMNS)
-
-
-def runs(summaries):
-    """A frame of texts with a row for each run, final arms against the baseline, and the means."""
-    values = pd.DataFrame([((summary["baseline"] or {}).get("miou"), (summary["final"] or {}).get("mean"),
-                            (summary["final"] or {}).get("best"), summary["gain"]) for summary in summaries],
-                          columns=["baseline mIoU", "final mIoU, mean of arms", "better arm", "gain of the mean"],
-                          dtype=float)
-    values.loc[len(values)] = values.mean(skipna=False)
-    values.insert(0, "run", [*(summary["run"] for summary in summaries), "mean"])
-    return values.map(lambda value: value if isinstance(value, str) else _percent(value))
 
 
 def text(frame, markdown=False):

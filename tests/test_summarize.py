@@ -124,7 +124,7 @@ def test_markdown_and_several_runs(run, tmp_path, capsys):
     summarize.main([str(run), str(other), "--markdown", "--images", "0"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert lines[0].startswith("| round | arm | steps | mIoU |") and set(lines[1]) == set("|-:")
-    assert lines[-1].startswith("| mean | ") and lines[-1].split(" | ")[1:] == lines[-2].split(" | ")[1:]
+    assert len(lines) == 2 * 9 and lines[:9] == lines[9:]
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -6,8 +6,8 @@
 Reads what a launcher left in its run folder and writes summary.json and panel.png into it. The panel shows, side by
 side for evenly spaced unlabelled images: the image, the truth, a pseudo label before and after PLE, and predictions.
 "Right" is the share of pseudo-labelled pixels whose label is the truth, where the truth is known and not ignored, as
-tools/report.py counts it on 400 images; a column "before PLE" holds thresholds alone. With several runs (seeds, split
-ids) a table of them with means follows. Where the truth, or what the labels were made of, is gone, a dash stands.
+tools/report.py counts it on 400 images; a column "before PLE" holds thresholds alone. Where the truth, or what the labels
+were made of, is gone, a dash stands. Means over several runs are what tools/tables.py is for.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main(arguments=None):
     runs = [read_run(folder, args.exp) for folder in args.run]
     from report import panel, pixels, rounds  # they take seconds to import
 
-    summaries, space = [], "\n\n" if args.markdown else "\n"  # a Markdown table stands alone
+    space = "\n\n" if args.markdown else "\n"  # a Markdown table stands alone
     for run in runs:
         data = pixels.RunData(run, args.dataset, args.data_root)
         if data.note:
@@ -42,14 +42,11 @@ def main(arguments=None):
         summary = summarize(run)
         for stranger in summary["strangers"]:
             print(f"warning: these stages do not belong together: {stranger}", file=sys.stderr)
-        summaries.append(summary)
         print(run.folder, rounds.text(rounds.stages(summary), args.markdown), rounds.outcome(summary), sep=space)
         write_json(run.folder / "summary.json", summary)
         if args.images and data.root is not None:
             panel.draw(run, data, summary, args.images, Path(args.out or run.folder / "panel.png"))
         print()
-    if len(summaries) > 1:
-        print(rounds.text(rounds.runs(summaries), args.markdown))
 
 
 def _parser():
