@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
+from data.masks import write_palette_png
 from utils.errors import UserError
 from utils.files import read_json, remove_left_overs, sync, write_bytes, write_json
 
@@ -30,9 +31,7 @@ class PseudoLabelStore:
     """Reads and writes the ``folder`` of one labelling. ``palette`` (RGB triples) colours the labels."""
 
     def __init__(self, folder, palette=()):
-        self.folder = Path(folder)
-        colors = {**dict(enumerate(palette)), 255: (224, 224, 192)}  # VOC's cream for ignored pixels
-        self._palette = [channel for value in range(256) for channel in colors.get(value, (0, 0, 0))]
+        self.folder, self.palette = Path(folder), palette
 
     # --- one image ----------------------------------------------------------------------------------------------------
 
@@ -72,14 +71,11 @@ class PseudoLabelStore:
         return steps, tuple(size)
 
     def write_label(self, name, labels, grey):
-        """Store a pseudo label: ``labels`` (H, W) uint8 with 255 = ignored, and the ``grey`` confidence (H, W) uint8.
-
-        Labels are runs of one value: zlib's search for longer matches would take four times the time for no fewer bytes.
-        """
-        image = Image.fromarray(labels)
-        image.putpalette(self._palette)
-        write_bytes(self.label_path(name), _png(image, compress_level=1, compress_type=3), durable=False)  # 3: Z_RLE
-        write_bytes(self.confidence_path(name), _png(Image.fromarray(grey), compress_level=1), durable=False)
+        """Store a pseudo label: ``labels`` (H, W) uint8 with 255 = ignored, and the ``grey`` confidence (H, W) uint8."""
+        write_palette_png(self.label_path(name), labels, self.palette)
+        content = io.BytesIO()
+        Image.fromarray(grey).save(content, "PNG", compress_level=1)
+        write_bytes(self.confidence_path(name), content.getvalue(), durable=False)
 
     def read_label(self, name):
         """(labels (H, W) uint8 with 255 = ignored, grey confidence (H, W) uint8) of image ``name``."""
@@ -126,12 +122,6 @@ class PseudoLabelStore:
         if manifest.get("format") != FORMAT:
             raise UserError(f"{path} was written by another version of this software; run the labelling again")
         return manifest
-
-
-def _png(image, **options):
-    content = io.BytesIO()
-    image.save(content, "PNG", **options)
-    return content.getvalue()
 
 
 def _is_whole(path):

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from data.png import palette_of, palette_png
+from data.masks import write_palette_png
 from models.description import Description
 from utils.errors import UserError
 from utils.files import replacing, write_bytes
@@ -42,8 +42,8 @@ class Output:
         The overlay of a frame of a ``film`` is not written.
         """
         classes, confidence = (part.cpu().numpy() for part in decision)
-        palette = palette_of(self.description.palette, self.values.tolist())
-        self._write("labels", name, ".png", palette_png(self.values[classes], palette))
+        write_palette_png(self.folder / "labels" / f"{name}.png", self.values[classes],
+                          dict(zip(self.values.tolist(), self.description.palette)))
         grey = np.rint(255 * confidence).clip(max=255).astype(np.uint8)
         if self.confidence:
             self._write("confidence", name, ".png", cv2.imencode(".png", grey)[1].tobytes())

@@ -1,7 +1,7 @@
 """Unpack the official zip files of Cityscapes if they are given, compare images and masks, and write the lists.
 
-    python -m tools.prepare_cityscapes data/cityscapes --zips leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip
-    python -m tools.prepare_cityscapes data/cityscapes                          (unpacked already)
+    python -m tools.prepare_cityscapes datasets/cityscapes --zips leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip
+    python -m tools.prepare_cityscapes datasets/cityscapes                          (unpacked already)
 
 ROOT is the folder that CITYSCAPES_ROOT names. It holds, or gets from the zip files,
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from data import lists
+from data.masks import write_palette_png
 from prepare.classes import color_of
-from prepare.common import IGNORED, MOST_CLASSES, refuse_existing, write_mask
+from prepare.common import IGNORED, MOST_CLASSES, refuse_existing
 from utils.console import progress_bar
 from utils.errors import OneLineParser, UserError, reports_user_errors
 from utils.files import make_folder, sync, write_text
@@ -40,7 +41,7 @@ def main(arguments=None):
         mask = coco.mask(image)
         pixels += np.bincount(mask.ravel(), minlength=256)
         make_folder(targets[image].parent)
-        write_mask(targets[image], mask, colors)
+        write_palette_png(targets[image], mask, colors)
     sync()
     write_text(out / "classes.txt", "".join(f"{name}: {index}\n" for index, name in enumerate(coco.classes)))
     objects = collections.Counter(value for own in coco.objects.values() for value, _ in own)

@@ -9,7 +9,6 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
 
 import dms_sample
 import generate_splits
@@ -17,7 +16,7 @@ from data import patterns
 from data.lists import find_training_list, read_list
 from utils.console import progress_bar
 from utils.errors import UserError
-from utils.files import replacing, sync, write_bytes
+from utils.files import sync, write_bytes
 
 IGNORED = 255
 MOST_CLASSES = 254
@@ -121,15 +120,6 @@ def finish(spec, root):
         dms_sample.main([*dataset, "--splits", *(split for split in spec.dms_splits if split in dict(possible))])
     print("every command and launcher finds the dataset after")
     print(f"export {spec.root_variable}={shlex.quote(str(root))}")
-
-
-def write_mask(path, classes, colors):
-    """Write ``classes`` (H, W) uint8 as a palette PNG: ``colors`` (RGB) of the classes, VOC's cream at 255."""
-    palette = {**dict(enumerate(colors)), IGNORED: (224, 224, 192)}
-    image = Image.fromarray(classes)
-    image.putpalette([channel for value in range(256) for channel in palette.get(value, (0, 0, 0))])
-    with replacing(path, durable=False) as temporary:
-        image.save(temporary, "PNG")
 
 
 def in_threads(function, items, unit):

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from data import images, masks
+from data.masks import write_palette_png
 from prepare.classes import colors_of, read_classes, read_color
-from prepare.common import IGNORED, MOST_CLASSES, in_threads, refuse_existing, write_mask
+from prepare.common import IGNORED, MOST_CLASSES, in_threads, refuse_existing
 from prepare.pairs import image_files
 from utils.errors import OneLineParser, UserError, reports_user_errors
 from utils.files import make_folder, sync, write_text
@@ -55,7 +56,7 @@ def main(arguments=None):
     def convert(path):
         numbers, places = np.unique(masks.colors(path, path.read_bytes()), return_inverse=True)
         values = np.array([table[color] for color in numbers.tolist()], np.uint8)
-        write_mask(targets[path], values[places].reshape(places.shape), [entry.color for entry in classes])
+        write_palette_png(targets[path], values[places].reshape(places.shape), [entry.color for entry in classes])
 
     in_threads(convert, targets, "mask")
     sync()

@@ -1,9 +1,9 @@
 """PASCAL VOC 2012 with the labels of SBD, ready for training: masks, lists and splits from the two official archives.
 
-    python -m tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz --out data/VOC2012
-    python -m tools.prepare_voc --download --out data/VOC2012
+    python -m tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz --out datasets/VOC2012
+    python -m tools.prepare_voc --download --out datasets/VOC2012
     python -m tools.prepare_voc --voc VOCdevkit/VOC2012 --sbd benchmark.tgz     (unpacked already: completed in place)
-    python -m tools.prepare_voc --out data/VOC2012 --animals data/voc-animals   (afterwards: a small slice of it)
+    python -m tools.prepare_voc --out datasets/VOC2012 --animals datasets/voc-animals   (afterwards: a small slice of it)
 
 The folder --out becomes the root that VOC_ROOT names:
 
@@ -29,10 +29,11 @@ from pathlib import Path
 import numpy as np
 
 from data import images
+from data.masks import write_palette_png
 from data.lists import parse_list, read_list
 from data.specs import load_spec
 from data.splits import own_split, save_lists
-from prepare.common import add_no_counts, compare_counts, files_of, finish, unpack, write_mask
+from prepare.common import add_no_counts, compare_counts, files_of, finish, unpack
 from prepare.voc_animals import write_animals
 from utils.console import progress_bar
 from utils.errors import OneLineParser, UserError, reports_user_errors
@@ -98,7 +99,7 @@ def _write_mask(spec, out, name, mask, where):
     image = spec.image_path(out, name)
     if (size := images.image_size(image)) != mask.shape:
         raise UserError(images.unequal(image, where, size, mask.shape))
-    write_mask(spec.label_path(out, name), mask, spec.palette)
+    write_palette_png(spec.label_path(out, name), mask, spec.palette)
 
 
 def read_sbd_mask(content, where, num_classes):

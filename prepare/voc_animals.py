@@ -6,9 +6,10 @@ import numpy as np
 from PIL import Image
 
 from data import images
+from data.masks import write_palette_png
 from data.lists import find_training_list, find_validation_list, read_list
 from data.splits import save_lists
-from prepare.common import in_threads, write_mask
+from prepare.common import in_threads
 from utils.errors import UserError
 from utils.files import replacing, sync
 
@@ -44,5 +45,5 @@ def _write_halved(voc, root, spec, out, name):
     pixels = Image.fromarray(np.ascontiguousarray(images.read_image(voc.image_path(root, name))[:, :, ::-1]))  # RGB
     with replacing(spec.image_path(out, name), durable=False) as temporary:
         pixels.resize(halved.shape[::-1], Image.Resampling.LANCZOS).save(temporary, "JPEG", quality=85)
-    write_mask(spec.label_path(out, name), halved, voc.palette)
+    write_palette_png(spec.label_path(out, name), halved, voc.palette)
     return True
