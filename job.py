@@ -7,12 +7,10 @@ from pathlib import Path
 
 from data import images
 from dmt import memory, stages
-from dmt.check import Plan, check, print_report, subsets
 from dmt.collapse import Collapse
 from dmt.labeling import LabelingRules
 from dmt.session import Data, Machine, choose_device, choose_network
 from dmt.training import Interrupted, Recipe
-from predict import load, test
 from utils import precision
 from utils.checkpoints import find_checkpoint
 from utils.console import progress_bar
@@ -97,6 +95,7 @@ class Job:
 
     def test(self):
         """Test --continue-from, and the other arm and their ensemble if there is one: a table, and the same as JSON."""
+        from predict import load, test  # a room that training and labelling do without
         options, spec, machine = self.options, self.spec, self.machine
         files, coco = [self._checkpoint("continue_from")], [bool(options.coco)]
         if options.second_arm:
@@ -125,6 +124,7 @@ class Job:
 
         Of several stages those that start from first weights need them; the others start from what is not there yet.
         """
+        from dmt.check import check, print_report, subsets  # as above
         trainings = [stage for stage in all_stages if not stage.labeling] or all_stages
         first = [stage for stage in trainings if stage.state == 2
                  and not Path(stage.output_dir, f"{stage.exp_name}.pt").is_file()] if len(all_stages) > 1 else all_stages
@@ -159,7 +159,7 @@ class Job:
 
     def _plan(self, batch_size, network):
         options, machine = self.options, self.machine
-        return Plan(Path(options.output_dir), str(machine.device), network.backbone, network.aspp_branches,
+        return memory.Plan(Path(options.output_dir), str(machine.device), network.backbone, network.aspp_branches,
                     machine.precision.kind != "fp32", batch_size, options.batch_size_labeling, options.accumulate or 1,
                     machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0,
                     output_stride=network.output_stride)

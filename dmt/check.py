@@ -59,30 +59,6 @@ def subsets(data, trainings):
     return {**labelled, "validation": Subset(lambda: data.validation(trainings[0].valtiny), VALIDATION), **unlabelled}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be run, as far as memory and disk depend on it.
-
-    ``batch_size`` is the number of images a training step, 0 where nothing is trained. They are computed in
-    ``accumulate`` parts, each by ``processes`` processes; or else in the fewest parts that fit into ``max_memory`` GB.
-    A chain of ``rounds`` rounds of ``arms`` arms comes after a supervised round 0.
-    """
-
-    output_dir: Path
-    device: str = "cpu"
-    backbone: str = "resnet101"
-    aspp_branches: int = 2
-    mixed_precision: bool = False
-    batch_size: int = 8
-    batch_size_labeling: int = 8
-    accumulate: int = 1
-    processes: int = 1
-    max_memory: float | None = None
-    arms: int = 2
-    rounds: int = 5
-    output_stride: int | None = None
-
-
 @dataclass
 class Report:
     """What a check found, each entry one line: ``errors`` stop a run, ``warnings`` do not."""

@@ -6,6 +6,8 @@ The estimate depends on the work alone, never on what is free at the moment: a s
 import bisect
 import dataclasses
 import functools
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,6 +19,30 @@ _WORKSPACE, _GAPS = 2**29, 1.1
 _LOGIT_MAPS = 3  # of image size, float32: logits, softmax (its gradient takes its place), what upsampling adds
 _PASSING_MAPS = 4  # network maps alive at once in a forward pass without backward: a block's input, its parts, its sum
 _FEW, _MORE = 2, 3  # images that tell what one more takes; batch normalization of a tiny crop needs more than one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, as far as memory and disk depend on it.
+
+    ``batch_size`` is the number of images a training step, 0 where nothing is trained. They are computed in
+    ``accumulate`` parts, each by ``processes`` processes; or else in the fewest parts that fit into ``max_memory`` GB.
+    A chain of ``rounds`` rounds of ``arms`` arms comes after a supervised round 0.
+    """
+
+    output_dir: Path
+    device: str = "cpu"
+    backbone: str = "resnet101"
+    aspp_branches: int = 2
+    mixed_precision: bool = False
+    batch_size: int = 8
+    batch_size_labeling: int = 8
+    accumulate: int = 1
+    processes: int = 1
+    max_memory: float | None = None
+    arms: int = 2
+    rounds: int = 5
+    output_stride: int | None = None
 
 
 def memory_bytes(spec, plan):

@@ -15,7 +15,7 @@ from data.specs import load_spec
 from data.confidence import GREY_LEVELS
 from dmt import collapse, memory
 from dmt.training import train as run_training
-from dmt.check import Plan
+from dmt.memory import Plan
 from dmt.live_view import LiveView
 from dmt.records import Counts, Records
 from dmt.session import Machine

@@ -12,8 +12,8 @@ from PIL import Image
 from data import images
 from data.lists import read_list
 from data.specs import UNLABELED, load_spec
-from dmt.check import LABELLED, UNLABELLED, VALIDATION, Plan, Report, Subset, check, disk_bytes, print_report
-from dmt.memory import memory_bytes
+from dmt.check import LABELLED, UNLABELLED, VALIDATION, Report, Subset, check, disk_bytes, print_report
+from dmt.memory import Plan, memory_bytes
 from dmt.session import Data
 from utils.errors import UserError
 
