@@ -96,7 +96,7 @@ def _names(found):
 
 
 def _name(path, base, rank):
-    """Of a.jpg in the folder b: a, then a_jpg, then b/a, then b/a_jpg; at last from the folder that all have in common."""
+    """Of a.jpg in the folder b: a, then a_jpg, then b/a, then b/a_jpg; at last from the folder all have in common."""
     relative = Path(os.path.relpath(path, base))
     longer = relative.with_name(f"{path.stem}_{path.suffix[1:].lower()}")
     name = longer if rank in (1, 3, 4) else relative.with_suffix("")

@@ -20,7 +20,7 @@ ENSEMBLE = "A+B"
 
 
 def test(data, samples, network, machine):
-    """The ``ConfusionMatrix`` of each member of ``network`` over the validation images ``samples``, and of all together.
+    """The ``ConfusionMatrix`` of each member of ``network`` over the validation ``samples``, and of all together.
 
     ``network`` is a ``predict.network.Ensemble`` of one or two, ``data`` and ``machine`` are those of ``dmt.session``.
     Returns a dict with the keys A, B and A+B, or A alone. Under the papers' protocol labels have the geometry of the

@@ -237,8 +237,11 @@ def _labels(run, arm):
 
 def _ple_of_classes(run, arm):
     rounds = {str(number): changes for number in sorted(run.looks) for changes in _changes(run, arm, number)}
-    groups = [(name, list(rounds), [100 * analysis.share(counts[:, *analysis.OUTCOMES[name]], counts.sum(axis=(1, 2)))
-                                    for counts in rounds.values()], 1, None) for name in ("mended", "newly right", "error removed", "spoilt", "newly wrong", "dropped")]
+    groups = []
+    for name in ("mended", "newly right", "error removed", "spoilt", "newly wrong", "dropped"):
+        shares = [100 * analysis.share(counts[:, *analysis.OUTCOMES[name]], counts.sum(axis=(1, 2)))
+                  for counts in rounds.values()]
+        groups.append((name, list(rounds), shares, 1, None))
     return _heat_map(f"What PLE did to the pixels of each class, arm {arm}, in percent", run.classes, groups)
 
 
