@@ -65,7 +65,8 @@ class PseudoLabelStore:
                 part, size, map_size = file["steps"], file["size"].tolist(), file["map_size"].tolist()
             steps = np.zeros((len(part), *map_size), np.uint16)
             steps[:, : part.shape[1], : part.shape[2]] = part
-        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError,
+                BadZipFile, zlib.error) as error:
             raise UserError(f"the prediction {path} is missing or damaged ({error}); delete the folder "
                             f"{self.folder / 'logits'} and run the labelling again") from error
         return steps, tuple(size)

@@ -172,7 +172,8 @@ def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coc
     if checkpoint is not None:
         content = load_checkpoint(checkpoint)
         says = said(content, checkpoint)
-        says.setdefault("backbone", recognized(content["model"]) or "resnet101")
+        if "backbone" not in says:
+            says["backbone"] = recognized(content["model"]) or "resnet101"
     backbone = backbone or says.get("backbone", "resnet101")
     own = backbone == says.get("backbone")
     found = traits(backbone, output_stride or (says.get("output_stride") if own else None))

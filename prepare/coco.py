@@ -1,7 +1,7 @@
 """COCO annotations (polygons and RLE) to palette masks, one class number a pixel.
 
-    python tools/convert_coco.py instances.json masks
-    python tools/new_dataset.py photos masks --classes masks/classes.txt
+    python -m tools.convert_coco instances.json masks
+    python -m tools.new_dataset photos masks --classes masks/classes.txt
 
 Every annotated image gets a mask OUT/NAME.png, NAME being its file_name without the suffix. Class 0 is the background,
 the categories follow in the order of their ids. Where objects overlap, the smaller one lies on top. Crowds (iscrowd),
@@ -54,7 +54,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python tools/convert_coco.py", description=__doc__,
+    parser = OneLineParser(prog="python -m tools.convert_coco", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotations", metavar="ANNOTATIONS.json", help="file with images, annotations and categories")
     parser.add_argument("out", metavar="OUT", help="folder for the masks")

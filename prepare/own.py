@@ -1,8 +1,8 @@
 """From a folder of images and a folder of masks to a dataset spec with its lists.
 
-    python tools/new_dataset.py photos masks
-    python tools/new_dataset.py photos masks --unlabeled more_photos --classes soil,crop,weed
-    python tools/new_dataset.py train/images train/masks --val-images val/images --val-masks val/masks
+    python -m tools.new_dataset photos masks
+    python -m tools.new_dataset photos masks --unlabeled more_photos --classes soil,crop,weed
+    python -m tools.new_dataset train/images train/masks --val-images val/images --val-masks val/masks
 
 Looks at every file, prints what it found and what looks wrong, and writes OUT/dataset.yaml and OUT/lists. Images stay
 where they are. A mask is called like its image, or has something behind that name, as X_mask.png for X.jpg. Images
@@ -90,7 +90,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python tools/new_dataset.py", description=__doc__,
+    parser = OneLineParser(prog="python -m tools.new_dataset", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", metavar="IMAGES", type=_folder, help="folder of the images (folders below it, too)")
     parser.add_argument("masks", metavar="MASKS", type=_folder,
@@ -396,8 +396,8 @@ def _print_next(out, images, labeled, unlabeled):
     print(f"  python {program} --check {what}" + ("" if unlabeled else " --state=2"))
     if unlabeled:
         halves = "halves=0 " if labeled < 2 else ""  # one image cannot be divided
-        print("  # train on a GPU; on a CPU put backbone=small in front\n"
-              f"  {halves}ep0={ep0} ep={ep} exp={name} {here(repository / 'scripts' / 'dmt_ple-own.sh')} {spec}")
+        print("  # train on a GPU; on a CPU add backbone=small\n"
+              f"  {here(repository / 'scripts' / 'dmt_ple-own.sh')} {spec} {halves}ep0={ep0} ep={ep} exp={name}")
     else:
         last = f"{name}__p0--b"
         print("  # train with labels only; on a CPU add --backbone=small --weights=none --lr=0.02\n"

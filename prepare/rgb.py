@@ -1,6 +1,6 @@
 """Coloured masks that are not exact to palette masks, one class number a pixel.
 
-    python tools/convert_rgb.py colored masks --colors colors.txt --tolerance 60
+    python -m tools.convert_rgb colored masks --colors colors.txt --tolerance 60
 
 Every mask below the first folder becomes a PNG of the same name below the second one, with the classes' colours as its
 palette and 255 for pixels without a label. The file of colours has one class a line, as in weed 200 0 0, or is CVAT's
@@ -71,7 +71,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python tools/convert_rgb.py", description=__doc__,
+    parser = OneLineParser(prog="python -m tools.convert_rgb", description=__doc__,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("masks", metavar="MASKS", help="folder of the coloured masks (folders below it, too)")
     parser.add_argument("out", metavar="OUT", help="folder for the palette masks")

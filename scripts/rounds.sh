@@ -327,13 +327,15 @@ lock_run() {
 # report [--progress]: the page of the run, with everything drawn anew, or only how far the chain is. A night's work does
 # not stop for it, but for Ctrl-C.
 report() {
-    local words=("$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)") status=0
+    local words=("$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)") status=0 line
     if [ "$REPORT" = 0 ] || [[ -n $DRY_RUN && $# != 0 ]]; then return; fi
     if compgen -G "${BASELINE:-none}/*/result.json" > /dev/null; then words+=(--baseline="$BASELINE"); fi
     if [ $# = 0 ]; then
         call "${words[@]}" --arms $arms || status=$?
-    else
-        "${words[@]}" "$1" --arms $arms > /dev/null || status=$?
+    elif compgen -G "$OUTPUT_DIR/${exp}__*/config.json" > /dev/null; then  # a stage has begun
+        line=$("${words[@]}" "$1" --arms $arms) || status=$?
+        # Side by side, the log of a job ends with what its stage came to.
+        if [ $status = 0 ] && [ -z "$ARMS_PARALLEL" ]; then echo "$line"; fi
     fi
     if [ $status -gt 128 ]; then exit $status; fi
     if [ $status != 0 ]; then echo "warning: the report was not written; the chain goes on" >&2; fi
