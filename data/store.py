@@ -65,8 +65,8 @@ class PseudoLabelStore:
                 part, size, map_size = file["steps"], file["size"].tolist(), file["map_size"].tolist()
             steps = np.zeros((len(part), *map_size), np.uint16)
             steps[:, : part.shape[1], : part.shape[2]] = part
-        except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError,
-                BadZipFile, zlib.error) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, BadZipFile,
+                zlib.error) as error:
             raise UserError(f"the prediction {path} is missing or damaged ({error}); delete the folder "
                             f"{self.folder / 'logits'} and run the labelling again") from error
         return steps, tuple(size)
@@ -120,7 +120,7 @@ class PseudoLabelStore:
             raise UserError(f"there are no pseudo labels in {self.folder}: run main.py --labeling first "
                             "(with the same --pseudo-dir), or let an interrupted labelling finish")
         manifest = read_json(path)
-        if manifest.get("format") != FORMAT:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{path} was written by another version of this software; run the labelling again")
         return manifest
 
@@ -130,7 +130,7 @@ def _is_whole(path):
         with Image.open(path) as image:
             image.verify()  # the CRC of every chunk
         return True
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, IndexError):
         return False
 
 
@@ -142,6 +142,6 @@ def _read_png(path):
             if image.mode not in ("P", "L"):
                 raise ValueError(f"mode {image.mode}")
             return np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
         raise UserError(f"the pseudo label {path} is missing or damaged ({error}); "
                         "run the labelling again, it makes damaged files anew") from error
