@@ -2,14 +2,9 @@
 
 import math
 import operator
-from typing import NamedTuple
 
 import torch
 from torch import nn
-
-# Images are taken in groups of at most this many logits (128 MB in float32), or one by one where one has more: that
-# bounds the temporaries. Smaller groups would fit the CPU's cache, but cost more in starting threads than they save.
-_GROUP = 2**25
 
 # What happens to a pixel that the student decides otherwise and surer than its teacher (max q > p): DMT stops it, and
 # two variants of the DMT paper's ablation do not.
@@ -87,65 +82,50 @@ class DynamicMutualLoss(nn.Module):
         y = labels.flatten(1).long()
         valid = y != self.ignore_index
         y = y.masked_fill(~valid, 0)
-        keep = torch.is_grad_enabled() and logits.requires_grad
-        student = _student(logits.detach(), y, keep)
-        cross_entropy = student.cross_entropy.masked_fill_(~valid, 0)
+        softmax, prediction, q_max, q_label, cross_entropy = _student(logits.detach().flatten(2), y)
+        cross_entropy.masked_fill_(~valid, 0)
 
         weight = valid.to(cross_entropy.dtype)
         disagreements = student_wins = torch.zeros((), dtype=torch.int64, device=logits.device)
         if num_pseudo:
-            p = confidence[:num_pseudo].flatten(1).to(weight.dtype)
-            q_label, q_max = student.q_label[:num_pseudo], student.q_max[:num_pseudo]
-            agrees = student.prediction[:num_pseudo] == y[:num_pseudo]
-            dynamic = pixel_weights(q_label, q_max, agrees, p, self.gamma1, self.gamma2, self.on_student_win)
-            weight[:num_pseudo] *= dynamic
-            disagrees = valid[:num_pseudo] & ~agrees
-            disagreements = disagrees.count_nonzero()
-            won = disagrees & (q_max > p)
-            student_wins = won.count_nonzero()
+            pseudo = slice(num_pseudo)
+            p = confidence[pseudo].flatten(1).to(weight.dtype)
+            agrees = prediction[pseudo] == y[pseudo]
+            weight[pseudo] *= pixel_weights(q_label[pseudo], q_max[pseudo], agrees, p, self.gamma1, self.gamma2,
+                                            self.on_student_win)
+            disagrees = valid[pseudo] & ~agrees
+            won = disagrees & (q_max[pseudo] > p)
+            disagreements, student_wins = disagrees.count_nonzero(), won.count_nonzero()
             if self._flips:
-                y[:num_pseudo] = torch.where(won, student.prediction[:num_pseudo], y[:num_pseudo])
-                cross_entropy[:num_pseudo] = torch.where(won, -q_max.log(), cross_entropy[:num_pseudo])
+                y[pseudo] = torch.where(won, prediction[pseudo], y[pseudo])
+                cross_entropy[pseudo] = torch.where(won, -q_max[pseudo].log(), cross_entropy[pseudo])
 
         own_pixels = valid.count_nonzero()
         n = (own_pixels if valid_pixels is None else valid_pixels).clamp(min=1)
-        loss = _WeightedMean.apply(logits, y, weight, cross_entropy, n, student.softmax)
+        loss = _WeightedMean.apply(logits, y, weight, cross_entropy, n, softmax)
         statistics = {
             "disagreements": disagreements,
             "student_wins": student_wins,
             "mean_weight": weight.sum() / n,
             "unweighted_loss": cross_entropy.sum() / n,
             "valid_pixels": own_pixels,
-            "prediction": student.prediction.view(labels.shape),
+            "prediction": prediction.view(labels.shape),
         }
         return loss, statistics
 
 
-class _Student(NamedTuple):
-    prediction: torch.Tensor  # (N, P) int64: a = argmax q, the first of equals
-    q_max: torch.Tensor  # (N, P): q[a]
-    q_label: torch.Tensor  # (N, P): q[y]
-    cross_entropy: torch.Tensor  # (N, P): -log q[y]
-    softmax: torch.Tensor | None  # (N, C, P): q, where the gradient can be formed in its place
-
-
 @torch.no_grad()
-def _student(logits, y, keep_softmax):
-    """What the loss needs of the student's softmax, without gradient. ``logits`` (N, C, H, W), ``y`` (N, P) int64."""
-    x = logits.flatten(2)
-    dtype = _precision(logits)
-    # The softmax of half-precision logits would take twice their memory until backward: there it is computed again.
-    softmax = torch.empty_like(x) if keep_softmax and dtype == logits.dtype else None
-    x_max = torch.empty(y.shape, dtype=logits.dtype, device=y.device)
-    prediction, q_max = torch.empty_like(y), torch.empty_like(x_max, dtype=dtype)
-    for group in _groups(logits):
-        torch.max(x[group], 1, out=(x_max[group], prediction[group]))
-        q = _softmax(x[group], dtype, out=None if softmax is None else softmax[group])
-        torch.gather(q, 1, prediction[group, None], out=q_max[group, None])
-    below = x.gather(1, y[:, None])[:, 0].to(dtype).sub_(x_max)
+def _student(x, y):
+    """Of the student's softmax q over the logits ``x`` (N, C, P): q (N, C, P), and (N, P) each its decision a (the first
+    of equals), q[a], q[y], and the cross-entropy -log q[y]. ``y`` is (N, P) int64. Halves are computed in float32.
+    """
+    x_max, decision = x.max(1)
+    softmax = _softmax(x)
+    q_max = softmax.gather(1, decision[:, None])[:, 0]
+    below = x.gather(1, y[:, None])[:, 0].to(softmax.dtype).sub_(x_max)
     q_label = below.exp().mul_(q_max)
     # q[a] = 1 / sum(exp(x - max x)), so its log stands for the log of the sum; log(q[y]) would overflow for small q[y].
-    return _Student(prediction, q_max, q_label, below.add_(q_max.log()).neg_(), softmax)
+    return softmax, decision, q_max, q_label, below.add_(q_max.log()).neg_()
 
 
 class _WeightedMean(torch.autograd.Function):
@@ -168,34 +148,18 @@ class _WeightedMean(torch.autograd.Function):
         scale = (weight * (grad / n))[:, None]
         # Its place is taken by the gradient: a second backward through a retained graph computes it again.
         softmax, ctx.softmax = ctx.softmax, None
-        x = logits.flatten(2)
-        gradient = torch.empty(x.shape, dtype=x.dtype, device=x.device) if softmax is None else softmax
-        for group in _groups(logits):
-            part = _softmax(x[group], weight.dtype) if softmax is None else softmax[group]
-            part.mul_(scale[group]).scatter_add_(1, y[group, None], -scale[group])
-            if softmax is None:
-                gradient[group] = part
-        return gradient.view(logits.shape), None, None, None, None, None
+        gradient = _softmax(logits.flatten(2)) if softmax is None else softmax
+        gradient.mul_(scale).scatter_add_(1, y[:, None], -scale)
+        return gradient.to(logits.dtype).view(logits.shape), None, None, None, None, None
 
 
-def _softmax(x, dtype, out=None):
-    """q (n, C, P) of the logits ``x`` (n, C, P), in their layout."""
+def _softmax(x):
+    """q (N, C, P) of the logits ``x`` (N, C, P), in their layout, in float32 at least."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if x.stride(1) != 1:
-        return torch.softmax(x, 1, dtype=dtype, out=out)
+        return torch.softmax(x, 1, dtype=dtype)
     # channels_last: along a dimension that is not the last one, softmax would first rearrange all the logits.
-    out = None if out is None else out.transpose(1, 2)
-    return torch.softmax(x.transpose(1, 2), 2, dtype=dtype, out=out).transpose(1, 2)
-
-
-def _precision(logits):
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _groups(logits):
-    """Slices over the images of ``logits``."""
-    images = len(logits)
-    step = max(1, _GROUP * images // max(1, logits.numel()))
-    return [slice(start, start + step) for start in range(0, images, step)]
+    return torch.softmax(x.transpose(1, 2), 2, dtype=dtype).transpose(1, 2)
 
 
 def _checked(logits, labels, confidence, num_pseudo):
@@ -218,3 +182,21 @@ def _checked(logits, labels, confidence, num_pseudo):
         raise ValueError(f"confidence must be {expected} floating point for these logits, "
                          f"not {tuple(confidence.shape)} {confidence.dtype}")
     return num_pseudo
+
+
+@torch.no_grad()
+def label_online(logits, labels, num_pseudo, threshold, ignore_index=255):
+    """Labels (N, h, w) of a batch whose first ``num_pseudo`` samples are unlabelled: there the model's own decisions.
+
+    A variant of the DMT paper's ablation ("online") without another model or a labelling stage: every step the model
+    labels the unlabelled images of its batch, in the crop and with the augmentation that it then learns them in, and in
+    train mode, as the loss sees it.
+
+    ``logits`` (N, C, h, w) floating point; ``labels`` (N, h, w) integers, of which only those equal to ``ignore_index``
+    (padding) matter in the unlabelled samples. Pixels whose largest probability is not above ``threshold`` get
+    ``ignore_index``. No gradient goes through the labels.
+    """
+    confidence, decision = logits[:num_pseudo].softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)).max(1)
+    unsure = (confidence <= threshold) | (labels[:num_pseudo] == ignore_index)
+    own = decision.to(labels.dtype).masked_fill(unsure, ignore_index)
+    return torch.cat([own, labels[num_pseudo:]])

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from data.confidence import GREY_LEVELS
-from dmt.loss import STOP, DynamicMutualLoss
-from dmt.online import label_online
+from dmt.loss import STOP, DynamicMutualLoss, label_online
 from models.deeplab import upsample
 from utils.replay import Replay
 from utils.transfer import Upload
@@ -23,7 +22,7 @@ class Recipe:
     """The numbers of a training: SGD with momentum, lr * (1 - step / total)^power per step, and the loss's gammas.
 
     ``on_student_win`` is the loss's (see ``dmt.loss``). ``online`` is None, or the confidence above which the model
-    learns its own decisions on the unlabelled images (see ``dmt.online``): then gammas and ``on_student_win`` are idle.
+    learns its own decisions on the unlabelled images (see ``dmt.loss.label_online``): then gammas and ``on_student_win`` are idle.
     """
 
     lr: float

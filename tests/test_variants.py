@@ -14,8 +14,7 @@ import torch
 from data.lists import Sample
 from data.datasets import TrainingImages
 from data.specs import load_spec
-from dmt.loss import ON_STUDENT_WIN, DynamicMutualLoss, pixel_weights
-from dmt.online import label_online
+from dmt.loss import ON_STUDENT_WIN, DynamicMutualLoss, label_online, pixel_weights
 from utils.options import parse_options
 
 SMALL = ["--backbone=small", "--weights=none", "--crop-size", 33, 33, "--test-size", 65, 65, "--workers=0"]
