@@ -6,11 +6,8 @@ import sys
 from pathlib import Path
 
 from data import images
-from dmt import memory, stages
-from dmt.collapse import Collapse
-from dmt.labeling import LabelingRules
-from dmt.session import Data, Machine, choose_device, choose_network
-from dmt.training import Interrupted, Recipe
+from dmt import memory
+from dmt.session import Data, Machine, Setting, choose_device, choose_network
 from utils import precision
 from utils.checkpoints import find_checkpoint
 from utils.console import progress_bar
@@ -54,6 +51,8 @@ class Job:
 
     def train(self, mutual):
         """Supervised training, or mutual training on the pseudo labels of another arm and the labelled images."""
+        from dmt import train_stage  # what the others do without
+        from dmt.training import Interrupted, Recipe
         options = self.options
         if not mutual and not options.batch_size_labeled:
             raise UserError("--batch-size-labeled 0: supervised training needs labelled images; give at least 1")
@@ -72,30 +71,32 @@ class Job:
         self._check_sizes("crop_size", "test_size")
         parts = self._parts(self._batch_size(), self.network,
                             None if options.redo else known_parts(options.output_dir, name))
-        plan = stages.Training(
+        plan = train_stage.Training(
             name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
             options.batch_size_pseudo if mutual else None, options.seed,
             pseudo_dir=self._pseudo_dir(), augment_pseudo=not options.no_aug, tiny_validation=options.valtiny,
             accumulate=parts, start=start, weights=weights, save=not options.do_not_save, redo=options.redo,
             config={**vars(options), "accumulate": parts})
         try:
-            stages.train(self._setting(), plan)
+            train_stage.run(self._setting(), plan)
         except Interrupted as interrupted:
             sys.exit(128 + interrupted.signal)
 
     def label(self):
         """Label the unlabelled images of the split with --continue-from, and with PLE if --oldfilename is given."""
+        from dmt import label_stage  # what the others do without
+        from dmt.labeling import LabelingRules
         options = self.options
         rules = LabelingRules(options.label_ratio, options.increment, self._background(),
                               not options.no_conflict_reduction, options.previous_statistics)
         self._check_sizes("test_size")
         self._parts(0, self.network)
-        stages.label(self._setting(), self._pseudo_dir(), self._checkpoint("continue_from"),
-                     self._checkpoint("oldfilename") if options.oldfilename else None, rules, options.redo)
+        label_stage.run(self._setting(), self._pseudo_dir(), self._checkpoint("continue_from"),
+                        self._checkpoint("oldfilename") if options.oldfilename else None, rules, options.redo)
 
     def test(self):
         """Test --continue-from, and the other arm and their ensemble if there is one: a table, and the same as JSON."""
-        from predict import load, test  # a room that training and labelling do without
+        from predict import load, test  # as above
         options, spec, machine = self.options, self.spec, self.machine
         files, coco = [self._checkpoint("continue_from")], [bool(options.coco)]
         if options.second_arm:
@@ -176,7 +177,7 @@ class Job:
         self.network.check_sizes(**{option: sizes[option] for option in options})
 
     def _setting(self):
-        return stages.Setting(self.data, self.machine, self.network, self.split, self._on_collapse)
+        return Setting(self.data, self.machine, self.network, self.split, self.options.on_collapse)
 
     def _pseudo_dir(self):
         return Path(self.options.pseudo_dir or Path(self.options.output_dir) / "pseudo_labels").expanduser()
@@ -199,8 +200,3 @@ class Job:
         if not path:
             raise UserError(f"--{option.replace('_', '-')} is missing: give the checkpoint to label with or to test")
         return find_checkpoint(path, self.options.output_dir)
-
-    def _on_collapse(self, message):
-        if self.options.on_collapse == "stop":
-            raise Collapse(message)
-        print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -4,7 +4,9 @@ The limits are far from what a healthy run does: a round moves the mIoU by a few
 """
 
 import math
+import sys
 
+from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 
 ONE_CLASS = 0.99  # share of the pixels that one class wins
@@ -16,23 +18,25 @@ _CAUSES = ("Usual causes: weights given with the wrong input format (--coco), ov
            "--on-collapse warn")
 
 
-class Collapse(UserError):
-    """A model that has lost what it knew, or a loss that is not finite."""
+def notice(message, on_collapse):
+    """End with a ``UserError`` when there is a ``message`` of a collapse, or where ``on_collapse`` is "warn", go on."""
+    if message and on_collapse == "stop":
+        raise UserError(message)
+    if message:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def stop(message):
-    """What happens on a collapse unless the user wants to go on: raise ``Collapse``."""
-    raise Collapse(message)
-
-
-def one_class(pixels, class_names, iou=None):
+def one_class(pixels, class_names, checkpoint):
     """What is wrong when a labelling model predicts almost nothing but one class, or None.
 
-    ``pixels`` (C,) counts the pixels won per class; ``iou`` (C,) is the model's validation result, if known: a model
-    that never knew more than one class has not collapsed.
+    ``pixels`` (C,) counts the pixels won per class. A model that never knew more than one class, as its file
+    ``checkpoint`` says with the IoU of its validation, has not collapsed.
     """
     share, winner = float(pixels.max() / max(pixels.sum(), 1)), int(pixels.argmax())
-    if share < ONE_CLASS or (iou is not None and sum(value is not None and value > KNOWN for value in iou) < 2):
+    if share < ONE_CLASS:
+        return None
+    iou = load_checkpoint(checkpoint).get("iou")
+    if iou is not None and sum(value is not None and value > KNOWN for value in iou) < 2:
         return None
     return (f"the labelling model predicts {class_names[winner]} on {100 * share:.1f} % of the pixels: it has "
             f"collapsed. {_CAUSES}")

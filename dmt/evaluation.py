@@ -8,16 +8,17 @@ from utils.transfer import Upload
 
 
 @torch.inference_mode()
-def evaluate(model, loader, forward, device, progress=iter, see=None):
-    """Run ``model`` over ``loader`` (batches of ``data.datasets.collate_whole``) and return the ``ConfusionMatrix``.
+def evaluate(model, forward, loader, machine, progress=iter, see=None):
+    """The ``ConfusionMatrix`` of ``model`` over the validation images, of which ``loader`` gives this process's.
 
-    ``forward`` is what runs it on a batch (see ``dmt.prediction.network_maps``); the model is put into eval mode, and
-    left in the mode it was in. ``progress`` wraps the loader to show how far it is; ``see`` gets (index,
-    image (H, W, 3) uint8 BGR, label (h, w), predicted classes (h, w)) of every image.
+    ``forward`` is the ``dmt.prediction.Forward`` of the model on the ``dmt.session.Machine``, ``loader`` its
+    ``whole_images``. The model is put into eval mode, and left in the mode it was in. ``progress`` wraps the loader to show
+    how far it is; ``see`` gets (index, image (H, W, 3) uint8 BGR, label (h, w), predicted classes (h, w)) of every image.
     """
     was_training = model.training
     model.eval()
-    matrix, upload = ConfusionMatrix(model.num_classes), Upload(device)
+    forward.refresh()  # it has learnt since the last time
+    matrix, upload = ConfusionMatrix(model.num_classes), Upload(machine.device)
     for images, labels, indices, sizes in progress(loader):
         test_size = images.shape[1:3]
         on_device, targets = upload(images, labels)
@@ -26,4 +27,5 @@ def evaluate(model, loader, forward, device, progress=iter, see=None):
         for number, (index, (height, width)) in enumerate(zip(indices, sizes)) if see is not None else ():
             see(index, images[number], targets[number, :height, :width], classes[number, :height, :width])
     model.train(was_training)
+    matrix.restore(machine.processes.sum_array(matrix.state()))
     return matrix

@@ -4,6 +4,7 @@ The network runs once over every unlabelled image; its logits are quantized and 
 from these. In the next round they are the "previous" predictions of PLE, which so costs no forward pass.
 """
 
+import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -12,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import datasets
 from data.confidence import grey_values
 from dmt import collapse
 from dmt.enhancement import enhance
-from dmt.prediction import classify, covering, dequantize, network_maps, quantize
+from dmt.prediction import Forward, classify, covering, dequantize, network_maps, quantize
 from dmt.thresholds import IGNORED, ConfidenceHistogram, apply_thresholds, sample
-from utils.checkpoints import load_checkpoint
 from utils.console import progress_bar
 
 RUNNING, BATCH = ("running", "batch")
@@ -49,7 +48,7 @@ class LabelingRules:
 
 @torch.inference_mode()
 def label(setting, samples, store, checkpoint, previous, rules):
-    """Label the ``data.lists.Sample``s of ``setting`` (a ``dmt.stages.Setting``) with ``checkpoint``, into ``store``.
+    """Label the ``data.lists.Sample``s of ``setting`` (a ``dmt.session.Setting``) with ``checkpoint``, into ``store``.
 
     ``previous`` is None, or (checkpoint of the same arm's round before, a store with its logits or None): PLE. ``rules``
     are the ``LabelingRules``. Logits that ``store`` holds already are used. Of several processes each labels the
@@ -64,7 +63,7 @@ def label(setting, samples, store, checkpoint, previous, rules):
         for classes, confidences in predicted:
             histogram.update(sample(classes), sample(confidences))
     processes.sum(histogram.counts)
-    processes.first(_warn, histogram.pixels(), checkpoint, data.spec.class_names, setting.on_collapse)
+    processes.first(_look_at, histogram.pixels(), checkpoint, data.spec.class_names, setting.on_collapse)
     thresholds = histogram.thresholds(rules.ratio)
 
     limits, counts = torch.from_numpy(thresholds).to(device), np.zeros(4, np.int64)
@@ -82,15 +81,16 @@ def label(setting, samples, store, checkpoint, previous, rules):
                     old_labels = apply_thresholds(old_classes, old_confidences, limits)
                     labels, confidences = enhance((labels, confidences), (old_labels, old_confidences), rules.beta,
                                                   rules.background, rules.conflict_reduction)
-                alone, labels, confidences = alone.cpu(), labels.cpu(), confidences.cpu()
-                counts += [labels.numel(), *(int(which.sum()) for which in
-                                             (alone != IGNORED, labels != IGNORED, labels != alone))]
-                decided.append((labels.numpy(), grey_values(labels, confidences).numpy()))
+                labels, confidences = labels.cpu(), confidences.cpu()
+                before_ple, after_ple = alone.cpu().numpy(), labels.numpy()
+                counts += [after_ple.size, np.count_nonzero(before_ple != IGNORED), np.count_nonzero(after_ple != IGNORED),
+                           np.count_nonzero(after_ple != before_ple)]
+                decided.append((after_ple, grey_values(labels, confidences).numpy()))
             list(written)  # an error of the batch before surfaces here
             written = pool.map(store.write_label, batch, *zip(*decided))
         list(written)
-    pixels, *shares = processes.sum_array(counts).tolist()
-    return thresholds, dict(zip(("before", "after", "changed"), (share / pixels for share in shares)))
+    pixels, labelled, labelled_after, changed = processes.sum_array(counts).tolist()
+    return thresholds, {"before": labelled / pixels, "after": labelled_after / pixels, "changed": changed / pixels}
 
 
 def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
@@ -100,36 +100,36 @@ def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
     Batches whose logits are all in ``store`` are read from there, the others predicted and written to it, so that every
     image is computed in the same company whatever an interruption has left. ``store`` may be None.
     """
-    data, machine = setting.data, setting.machine
+    machine, spec, network = setting.machine, setting.data.spec, setting.network
     batches = machine.whole_batches(len(samples))
     if statistics == BATCH:
         store = None
-    missing = [batch for batch in batches
-               if store is None or not all(store.logits_path(samples[index].name).is_file() for index in batch)]
-    fresh, test_size = iter(missing), data.spec.test_size
+    names = [[samples[index].name for index in batch] for batch in batches]
+    stored = [store is not None and all(store.logits_path(name).is_file() for name in group) for group in names]
+    missing = [batch for batch, there in zip(batches, stored) if not there]
     if missing:
-        model, _ = setting.network.build(machine.device, checkpoint)
+        model, _ = network.build(machine.device, checkpoint)
         if statistics == BATCH:  # what makes inference fast, folded and recorded, has running statistics
-            forward = network_maps(model.train(), setting.network.input_format, machine.precision)
+            forward = network_maps(model.train(), network.input_format, machine.precision)
         else:
-            forward = machine.forward(machine.ready(model.eval(), training=False), setting.network.input_format)
-        fresh = iter(machine.loader(datasets.WholeImages(data.spec, samples), datasets.collate_whole, batch_sampler=missing))
+            forward = Forward(machine.ready(model.eval(), training=False), network.input_format, machine)
+        loaded = iter(machine.whole_images(spec, samples, missing))
         title = f"{title} ({Path(checkpoint).name})"
-    to_predict = {batch[0] for batch in missing}
     with ThreadPoolExecutor() as pool:
         written = []
-        for batch in progress_bar(title, "batch")(batches):
-            its_names = [samples[index].name for index in batch]
-            list(written)
-            if batch[0] in to_predict:
-                images, _, _, sizes = next(fresh)
+        for group, there in progress_bar(title, "batch")(list(zip(names, stored))):
+            list(written)  # an error of the batch before surfaces here
+            if there:
+                yield group, stored_predictions(store, group, spec.test_size, machine.device, pool.map)
+            else:
+                images, _, _, sizes = next(loaded)
                 steps = quantize(forward(images.to(machine.device)))
                 if store is not None:
-                    written = pool.map(lambda name, own, size: _write_logits(store, name, own, size, test_size),
-                                       its_names, steps.cpu().numpy().astype(np.uint16), sizes)
-                yield its_names, classify(dequantize(steps), sizes, test_size)
-            else:
-                yield its_names, stored_predictions(store, its_names, test_size, machine.device, pool.map)
+                    needed = [covering(size, spec.test_size, steps.shape[2:]) for size in sizes]
+                    maps = [own[:, :rows, :columns]
+                            for own, (rows, columns) in zip(steps.cpu().numpy().astype(np.uint16), needed)]
+                    written = pool.map(store.write_logits, group, maps, sizes, itertools.repeat(steps.shape[2:]))
+                yield group, classify(dequantize(steps), sizes, spec.test_size)
         list(written)
 
 
@@ -139,18 +139,9 @@ def stored_predictions(store, names, test_size, device="cpu", read=map):
     return classify(dequantize(torch.from_numpy(np.stack(steps).astype(np.int32)).to(device)), sizes, test_size)
 
 
-def _write_logits(store, name, steps, size, test_size):
-    rows, columns = covering(size, test_size, steps.shape[1:])[0]
-    store.write_logits(name, steps[:, :rows, :columns], size, steps.shape[1:])
-
-
-def _warn(pixels, checkpoint, class_names, on_collapse):
+def _look_at(pixels, checkpoint, class_names, on_collapse):
     """Name the classes that won no sampled pixel, of which nothing will be taught; notice a collapsed network."""
     empty = [name for name, count in zip(class_names, pixels) if count == 0]
     if empty:
         print(f"warning: no pixel was predicted as {', '.join(empty)}; their threshold is 1e-5", file=sys.stderr)
-    if collapse.one_class(pixels, class_names):
-        known = load_checkpoint(checkpoint).get("iou")  # of the validation, where the file has it
-        message = collapse.one_class(pixels, class_names, known)
-        if message:
-            on_collapse(message)
+    collapse.notice(collapse.one_class(pixels, class_names, checkpoint), on_collapse)

@@ -52,13 +52,12 @@ class LiveView:
         canvas = FigureCanvasAgg(confusion_figure(matrix, self._names))
         canvas.draw()
         self._board.picture("validation/confusion", np.asarray(canvas.buffer_rgba())[..., :3], step)
-        if self._rows:
-            self._board.picture("validation/image, truth, prediction", self._gallery(), step)
-
-    def _gallery(self):
-        width = max(row.shape[1] for row in self._rows.values())
-        return np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-                               for _, row in sorted(self._rows.items())])
+        rows = [row for _, row in sorted(self._rows.items())]
+        if rows:
+            width = max(row.shape[1] for row in rows)
+            gallery = np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+                                      for row in rows])
+            self._board.picture("validation/image, truth, prediction", gallery, step)
 
 
 def spread(size, count):

@@ -25,40 +25,35 @@ def for_inference(model, precision, device):
     return FoldedDeepLab(model, precision.dtype) if folds else model
 
 
-class Forward:
+class Forward(Replay):
     """Runs ``model`` in evaluation mode on batches: images (N, H, W, 3) uint8 BGR -> logits (N, C, h, w).
 
-    ``device`` is the model's. With ``graphs`` a CUDA graph of full batches is recorded. A model that has learnt meanwhile
-    is followed after ``refresh``.
+    ``machine`` is the ``dmt.session.Machine`` that the model is on: with its ``graphs`` a CUDA graph of full batches is
+    recorded. A model that has learnt meanwhile is followed after ``refresh``.
     """
 
-    def __init__(self, model, input_format, precision, device, graphs=False):
-        self._network = for_inference(model, precision, device)
-        self._replayed = Replay(network_maps(self._network, input_format, precision), device, graphs)
+    def __init__(self, model, input_format, machine):
+        self._network = for_inference(model, machine.precision, machine.device)
+        super().__init__(network_maps(self._network, input_format, machine.precision), machine.device, machine.graphs)
 
     def refresh(self):
         """Take over the model's present weights."""
         if isinstance(self._network, FoldedDeepLab):
             self._network.refresh()
 
-    def __call__(self, images):
-        return self._replayed(images)
-
 
 def covering(size, test_size, map_size):
-    """The part of a logit map that decides the pixels of an image of ``size`` within ``test_size``.
+    """(rows, columns) of a logit map, from its top left, that decide the pixels of an image of ``size`` within
+    ``test_size``; all are (height, width).
 
-    Returns (rows, columns) of the map and the size to which that part is upsampled, which holds ``size``. All are
-    (height, width) pairs; aligned corners put map point k exactly on pixel k * (test - 1) / (map - 1), so where that
-    ratio is whole (505 -> 64: 8) the map can be cut behind the last point needed.
+    Aligned corners put map point k exactly on pixel k * (test - 1) / (map - 1), so where that ratio is whole (505 -> 64:
+    8) the map can be cut behind the last point needed.
     """
-    part, grown = [], []
+    part = []
     for side, test_side, points in zip(size, test_size, map_size):
         ratio, rest = divmod(test_side - 1, max(points - 1, 1))
-        needed = points if rest or points == 1 else min(points, -(-(side - 1) // ratio) + 1)
-        part.append(needed)
-        grown.append(test_side if needed == points else (needed - 1) * ratio + 1)
-    return tuple(part), tuple(grown)
+        part.append(points if rest or points == 1 else min(points, -(-(side - 1) // ratio) + 1))
+    return tuple(part)
 
 
 def quantize(logits):
@@ -88,7 +83,8 @@ def classify(logits, sizes, test_size):
         largest, classes = pixels.max(dim=1, keepdim=True)
         confidence = pixels.sub_(largest).exp_().sum(dim=1).reciprocal_()  # of the winner: 1 / sum exp(l - max l)
         images += zip(classes.squeeze(1).to(torch.uint8), decode(encode(confidence)))
-    return [tuple(part[: size[0], : size[1]] for part in image) for image, size in zip(images, sizes)]
+    return [(classes[:height, :width], confidence[:height, :width])
+            for (classes, confidence), (height, width) in zip(images, sizes)]
 
 
 def winners(logits, test_size):

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from dmt.collapse import not_finite
+from dmt import collapse
 from utils import checkpoints
 from utils.background import Background
 from utils.errors import UserError
@@ -23,14 +23,10 @@ class Counts:
     NAMES = ("unweighted_loss", "mean_weight", "disagreements", "student_wins", "valid_pixels")  # after the loss
 
     def __init__(self, num_classes, device):
-        self._sums = self.zeros(device)
+        self._sums = torch.zeros(1 + len(self.NAMES), dtype=torch.float64, device=device)
         self._steps = torch.zeros((), device=device)  # all so far
         self._bad_step = torch.full((), math.inf, device=device)  # the first whose loss was not finite
         self.epoch = ConfusionMatrix(num_classes)
-
-    def zeros(self, device=None):
-        """A sum of nothing."""
-        return torch.zeros(1 + len(self.NAMES), dtype=torch.float64, device=device or self._sums.device)
 
     def values(self, loss, statistics, labels):
         """What a part of a batch adds: the loss and its ``statistics``. Its predictions are counted against ``labels``."""
@@ -67,8 +63,8 @@ class Records:
     ``steps`` is the ``data.batches.Steps``; ``stage`` the ``utils.runs.Stage`` that gets metrics, snapshots and the saved
     state (``save=False``: neither of the latter two); ``describe`` the dict of plain values that every checkpoint of this
     training carries; ``fingerprint`` that of everything that the result depends on: a saved state is good for no other.
-    ``view`` is the ``dmt.live_view.LiveView`` of what is shown meanwhile. ``on_collapse`` is called with the message when
-    the loss is not finite. As a context it ends when everything is written.
+    ``view`` is the ``dmt.live_view.LiveView`` of what is shown meanwhile. ``on_collapse`` says what happens when the
+    loss is not finite. As a context it ends when everything is written.
     """
 
     def __init__(self, trainer, steps, stage, describe, fingerprint, view, on_collapse, save=True):
@@ -83,7 +79,7 @@ class Records:
 
     def __enter__(self):
         self._saving.__enter__()
-        self._note("start", total_steps=self.steps.total)
+        self._write("start", {"total_steps": self.steps.total}, show=False)
         self._start_clock()
         return self
 
@@ -127,7 +123,7 @@ class Records:
         miou = 0.0 if math.isnan(result["miou"]) else float(result["miou"])
         self._write("validation", {"miou": miou, "pixel_accuracy": float(result["pixel_accuracy"]), "iou": iou})
         self.view.gather(self.processes)
-        self.processes.first(lambda: self.view.validated(matrix.matrix, iou, self.step))
+        self.processes.first(self.view.validated, matrix.matrix, iou, self.step)
         if miou > self.best_miou:  # the first of equals stays
             self.best_miou, self.best_step = miou, self.step
             self._unwritten = {"miou": miou, "iou": iou, "step": self.step}, None, None
@@ -135,17 +131,15 @@ class Records:
 
     def end(self, seconds):
         """Log that the training has come to its end, in so many seconds."""
-        self._note("end", seconds=round(seconds, 3), **peak_memory(self.trainer.machine.device))
+        self._write("end", {"seconds": round(seconds, 3), **peak_memory(self.trainer.machine.device)}, show=False)
 
-    def _write(self, kind, values):
+    def _write(self, kind, values, show=True):
+        """A line of metrics.jsonl, and what TensorBoard may ``show``."""
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                   for name, value in values.items()}
-        self._note(kind, **finite)
-        if self.processes.is_first:
+        self.processes.first(lambda: self.stage.log_metrics(kind=kind, step=self.step, **finite))
+        if show and self.processes.is_first:
             self.view.numbers(kind, finite, self.step)
-
-    def _note(self, kind, **values):
-        self.processes.first(lambda: self.stage.log_metrics(kind=kind, step=self.step, **values))
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -189,8 +183,8 @@ class Records:
                 self._write_best(facts, weights)
                 self._unwritten = None
         kept = self.save_at_all and self.best_step
-        self.on_collapse(not_finite(self.stage.name, step, self.steps.total, (
-            f"; the best snapshot so far is {self.stage.best(self.best_step)}" if kept else "")))
+        collapse.notice(collapse.not_finite(self.stage.name, step, self.steps.total, (
+            f"; the best snapshot so far is {self.stage.best(self.best_step)}" if kept else "")), self.on_collapse)
 
     def state_dict(self):
         """Everything that the rest of the training depends on."""

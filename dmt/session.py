@@ -16,8 +16,6 @@ from data.batches import whole_batches
 from data.lists import Sample
 from data.sizes import largest_size
 from data.specs import UNLABELED, DatasetSpec, load_spec, resolve_root
-from dmt.evaluation import evaluate
-from dmt.prediction import Forward
 from models import BACKBONES, deeplab_v2
 from models.deeplab import traits
 from models.description import Description, network_values, recognized, said, said_format
@@ -123,13 +121,9 @@ class Machine:
     def ready(self, model, training=True):
         """``model``, prepared to compute as fast as this machine is to do so.
 
-        Without ``training`` there is nothing to prepare for a GPU, where ``forward`` folds it.
+        Without ``training`` there is nothing to prepare for a GPU, where ``dmt.prediction.Forward`` folds it.
         """
         return model.compile_blocks() if self.compiled and (training or self.device.type == "cpu") else model
-
-    def forward(self, model, input_form):
-        """The ``dmt.prediction.Forward`` of ``model`` on this machine."""
-        return Forward(model, input_form, self.precision, self.device, self.graphs)
 
     def whole_batches(self, count):
         """This process's of the batches of ``count`` whole images, as lists of positions.
@@ -143,23 +137,10 @@ class Machine:
         return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=datasets.start_worker,
                           pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
 
-    def validator(self, data, samples, input_form, progress=iter, see=None):
-        """A function model -> ConfusionMatrix over the validation images ``samples``; its loader is kept between calls.
-
-        ``see`` is shown every image that this process evaluates (see ``dmt.evaluation.evaluate``).
-        """
-        loader = self.loader(datasets.WholeImages(data.spec, samples), datasets.collate_whole,
-                             batch_sampler=self.whole_batches(len(samples)))
-        forwards = {}  # kept like the loader, for what has been recorded
-
-        def validate(model):
-            if model not in forwards:
-                forwards[model] = self.forward(model, input_form)
-            forwards[model].refresh()  # it has learnt since the last time
-            matrix = evaluate(model, loader, forwards[model], self.device, progress, see)
-            matrix.restore(self.processes.sum_array(matrix.state()))
-            return matrix
-        return validate
+    def whole_images(self, spec, samples, positions=None):
+        """A loader of whole images in batches, by ``positions`` in ``samples`` (default: this process's batches of all)."""
+        batches = self.whole_batches(len(samples)) if positions is None else positions
+        return self.loader(datasets.WholeImages(spec, samples), datasets.collate_whole, batch_sampler=batches)
 
 
 def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coco=None, output_stride=None):
@@ -265,3 +246,17 @@ class Network:
         if trained_with != own:
             print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses {own}; "
                   f"{'add' if trained_with == 'coco' else 'leave out'} --coco", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every stage works with: data, machine, network, and (split, id) of the image lists.
+
+    ``on_collapse`` says what happens when a collapse is noticed: "stop" or "warn" (see ``dmt.collapse``).
+    """
+
+    data: Data
+    machine: Machine
+    network: Network
+    split: tuple
+    on_collapse: str = "stop"

@@ -80,7 +80,7 @@ class Trainer:
         whole = processes.size == len(parts) == 1
         pixels = None if whole else processes.sum((labels != self.loss.ignore_index).count_nonzero())
         self.optimizer.zero_grad(set_to_none=True)
-        sums, begin = self.counts.zeros(), 0
+        sums = begin = 0
         for number, (samples, num_pseudo) in enumerate(parts, start=1):
             part, last = slice(begin, begin + samples), number == len(parts)
             begin += samples
@@ -114,8 +114,8 @@ def train(trainer, steps, loader, records, validate, stop_requested=lambda: Fals
     """Train to the end and return (best validation mIoU, its step).
 
     ``loader`` gives the batches of ``steps`` (``data.batches.Steps``) from ``records.step`` on; ``records`` are the
-    ``dmt.records.Records``, which count, log and save; ``validate(model) -> ConfusionMatrix``.
-    Raises ``Collapse`` when the loss is not finite, ``Interrupted`` when asked to stop.
+    ``dmt.records.Records``, which count, log and save; ``validate() -> ConfusionMatrix``.
+    Raises ``UserError`` when the loss is not finite, ``Interrupted`` when asked to stop.
     """
     recipe, processes, began = trainer.recipe, trainer.machine.processes, time.monotonic()
     trainer.model.train()
@@ -131,7 +131,7 @@ def train(trainer, steps, loader, records, validate, stop_requested=lambda: Fals
             if due or end_of_epoch or saving or records.step % recipe.log_num_steps == 0:
                 records.log(end_of_epoch)  # before saving: a state whose loss is not finite is no good
             if due:
-                records.validated(validate(trainer.model))
+                records.validated(validate())
             if saving:
                 records.save(at_once=stopping or last)
             if stopping and not last:

@@ -13,14 +13,14 @@ from torch import nn
 from data import batches
 from data.specs import load_spec
 from data.confidence import GREY_LEVELS
-from dmt import collapse, memory
+from dmt import memory
 from dmt.training import train as run_training
 from dmt.memory import Plan
 from dmt.live_view import LiveView
 from dmt.records import Counts, Records
 from dmt.session import Machine
 from dmt.training import Recipe, Trainer
-from models import batch_norm, deeplab_v2
+from models import deeplab, deeplab_v2
 from models.input_format import input_format
 from tests.test_distributed import metrics
 from tests.test_stages import SMALL, first_weights, tensors
@@ -99,10 +99,10 @@ def train(parts, pseudo, labeled, data, steps=3, online=None, model=None):
     shapes = load_spec("shapes")
     view = LiveView(stage, dataclasses.replace(shapes, class_names=shapes.class_names[:CLASSES],
                                                palette=shapes.palette[:CLASSES]), ())
-    records = Records(trainer, order_of, stage, {}, {}, view, collapse.stop, save=False)
+    records = Records(trainer, order_of, stage, {}, {}, view, "stop", save=False)
     dealt = order(pseudo, labeled, parts)
     run_training(trainer, order_of, [tuple(tensor[dealt] for tensor in data)] * steps, records,
-                 lambda _: ConfusionMatrix(CLASSES))
+                 lambda: ConfusionMatrix(CLASSES))
     return [line for line in stage.lines if line["kind"] == "train"], [value.detach() for value in model.parameters()]
 
 
@@ -208,7 +208,7 @@ def test_running_statistics_forget_as_slowly_in_parts(parts):
     """After all parts a share (1 - 0.1) of the old value is left; parts of equal means then give the batch's mean."""
     whole = nn.BatchNorm2d(3)
     split = copy.deepcopy(whole)
-    batch_norm.average_parts(split, parts)
+    deeplab.average_parts(split, parts)
     assert split.momentum == pytest.approx(1 - 0.9 ** (1 / parts))
     image = torch.randn(1, 3, 5, 5)
     whole(image.repeat(8, 1, 1, 1))

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from models import batch_norm, deeplab_v2
+from models import deeplab, deeplab_v2
 from models.deeplab import traits
 from models.encoder import Encoder, check_size
 from models.input_format import IMAGENET
@@ -212,7 +212,7 @@ def test_what_follows_in_timms_normalization_stays_when_processes_share_it():
     torch.manual_seed(0)
     encoder, other = Encoder(CNN).eval(), Encoder(CNN).eval()
     other.load_state_dict(encoder.state_dict())
-    batch_norm.synchronize(other)
+    deeplab.synchronize(other)
     assert list(other.state_dict()) == list(encoder.state_dict())
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in other.modules())
     images = torch.randn(2, 3, 33, 33)

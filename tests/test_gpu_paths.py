@@ -8,15 +8,17 @@ from PIL import Image
 
 from data.store import PseudoLabelStore
 from data.datasets import collate_whole
-from dmt import prediction, stages
+from dmt import label_stage, prediction
 from dmt.evaluation import evaluate
 from dmt.prediction import dequantize, quantize
+from dmt.session import Machine
 from dmt.thresholds import ConfidenceHistogram
 from dmt.training import Trainer
 from models import deeplab_v2
 from tests.test_stages import SMALL, first_weights, label, tensors
 from utils.errors import UserError
 from utils.metrics import ConfusionMatrix, count_apart
+from utils.precision import Precision
 from utils.replay import Replay
 from utils.transfer import Upload, download
 
@@ -30,7 +32,7 @@ def test_a_batch_is_decided_as_each_part_of_a_map_is(test_size, map_size, at_onc
     sizes = [(50, 65), (33, 9), (1, 1)]
     found, whole = prediction.classify(logits, sizes, test_size), prediction.winners(logits, test_size)
     for number, ((classes, confidence), size) in enumerate(zip(found, sizes)):
-        rows, columns = prediction.covering(size, test_size, map_size)[0]
+        rows, columns = prediction.covering(size, test_size, map_size)
         part = torch.zeros_like(logits[number])
         part[:, :rows, :columns] = logits[number, :, :rows, :columns]
         (own, sure), = prediction.classify(part[None], [size], test_size)
@@ -98,7 +100,7 @@ def test_what_a_step_changes_stays_where_it_is(shapes_root, tmp_path, command, m
     ([], True), (["--no-cuda-graphs"], False), (["--max-memory=8"], False), (["--max-memory=8", "--cuda-graphs"], True)])
 def test_what_is_recorded_by_default(words, graphs, shapes_root, tmp_path, command, monkeypatch):
     seen = []
-    monkeypatch.setattr(stages, "label", lambda setting, *_: seen.append(setting.machine))
+    monkeypatch.setattr(label_stage, "run", lambda setting, *_: seen.append(setting.machine))
     first_weights(tmp_path / "net.pt", 8)
     assert label(command, shapes_root, tmp_path, "net.pt", tmp_path / "labels", *words)[0] == 0
     assert [machine.graphs for machine in seen] == [graphs]
@@ -305,7 +307,16 @@ def validated(device):
                                        size) for number, size in enumerate(sizes)]))
     maps = {len(batch[0]): 4 * torch.randn(len(batch[0]), 5, 9, 9, generator=generator) for batch in batches}
     seen = []
-    matrix = evaluate(deeplab_v2(5, "small"), batches, lambda images: maps[len(images)].to(device), device,
+
+    class MadeUp:
+        def refresh(self):
+            """It learns nothing."""
+
+        def __call__(self, images):
+            return maps[len(images)].to(device)
+
+    machine = Machine(torch.device(device), Precision("fp32", device), 0, 4)
+    matrix = evaluate(deeplab_v2(5, "small"), MadeUp(), batches, machine,
                       see=lambda index, image, label, classes: seen.append((label.cpu(), classes.cpu().long())))
     return matrix.matrix, seen, [size for *_, sizes in batches for size in sizes]
 

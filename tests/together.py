@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from job import Job  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+from dmt.evaluation import evaluate  # noqa: E402
+from dmt.prediction import Forward  # noqa: E402
 from tests.cpu_batch_norm import converted, over_gloo  # noqa: E402
 from utils.distributed import Processes  # noqa: E402
 from utils.options import parse_options  # noqa: E402
@@ -33,7 +35,9 @@ def confusion(processes, path, *line):
     """Writes the confusion matrix of the stage's checkpoint on the validation set."""
     job = Job(parse_options(line), processes)
     model, _ = job.network.build(job.machine.device, Path(job.options.continue_from))
-    matrix = job.machine.validator(job.data, job.data.validation(), job.network.input_format)(model).matrix
+    forward = Forward(model, job.network.input_format, job.machine)
+    images = job.machine.whole_images(job.data.spec, job.data.validation())
+    matrix = evaluate(model, forward, images, job.machine).matrix
     if processes.is_first:
         Path(path).write_text(json.dumps(matrix.tolist()))
 

@@ -1,0 +1,83 @@
+"""A labelling as a stage: how it begins, is skipped when it is finished, goes on after an interruption, and ends."""
+
+import sys
+import time
+
+from data import images
+from data.lists import names_digest
+from data.store import PseudoLabelStore
+from dmt.labeling import BATCH, label
+from utils.errors import UserError
+from utils.files import locked, make_folder, sha256, sync, write_json
+from utils.runs import difference, peak_memory
+
+
+def run(setting, folder, checkpoint, old, rules, redo=False):
+    """Label the unlabelled images with ``checkpoint`` into ``folder``, with PLE if there is an ``old`` one.
+
+    ``setting`` is the ``dmt.session.Setting``, ``rules`` are the ``dmt.labeling.LabelingRules``.
+    """
+    data, machine, began = setting.data, setting.machine, time.monotonic()
+    processes, samples = machine.processes, data.unlabeled(*setting.split)
+    processes.first(images.check_present, samples)
+    processes.first(make_folder, folder)
+    if rules.previous_statistics == BATCH and max(data.spec.test_size) <= setting.network.traits.output_stride:
+        raise UserError("--previous-statistics batch: this --test-size leaves one feature an image, but batch "
+                        "normalization needs two; give a larger one")
+    store = PseudoLabelStore(folder, data.spec.palette)
+    source = {"dataset": data.spec.name, "split": setting.split[0], "split_id": setting.split[1],
+              "test_size": list(data.spec.test_size), "network": setting.network.identity(),
+              "names_sha256": names_digest(samples), "batch_size": machine.batch_size}
+    sources = {file: {**source, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
+    expected = {**sources[checkpoint], "rules": rules.values(), "previous": old and old.name,
+                "previous_sha256": old and sources[old]["checkpoint_sha256"]}
+    processes.agree(expected, f"the numbers, lists or files of the labelling in {folder}")
+
+    with processes.held_by_first(lambda: locked(folder / ".lock", f"the folder of pseudo labels {folder}")):
+        shares = None if redo else processes.first(_finished_labeling, store, expected, samples)
+        done = shares is not None
+        if not done:
+            processes.first(store.begin, sources[checkpoint], redo)
+            previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
+            try:
+                thresholds, shares = label(setting, samples, store, checkpoint, previous, rules)
+            except KeyboardInterrupt:
+                print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with them",
+                      file=sys.stderr)
+                raise
+            processes.each_machine(sync)  # all is on the disks when the manifest says so
+            manifest = {**expected, "checkpoint": checkpoint.name, "images": len(samples), "labeled_share": shares,
+                        "thresholds": [float(value) for value in thresholds]}
+            processes.first(write_json, folder / "timing.json", {  # the manifest has to stay the same bytes
+                "seconds": round(time.monotonic() - began, 2), "images": len(samples), **peak_memory(machine.device)})
+            processes.first(store.write_manifest, manifest)
+    ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
+    print(f"{'already labelled:' if done else 'labelled'} {len(samples)} images in {folder}: "
+          f"{100 * shares['before']:.2f} % of the pixels{ple}")
+
+
+def _finished_labeling(store, expected, samples):
+    """The shares of labelled pixels when ``store`` holds the finished labelling ``expected``, else None.
+
+    Says on standard output why a labelling that had finished is made anew, or which of its files are damaged.
+    """
+    if not (store.folder / "manifest.json").is_file():
+        return None
+    try:
+        manifest = store.read_manifest()
+        reason = difference({key: manifest.get(key) for key in expected}, expected)
+        damaged = [] if reason else store.damaged([sample.name for sample in samples])
+        if damaged:
+            reason = f"{damaged[0]} is missing or damaged" + (f" and {len(damaged) - 1} more" if damaged[1:] else "")
+    except UserError as error:
+        reason = str(error)
+    if reason is None:
+        return manifest["labeled_share"]
+    print(f"{store.folder}: labelled anew, since {reason}", flush=True)
+    return None
+
+
+def _store_of(folder, source):
+    """The store beneath ``folder`` whose logits come from ``source``, or None."""
+    stores = (PseudoLabelStore(path.parent) for path in sorted(folder.glob("*/logits.json")))
+    return next((store for store in stores if store.has_logits_of(source)), None)
