@@ -134,8 +134,9 @@ class Job:
             network = largest.network
         except UserError:  # not there yet; where it has to be, the functions say it
             network = self._of((first or trainings)[0])._network(None)
-        needed = largest._plan(largest._batch_size(), network)
-        report = check(self.data, subsets(self.data, trainings), needed, functions=[self._of(stage)._check_start for stage in first],
+        needed = largest._work(largest._batch_size(), network)
+        report = check(self.data, subsets(self.data, trainings), needed,
+                       functions=[self._of(stage)._check_start for stage in first],
                        progress=progress_bar("check", "image"))
         print_report(report)
         return not report.errors
@@ -158,19 +159,20 @@ class Job:
         """Images a training step."""
         return self.options.batch_size_labeled + (self.options.batch_size_pseudo if self.options.state == 1 else 0)
 
-    def _plan(self, batch_size, network):
+    def _work(self, batch_size, network):
         options, machine = self.options, self.machine
-        return memory.Plan(Path(options.output_dir), str(machine.device), network.backbone, network.aspp_branches,
-                    machine.precision.kind != "fp32", batch_size, options.batch_size_labeling, options.accumulate or 1,
-                    machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0,
-                    output_stride=network.output_stride)
+        return memory.Workload(
+            Path(options.output_dir), str(machine.device), network.backbone, network.aspp_branches,
+            machine.precision.kind != "fp32", batch_size, options.batch_size_labeling, options.accumulate or 1,
+            machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0,
+            output_stride=network.output_stride)
 
     def _parts(self, batch_size, network, known=None):
         """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed."""
-        plan = memory.fit(self.spec, self._plan(batch_size, network), known)
-        if plan.max_memory is not None:
-            print(f"memory: {memory.estimate(self.spec, plan)}", flush=True)
-        return plan.accumulate
+        work = memory.fit(self.spec, self._work(batch_size, network), known)
+        if work.max_memory is not None:
+            print(f"memory: {memory.estimate(self.spec, work)}", flush=True)
+        return work.accumulate
 
     def _check_sizes(self, *options):
         sizes = {"crop_size": self.spec.crop, "test_size": self.spec.test_size}

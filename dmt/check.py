@@ -34,7 +34,6 @@ _IMAGE_BYTES = 8192  # an image: three files with headers and palette, in whole 
 _TRAINING_FILES = 2 * (2 + 1)  # in checkpoints
 _NAMES_SHOWN = 3
 
-
 LABELLED, VALIDATION, UNLABELLED = ("labelled", "validation", "unlabelled")
 
 
@@ -77,38 +76,58 @@ class _Examined(NamedTuple):
     errors: list
 
 
-def check(data, subsets, plan, *, functions=(), workers=None, progress=iter):
-    """Check every image and mask of ``subsets`` (a dict of name -> ``Subset``), and whether ``plan`` fits this machine.
+class _List(NamedTuple):
+    """A subset that could be read, with what was found of each of its samples."""
 
-    ``data`` is the ``dmt.session.Data``. ``functions`` are further checks that take nothing and raise ``UserError``, as
-    loading the first weights. ``workers`` threads decode (default: one for each processor, at most 16). ``progress``
-    wraps a list. Returns a ``Report``.
+    name: str
+    kind: str
+    samples: list
+    examined: list
+    counts: np.ndarray  # as of an image, over the masks that decode
+    sizes: list  # of the images that decode
+
+
+def check(data, subsets, work, *, functions=(), progress=iter):
+    """Check every image and mask of ``subsets`` (a dict of name -> ``Subset``), and whether ``work`` fits this machine.
+
+    ``data`` is the ``dmt.session.Data``, ``work`` the ``dmt.memory.Workload``. ``functions`` are further checks that take
+    nothing and raise ``UserError``, as loading the first weights. ``progress`` wraps a list. Returns a ``Report``.
     """
     report, spec = Report(), data.spec
-    lists = {}
-    for name, subset in subsets.items():
-        samples = _attempt(report.errors, subset.read)
-        if samples is not None:
-            lists[name] = samples
+    read = {name: _attempt(report.errors, subset.read) for name, subset in subsets.items()}
     for function in functions:
         _attempt(report.errors, function)
-    report.errors += _overlaps(subsets, lists)
-    found = _examine_all(spec, set(itertools.chain(*lists.values())), workers, progress)
-    _check_memory(spec, plan, report)
-    _check_disk(spec, plan, subsets, lists, found, report)
-    for name, items in lists.items():  # one line a file comes last, there may be many
-        report.errors += [error for item in items for error in found[item].errors]
-        if spec.test_by == "pad" and subsets[name].kind != LABELLED:
-            report.errors += _too_large(spec, items, found)
-    report.errors = list(dict.fromkeys(report.errors))  # an image may stand in several lists
-    _check_validation(spec, subsets, lists, found, report)
-    report.warnings += _copies(subsets, lists, found)
-    turned = [item for items in lists.values() for item in items if found[item].turned]
+    samples = sorted(set(itertools.chain(*filter(None, read.values()))), key=lambda sample: str(sample.image))
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
+        found = dict(zip(progress(samples), pool.map(functools.partial(_examine, spec), samples)))
+    lists = [_list(spec, name, subsets[name].kind, items, [found[item] for item in items])
+             for name, items in read.items() if items is not None]
+    # Images may be shared by the labelled halves of a split, not by lists of different kinds.
+    pairs = [(one, other) for one, other in itertools.combinations(lists, 2) if one.kind != other.kind]
+    report.errors += itertools.starmap(_overlap, pairs)
+    _check_memory(spec, work, report)
+    _check_disk(spec, work, lists, report)
+    for one in lists:  # one line a file comes last, there may be many
+        report.errors += itertools.chain(*(examined.errors for examined in one.examined))
+        if spec.test_by == "pad" and one.kind != LABELLED:
+            report.errors += _too_large(spec, one)
+    report.errors = list(dict.fromkeys(filter(None, report.errors)))  # an image may stand in several lists
+    for one in lists:
+        if one.kind != UNLABELLED and one.counts.any() and not one.counts[:-1].any():
+            report.errors.append(f"the list {one.name}: {images.NO_LABEL.format(one.samples[0].name)}")
+        if one.kind == VALIDATION and len(one.samples) <= 2:
+            report.warnings.append(f"{_images(one)} for validation: the best checkpoint is chosen by chance; give more")
+    report.warnings += itertools.chain(*itertools.starmap(_copies, pairs))
+    turned = [sample for one in lists for sample, examined in zip(one.samples, one.examined) if examined.turned]
     if turned:
         report.warnings.append(f"{len(turned)} images carry an orientation tag, {turned[0].image} for one: "
                                f"{images.TURN_IT}; masks are taken to lie as the files do")
-    report.warnings += _lacking_classes(spec, subsets, lists, found)
-    report.table += _table(spec, subsets, lists, found)
+    for one in lists:
+        lacking = [spec.class_names[index] for index in np.flatnonzero(one.counts[:-1] == 0)]
+        if one.kind == LABELLED and lacking:
+            report.warnings.append(f"no mask of the list {one.name} has a pixel of {', '.join(lacking)}; a network trained "
+                                   "on it cannot learn that: choose another split, or go on knowing so")
+    report.table += _table(spec, lists)
     return report
 
 
@@ -136,18 +155,6 @@ def _attempt(errors, function, *arguments):
         return None
 
 
-def _examine_all(spec, samples, workers, progress):
-    """Dict of sample -> ``_Examined``."""
-    samples = sorted(samples, key=lambda sample: str(sample.image))
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
-        futures = [pool.submit(_examine, spec, sample) for sample in samples]
-        try:
-            return {sample: future.result() for future, sample in zip(progress(futures), samples)}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def _examine(spec, sample):
     """Decode an image and its mask, and compare them."""
     errors, counts, path = [], None, sample.image
@@ -162,136 +169,104 @@ def _examine(spec, sample):
     return _Examined(size, None if image is None else images.digest(path), turned, counts, errors)
 
 
-def _too_large(spec, samples, found):
+def _list(spec, name, kind, samples, examined):
+    counts = sum((one.counts for one in examined if one.counts is not None), start=np.zeros(spec.num_classes + 1, np.int64))
+    return _List(name, kind, samples, examined, counts, [one.size for one in examined if one.size is not None])
+
+
+def _too_large(spec, one):
     """Labelling and validation pad images to the test size; one that is larger would not fit."""
     rows, columns = spec.test_size
-    for sample in samples:
-        height, width = found[sample].size or (0, 0)
+    for sample, examined in zip(one.samples, one.examined):
+        height, width = examined.size or (0, 0)
         if height > rows or width > columns:
             yield (f"the image {sample.image} is {width} x {height} pixels, larger than the test size {columns} x "
                    f"{rows} it is padded to; raise test_size in the dataset's spec or give --test-size")
 
 
-def _of_different_kinds(subsets, lists):
-    """Pairs of (name, samples): the labelled halves of a split may share images, other lists may not."""
-    for one, other in itertools.combinations(lists.items(), 2):
-        if subsets[one[0]].kind != subsets[other[0]].kind:
-            yield one, other
+def _overlap(one, other):
+    """What to say of images that stand in two lists of different kinds, or None."""
+    shared = sorted({sample.image for sample in one.samples} & {sample.image for sample in other.samples})
+    if not shared:
+        return None
+    shown = ", ".join(str(path) for path in shared[:_NAMES_SHOWN])
+    more = f" and {len(shared) - _NAMES_SHOWN} more" if len(shared) > _NAMES_SHOWN else ""
+    return (f"{shown}{more}: {'this image stands' if len(shared) == 1 else 'these images stand'} in both the list "
+            f"{one.name} and the list {other.name}; take each out of one of the two, or make the lists again with "
+            "generate_splits.py")
 
 
-def _overlaps(subsets, lists):
-    """Images that stand in two lists of different kinds."""
-    for (one, first), (other, second) in _of_different_kinds(subsets, lists):
-        shared = sorted({sample.image for sample in first} & {sample.image for sample in second})
-        if shared:
-            shown = ", ".join(str(path) for path in shared[:_NAMES_SHOWN])
-            more = f" and {len(shared) - _NAMES_SHOWN} more" if len(shared) > _NAMES_SHOWN else ""
-            yield (f"{shown}{more}: {'this image stands' if len(shared) == 1 else 'these images stand'} in both the "
-                   f"list {one} and the list {other}; take each out of one of the two, or make the lists again with "
-                   "generate_splits.py")
+def _copies(one, other):
+    """What to say of images of two lists of different kinds that are other files, but of the same content or name."""
+    first, second = ([(sample.image, sample.name, examined.digest) for sample, examined
+                      in zip(listed.samples, listed.examined) if examined.digest] for listed in (one, other))
+    contents = {digest: path for path, _, digest in first}
+    names = {name: path for path, name, _ in first}
+    copies = [(path, contents[digest]) for path, _, digest in second if digest in contents]
+    namesakes = [(path, names[name]) for path, name, digest in second if digest not in contents and name in names]
+    never = "; what is validated on must not be trained on" if VALIDATION in (one.kind, other.kind) else ""
+    for what, pairs in (("copies of", copies), ("called like", namesakes)):
+        pairs = [(path, twin) for path, twin in pairs if path != twin]
+        if pairs:
+            yield (f"{len(pairs)} of the {other.name} images are {what} {one.name} images ({pairs[0][0]} and "
+                   f"{pairs[0][1]}, for one){never}")
 
 
-def _copies(subsets, lists, found):
-    """Images of two lists of different kinds that are other files, but of the same content or name."""
-    for (one, first), (other, second) in _of_different_kinds(subsets, lists):
-        contents = {found[sample].digest: sample.image for sample in first if found[sample].digest}
-        names = {sample.name: sample.image for sample in first if found[sample].digest}
-        copies = [(sample.image, contents[found[sample].digest]) for sample in second if found[sample].digest in contents]
-        namesakes = [(sample.image, names[sample.name]) for sample in second
-                     if sample.name in names and found[sample].digest and found[sample].digest not in contents]
-        judged = VALIDATION in (subsets[one].kind, subsets[other].kind)
-        never = "; what is validated on must not be trained on" if judged else ""
-        for what, pairs in (("copies of", copies), ("called like", namesakes)):
-            pairs = [(path, twin) for path, twin in pairs if path != twin]
-            if pairs:
-                yield (f"{len(pairs)} of the {other} images are {what} {one} images ({pairs[0][0]} and {pairs[0][1]}, "
-                       f"for one){never}")
+# --- the table ------------------------------------------------------------------------------------------------------
 
 
-def _check_validation(spec, subsets, lists, found, report):
-    """A figure needs labelled pixels, and more than two images."""
-    for name, items in lists.items():
-        examined = [found[item].counts for item in items if found[item].counts is not None]
-        if subsets[name].kind != UNLABELLED and examined and not _counts(spec, items, found)[:-1].any():
-            report.errors.append(f"the list {name}: {images.NO_LABEL.format(items[0].name)}")
-        if subsets[name].kind == VALIDATION and len(items) <= 2:
-            report.warnings.append(f"{len(items)} image{'s' * (len(items) != 1)} for validation: the best checkpoint "
-                                   "is chosen by chance; give more")
+def _images(one):
+    return f"{len(one.samples)} image{'s' * (len(one.samples) != 1)}"
 
 
-# --- classes --------------------------------------------------------------------------------------------------------
-
-
-def _counts(spec, items, found):
-    """(num_classes + 1,) pixels of each class and, last, of ignored ones, over the masks that decode."""
-    return sum((found[item].counts for item in items if found[item].counts is not None),
-               start=np.zeros(spec.num_classes + 1, np.int64))
-
-
-def _lacking_classes(spec, subsets, lists, found):
-    for name, items in lists.items():
-        if subsets[name].kind == LABELLED:
-            counts = _counts(spec, items, found)[:-1]
-            lacking = [spec.class_names[index] for index in np.flatnonzero(counts == 0)]
-            if lacking:
-                yield (f"no mask of the list {name} has a pixel of {', '.join(lacking)}; a network trained on it "
-                       "cannot learn that: choose another split, or go on knowing so")
-
-
-def _table(spec, subsets, lists, found):
+def _table(spec, lists):
     """Lines: a list's images and sizes each, then the share of every class in percent of the labelled pixels."""
     shares = {}
-    for name, items in lists.items():
-        sizes = np.array([found[item].size for item in items if found[item].size is not None])
-        line = f"{name}: {len(items)} image{'s' * (len(items) != 1)}"
-        if len(sizes):
-            (low_height, low_width), (height, width) = sizes.min(axis=0), sizes.max(axis=0)
-            line += f", {_range(low_width, width)} pixels wide and {_range(low_height, height)} high"
-        if subsets[name].kind != UNLABELLED:
-            counts = _counts(spec, items, found)
-            shares[name] = 100 * counts[:-1] / max(counts[:-1].sum(), 1)
-            line += f", {100 * counts[:-1].sum() / max(counts.sum(), 1):.2f} % of the pixels labelled"
+    for one in lists:
+        line = f"{one.name}: {_images(one)}"
+        if one.sizes:
+            high, wide = (str(low) if low == most else f"{low} to {most}"
+                          for low, most in zip(np.min(one.sizes, axis=0), np.max(one.sizes, axis=0)))
+            line += f", {wide} pixels wide and {high} high"
+        if one.kind != UNLABELLED:
+            labelled = one.counts[:-1].sum()
+            shares[one.name] = 100 * one.counts[:-1] / max(labelled, 1)
+            line += f", {100 * labelled / max(one.counts.sum(), 1):.2f} % of the pixels labelled"
         yield line
     if shares:
         widths = [max(8, len(name)) for name in shares]
         first = max(len(name) for name in (*spec.class_names, "class (% of pixels)"))
         yield "  ".join(["class (% of pixels)".ljust(first), *(f"{name:>{w}}" for name, w in zip(shares, widths))])
-        for index, class_name in enumerate(spec.class_names):
-            yield "  ".join([class_name.ljust(first),
-                             *(f"{share[index]:{w}.2f}" for share, w in zip(shares.values(), widths))])
-
-
-def _range(low, high):
-    return f"{low}" if low == high else f"{low} to {high}"
+        for class_name, row in zip(spec.class_names, zip(*shares.values())):
+            yield "  ".join([class_name.ljust(first), *(f"{share:{w}.2f}" for share, w in zip(row, widths))])
 
 
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 
-def disk_bytes(spec, plan, sizes):
+def disk_bytes(spec, work, sizes):
     """(bytes of pseudo labels, bytes of checkpoints and training states) at the fullest moment of a run.
 
     ``sizes`` are the (height, width) of the unlabelled images. Labels stay; of predictions the launchers leave two rounds.
     """
     labels = sum(_LABEL_BYTES * height * width + _IMAGE_BYTES for height, width in sizes)
-    stride = traits(plan.backbone, plan.output_stride).output_stride
+    stride = traits(work.backbone, work.output_stride).output_stride
     points = sum((-(-height // stride) + 1) * (-(-width // stride) + 1) for height, width in sizes)
     logits = points * spec.num_classes * 2  # 16 bits each
-    labelings = plan.arms * (plan.rounds * labels + min(plan.rounds, 2) * logits)
-    network = memory.meta_network(spec.num_classes, plan.backbone, plan.aspp_branches, plan.output_stride)
+    labelings = work.arms * (work.rounds * labels + min(work.rounds, 2) * logits)
+    network = memory.meta_network(spec.num_classes, work.backbone, work.aspp_branches, work.output_stride)
     checkpoint = 4 * sum(tensor.numel() for tensor in network.state_dict().values())
-    stages = plan.arms * (plan.rounds + 1) + _TRAINING_FILES if plan.batch_size else 0
+    stages = work.arms * (work.rounds + 1) + _TRAINING_FILES if work.batch_size else 0
     return int(labelings), checkpoint * stages
 
 
-def _check_disk(spec, plan, subsets, lists, found, report):
+def _check_disk(spec, work, lists, report):
     """Compare ``disk_bytes`` with the free room; what an interrupted run has written already counts as there."""
-    sizes = [found[item].size for name, items in lists.items() if subsets[name].kind == UNLABELLED
-             for item in items if found[item].size is not None]
+    sizes = [size for one in lists if one.kind == UNLABELLED for size in one.sizes]
     if spec.test_by == "resize":
         sizes = [spec.test_size] * len(sizes)
-    labelings, checkpoints = disk_bytes(spec, plan, sizes)
-    folder = Path(plan.output_dir).expanduser().absolute()
+    labelings, checkpoints = disk_bytes(spec, work, sizes)
+    folder = Path(work.output_dir).expanduser().absolute()
     written = _written(folder)
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
@@ -319,24 +294,24 @@ def _written(folder):
 # --- GPU memory -----------------------------------------------------------------------------------------------------
 
 
-def _check_memory(spec, plan, report):
-    """Compare the estimate with ``plan.max_memory``, and with what is free on a GPU; on a CPU only report it."""
-    fitted = _attempt(report.errors, memory.fit, spec, plan)
-    plan = fitted or dataclasses.replace(plan, max_memory=None)
-    training, labeling = memory.memory_bytes(spec, plan)
-    device = torch.device(plan.device)
+def _check_memory(spec, work, report):
+    """Compare the estimate with ``work.max_memory``, and with what is free on a GPU; on a CPU only report it."""
+    fitted = _attempt(report.errors, memory.fit, spec, work)
+    work = fitted or dataclasses.replace(work, max_memory=None)
+    training, labeling = memory.memory_bytes(spec, work)
+    device = torch.device(work.device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    report.estimates.append(f"{'GPU ' if free is not None else ''}memory: {memory.estimate(spec, plan)}; "
+    report.estimates.append(f"{'GPU ' if free is not None else ''}memory: {memory.estimate(spec, work)}; "
                             + (f"{gb(free)} free on {device}" if free is not None else f"not judged on {device}"))
     if free is None:
         return
-    mixed = "" if plan.mixed_precision else " or --mixed-precision"
+    mixed = "" if work.mixed_precision else " or --mixed-precision"
     if training is not None and training > free:
-        report.errors.append(f"training {in_pixels(memory.images_at_once(plan), spec.crop)} needs about {gb(training)} "
+        report.errors.append(f"training {in_pixels(memory.images_at_once(work), spec.crop)} needs about {gb(training)} "
                              f"of GPU memory, but {device} has {gb(free)} free; give --max-memory or a larger "
                              f"--accumulate (batches in parts), a smaller --crop-size{mixed}, or end what else runs "
                              "there")
     if labeling > free:
-        report.errors.append(f"labelling {in_pixels(plan.batch_size_labeling, spec.test_size)} needs about "
+        report.errors.append(f"labelling {in_pixels(work.batch_size_labeling, spec.test_size)} needs about "
                              f"{gb(labeling)} of GPU memory, but {device} has {gb(free)} free; give a smaller "
                              f"--batch-size-labeling{mixed}, or end what else runs there")

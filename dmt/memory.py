@@ -22,7 +22,7 @@ _FEW, _MORE = 2, 3  # images that tell what one more takes; batch normalization 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """What is to be run, as far as memory and disk depend on it.
 
     ``batch_size`` is the number of images a training step, 0 where nothing is trained. They are computed in
@@ -45,37 +45,37 @@ class Plan:
     output_stride: int | None = None
 
 
-def memory_bytes(spec, plan):
+def memory_bytes(spec, work):
     """(bytes of training or None, bytes of labelling and validation): estimates for each process at its fullest.
 
     Training keeps parameters, gradients, momentum and everything that backward will need of the images that are
-    computed at once, and adds the maps of the loss. ``plan`` is the ``dmt.check.Plan``.
+    computed at once, and adds the maps of the loss. ``work`` is the ``Workload``.
     """
-    images = images_at_once(plan)
+    images = images_at_once(work)
     pixels = images * spec.crop[0] * spec.crop[1]
-    parameters, kept, _ = _network_memory(spec, plan, images, spec.crop) if pixels else (0, 0, 0)
+    parameters, kept, _ = _network_memory(spec, work, images, spec.crop) if pixels else (0, 0, 0)
     training = parameters * 4 * 3 + kept + _LOGIT_MAPS * 4 * pixels * spec.num_classes
-    parameters, _, largest = _network_memory(spec, plan, plan.batch_size_labeling, spec.test_size)
+    parameters, _, largest = _network_memory(spec, work, work.batch_size_labeling, spec.test_size)
     labeling = (parameters * 4 * (3 if pixels else 1) + _PASSING_MAPS * largest
                 + _LOGIT_MAPS * 4 * spec.test_size[0] * spec.test_size[1] * spec.num_classes)
-    if plan.mixed_precision:  # a copy of every weight in 16 bits
+    if work.mixed_precision:  # a copy of every weight in 16 bits
         training, labeling = training + 2 * parameters, labeling + 2 * parameters
     return int(_GAPS * training) + _WORKSPACE if pixels else None, int(_GAPS * labeling) + _WORKSPACE
 
 
-def images_at_once(plan):
+def images_at_once(work):
     """The largest share that a process has of a part of a training batch."""
-    return _divided(_divided(plan.batch_size, plan.accumulate), plan.processes)
+    return _divided(_divided(work.batch_size, work.accumulate), work.processes)
 
 
 def _divided(count, shares):
     return -(-count // shares)
 
 
-def _network_memory(spec, plan, count, size):
+def _network_memory(spec, work, count, size):
     """(number of parameters, bytes that a forward pass of ``count`` images keeps for backward, the largest of them)."""
-    parameters, few, more = _passes(spec.num_classes, plan.backbone, plan.aspp_branches, plan.output_stride,
-                                    plan.mixed_precision, tuple(size))
+    parameters, few, more = _passes(spec.num_classes, work.backbone, work.aspp_branches, work.output_stride,
+                                    work.mixed_precision, tuple(size))
     return parameters, *(one + (count - _FEW) * (other - one) for one, other in zip(few, more))
 
 
@@ -120,69 +120,69 @@ def largest_map(backbone, output_stride):
 # --- what fits --------------------------------------------------------------------------------------------------------
 
 
-def fit(spec, plan, known=None):
-    """``plan`` with the fewest parts of a batch whose estimate is at most ``plan.max_memory`` GB; without it, ``plan``.
+def fit(spec, work, known=None):
+    """``work`` with the fewest parts of a batch whose estimate is at most ``work.max_memory`` GB; without it, ``work``.
 
     An earlier start of the same stage, perhaps with fewer processes, has picked ``known`` parts: that stays if it fits.
     Raises ``UserError`` where that needs more parts than a batch has images, where labelling or validation do not fit,
-    and where ``plan.accumulate`` is more than there are images.
+    and where ``work.accumulate`` is more than there are images.
     """
-    if plan.max_memory is None:
-        if 0 < plan.batch_size < plan.accumulate:
-            raise UserError(f"--accumulate {plan.accumulate}: a batch of {plan.batch_size} images "
+    if work.max_memory is None:
+        if 0 < work.batch_size < work.accumulate:
+            raise UserError(f"--accumulate {work.accumulate}: a batch of {work.batch_size} images "
                             "(--batch-size-labeled, with pseudo labels and --batch-size-pseudo) cannot be cut into "
-                            f"more than {plan.batch_size} parts; give at most --accumulate {plan.batch_size}")
-        return plan
-    limit = plan.max_memory * 1e9
+                            f"more than {work.batch_size} parts; give at most --accumulate {work.batch_size}")
+        return work
+    limit = work.max_memory * 1e9
 
     def labeling(count):
-        return memory_bytes(spec, dataclasses.replace(plan, batch_size_labeling=count))[1]
+        return memory_bytes(spec, dataclasses.replace(work, batch_size_labeling=count))[1]
 
     def training(parts):
-        return memory_bytes(spec, dataclasses.replace(plan, accumulate=parts))[0]
+        return memory_bytes(spec, dataclasses.replace(work, accumulate=parts))[0]
 
     # Both are searched in ascending order of whether they fit.
-    if labeling(plan.batch_size_labeling) > limit:
-        most = bisect.bisect_left(range(1, plan.batch_size_labeling), True, key=lambda count: labeling(count) > limit)
-        raise UserError(_labeling_too_large(spec, plan, most, labeling))
-    if not plan.batch_size:
-        return plan
-    parts = 1 + bisect.bisect_left(range(1, plan.batch_size), True, key=lambda parts: training(parts) <= limit)
-    if known and parts < known <= plan.batch_size:
+    if labeling(work.batch_size_labeling) > limit:
+        most = bisect.bisect_left(range(1, work.batch_size_labeling), True, key=lambda count: labeling(count) > limit)
+        raise UserError(_labeling_too_large(spec, work, most, labeling))
+    if not work.batch_size:
+        return work
+    parts = 1 + bisect.bisect_left(range(1, work.batch_size), True, key=lambda parts: training(parts) <= limit)
+    if known and parts < known <= work.batch_size:
         parts = known
     if training(parts) > limit:
-        fewest = _divided(plan.batch_size, plan.processes)
-        raise UserError(f"--max-memory {plan.max_memory:g}: training needs about {gb(training(parts))} even with "
+        fewest = _divided(work.batch_size, work.processes)
+        raise UserError(f"--max-memory {work.max_memory:g}: training needs about {gb(training(parts))} even with "
                         f"{in_pixels(1, spec.crop)} at once (--accumulate {fewest}); give more --max-memory or a "
-                        f"smaller --crop-size{_mixed(plan)}")
-    return dataclasses.replace(plan, accumulate=parts)
+                        f"smaller --crop-size{_mixed(work)}")
+    return dataclasses.replace(work, accumulate=parts)
 
 
-def _labeling_too_large(spec, plan, most, labeling):
-    what = (f"--max-memory {plan.max_memory:g}: labelling and validation of "
-            f"{in_pixels(plan.batch_size_labeling, spec.test_size)} need about "
-            f"{gb(labeling(plan.batch_size_labeling))}")
+def _labeling_too_large(spec, work, most, labeling):
+    what = (f"--max-memory {work.max_memory:g}: labelling and validation of "
+            f"{in_pixels(work.batch_size_labeling, spec.test_size)} need about "
+            f"{gb(labeling(work.batch_size_labeling))}")
     if most:
         return f"{what}; the largest batch that fits is --batch-size-labeling {most}"
-    single = f" and even --batch-size-labeling 1 needs about {gb(labeling(1))}" if plan.batch_size_labeling > 1 else ""
-    return f"{what}{single}; give more --max-memory or a smaller --test-size{_mixed(plan)}"
+    single = f" and even --batch-size-labeling 1 needs about {gb(labeling(1))}" if work.batch_size_labeling > 1 else ""
+    return f"{what}{single}; give more --max-memory or a smaller --test-size{_mixed(work)}"
 
 
-def _mixed(plan):
-    return "" if plan.mixed_precision else ", or add --mixed-precision"
+def _mixed(work):
+    return "" if work.mixed_precision else ", or add --mixed-precision"
 
 
-def estimate(spec, plan):
+def estimate(spec, work):
     """What ``memory_bytes`` says, in words, with what training would take in one part where there are several."""
-    training, labeling = memory_bytes(spec, plan)
+    training, labeling = memory_bytes(spec, work)
     said = []
     if training is not None:
-        said.append(f"about {gb(training)} for training {in_pixels(images_at_once(plan), spec.crop)}")
-        if plan.accumulate > 1:
-            whole = memory_bytes(spec, dataclasses.replace(plan, accumulate=1))[0]
-            said[0] += f" at once (batches of {plan.batch_size} in {plan.accumulate} parts; whole: about {gb(whole)})"
-    said.append(f"about {gb(labeling)} for labelling {in_pixels(plan.batch_size_labeling, spec.test_size)}")
-    return ", ".join(said) + ("" if plan.max_memory is None else f", within --max-memory {plan.max_memory:g} GB")
+        said.append(f"about {gb(training)} for training {in_pixels(images_at_once(work), spec.crop)}")
+        if work.accumulate > 1:
+            whole = memory_bytes(spec, dataclasses.replace(work, accumulate=1))[0]
+            said[0] += f" at once (batches of {work.batch_size} in {work.accumulate} parts; whole: about {gb(whole)})"
+    said.append(f"about {gb(labeling)} for labelling {in_pixels(work.batch_size_labeling, spec.test_size)}")
+    return ", ".join(said) + ("" if work.max_memory is None else f", within --max-memory {work.max_memory:g} GB")
 
 
 def in_pixels(count, size):

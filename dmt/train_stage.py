@@ -176,7 +176,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
             board.close()
     result = {"miou": miou, "step": best_step, "start_miou": carried.get("miou"),
               "skipped_steps": int(machine.precision.skipped.item())}
-    processes.first(stage.finish, result, fingerprint, plan.save)
+    processes.first(lambda: stage.finish(result, fingerprint, plan.save))
     if result["skipped_steps"]:
         print(f"{plan.name}: {result['skipped_steps']} of {steps.total} steps skipped by the loss scaler")
     return result

@@ -15,7 +15,7 @@ from data.specs import load_spec
 from data.confidence import GREY_LEVELS
 from dmt import memory
 from dmt.training import train as run_training
-from dmt.memory import Plan
+from dmt.memory import Workload
 from dmt.live_view import LiveView
 from dmt.records import Counts, Records
 from dmt.session import Machine
@@ -255,7 +255,7 @@ def test_an_interrupted_training_in_parts_ends_with_the_same_bits(shapes_root, t
 def test_a_number_picked_is_the_number_given_by_hand(shapes_root, tmp_path, command):
     """... so the stage counts as finished; another number does not."""
     spec = dataclasses.replace(load_spec("shapes"), crop=(97, 97), test_size=(65, 65))
-    plan = Plan("runs", backbone="small", batch_size=3, batch_size_labeling=1)
+    plan = Workload("runs", backbone="small", batch_size=3, batch_size_labeling=1)
     one, two = (memory.memory_bytes(spec, dataclasses.replace(plan, accumulate=number))[0] for number in (1, 2))
     assert two < one
     limit, sizes = (one + two) / 2e9, ["--crop-size", 97, 97, "--batch-size-labeling=1"]
@@ -328,7 +328,7 @@ def test_the_check_says_what_will_be_picked(shapes_root, tmp_path, command):
 # --- what fits --------------------------------------------------------------------------------------------------------
 
 SPEC = dataclasses.replace(load_spec("voc"), crop=(161, 161), test_size=(33, 33))
-PLAN = Plan("runs", backbone="small", batch_size=8, batch_size_labeling=1)
+PLAN = Workload("runs", backbone="small", batch_size=8, batch_size_labeling=1)
 
 
 def picked(limit, **changes):

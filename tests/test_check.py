@@ -13,13 +13,13 @@ from data import images
 from data.lists import read_list
 from data.specs import UNLABELED, load_spec
 from dmt.check import LABELLED, UNLABELLED, VALIDATION, Report, Subset, check, disk_bytes, print_report
-from dmt.memory import Plan, memory_bytes
+from dmt.memory import Workload, memory_bytes
 from dmt.session import Data
 from utils.errors import UserError
 
 LISTS = "ImageSets/Segmentation"
 SPEC = dataclasses.replace(load_spec("shapes"), crop=(33, 33), test_size=(65, 65))
-SMALL = Plan("runs", backbone="small", batch_size=2, batch_size_labeling=2)
+SMALL = Workload("runs", backbone="small", batch_size=2, batch_size_labeling=2)
 
 
 def subsets(root):
@@ -35,10 +35,10 @@ def listed(root, path, kind=LABELLED, dataset="shapes"):
     return Subset(lambda: Data(dataset, root).samples(read_list(path), folder), kind)
 
 
-def run(root, tmp_path, lists=None, plan=SMALL, dataset="shapes", **options):
+def run(root, tmp_path, lists=None, work=SMALL, dataset="shapes", **options):
     sizes = {name: options.pop(name, getattr(SPEC, name)) for name in ("crop", "test_size")}
     data = Data(dataset, root, **sizes)
-    return check(data, lists or subsets(root), dataclasses.replace(plan, output_dir=tmp_path / "runs"), **options)
+    return check(data, lists or subsets(root), dataclasses.replace(work, output_dir=tmp_path / "runs"), **options)
 
 
 def masks(root, name):
@@ -211,20 +211,20 @@ def test_the_report_is_printed(capsys):
 
 def test_memory_of_resnet101():
     voc = load_spec("voc")
-    plan = Plan("runs", mixed_precision=True, batch_size=8)
-    training, labeling = memory_bytes(voc, plan)
+    work = Workload("runs", mixed_precision=True, batch_size=8)
+    training, labeling = memory_bytes(voc, work)
     assert 3e9 < training < 12e9 and 0.5e9 < labeling < training
-    assert memory_bytes(voc, dataclasses.replace(plan, batch_size=12))[0] > training
-    assert memory_bytes(voc, dataclasses.replace(plan, mixed_precision=False))[0] > 1.5 * training
-    assert memory_bytes(voc, dataclasses.replace(plan, batch_size_labeling=16))[1] > labeling
-    assert memory_bytes(voc, dataclasses.replace(plan, batch_size=0))[0] is None
+    assert memory_bytes(voc, dataclasses.replace(work, batch_size=12))[0] > training
+    assert memory_bytes(voc, dataclasses.replace(work, mixed_precision=False))[0] > 1.5 * training
+    assert memory_bytes(voc, dataclasses.replace(work, batch_size_labeling=16))[1] > labeling
+    assert memory_bytes(voc, dataclasses.replace(work, batch_size=0))[0] is None
 
 
 @pytest.mark.parametrize("free, errors", [(10e9, 0), (3e9, 1), (0.1e9, 2)])
 def test_memory_is_judged_on_a_gpu(shapes_root, tmp_path, monkeypatch, free, errors):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(80e9)))
-    plan = Plan(tmp_path, "cuda:0", mixed_precision=True, batch_size=8, batch_size_labeling=1)
-    found = run(shapes_root, tmp_path, plan=plan, crop=(321, 321)).errors
+    work = Workload(tmp_path, "cuda:0", mixed_precision=True, batch_size=8, batch_size_labeling=1)
+    found = run(shapes_root, tmp_path, work=work, crop=(321, 321)).errors
     assert len(found) == errors and all("GPU memory, but cuda:0 has" in line for line in found)
 
 
@@ -235,7 +235,7 @@ def test_disk_by_hand():
     pseudo, checkpoints = disk_bytes(SPEC, SMALL, sizes)  # two arms, five rounds
     assert pseudo == int(2 * (5 * labels + 2 * logits))
     assert disk_bytes(SPEC, dataclasses.replace(SMALL, rounds=0), sizes) == (0, checkpoints // 18 * 8)  # 12 + 6, 2 + 6
-    voc = disk_bytes(load_spec("voc"), Plan("runs"), [])[1]
+    voc = disk_bytes(load_spec("voc"), Workload("runs"), [])[1]
     assert voc == pytest.approx(18 * 4 * 44.1e6, rel=0.01)  # ResNet-101 with its head has 44 million parameters
 
 
