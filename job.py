@@ -21,7 +21,6 @@ class Job:
     """The stage that the options describe."""
 
     def __init__(self, options, processes):
-
         self.options = options
         images.limit_pixels(options.max_pixels)
         self.data = Data(options.dataset, options.data_root, options.lists_dir, options.crop_size, options.test_size)
@@ -68,9 +67,10 @@ class Job:
                         save_num_steps=options.save_num_steps)
         start, weights = self._start()
         name = options.exp_name or "-".join((self.spec.name, *self.split))
-        self._check_sizes("crop_size", "test_size")
+        self.network.check_sizes("--crop-size", "--test-size")
         parts = self._parts(self._batch_size(), self.network,
                             None if options.redo else known_parts(options.output_dir, name))
+        setting = Setting(self.data, self.machine, self.network, self.split, options.on_collapse)
         plan = train_stage.Training(
             name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
             options.batch_size_pseudo if mutual else None, options.seed,
@@ -78,7 +78,7 @@ class Job:
             accumulate=parts, start=start, weights=weights, save=not options.do_not_save, redo=options.redo,
             config={**vars(options), "accumulate": parts})
         try:
-            train_stage.run(self._setting(), plan)
+            train_stage.run(setting, plan)
         except Interrupted as interrupted:
             sys.exit(128 + interrupted.signal)
 
@@ -87,11 +87,16 @@ class Job:
         from dmt import label_stage  # what the others do without
         from dmt.labeling import LabelingRules
         options = self.options
-        rules = LabelingRules(options.label_ratio, options.increment, self._background(),
-                              not options.no_conflict_reduction, options.previous_statistics)
-        self._check_sizes("test_size")
+        background = {"spec": self.spec.background, "none": None}.get(options.background, options.background)
+        if background is not None and background >= self.spec.num_classes:
+            raise UserError(f"--background {background}: {self.spec.name} has the classes 0 to "
+                            f"{self.spec.num_classes - 1}; give one of them or none")
+        rules = LabelingRules(options.label_ratio, options.increment, background, not options.no_conflict_reduction,
+                              options.previous_statistics)
+        self.network.check_sizes("--test-size")
         self._parts(0, self.network)
-        label_stage.run(self._setting(), self._pseudo_dir(), self._checkpoint("continue_from"),
+        setting = Setting(self.data, self.machine, self.network, self.split, options.on_collapse)
+        label_stage.run(setting, self._pseudo_dir(), self._checkpoint("continue_from"),
                         self._checkpoint("oldfilename") if options.oldfilename else None, rules, options.redo)
 
     def test(self):
@@ -153,7 +158,7 @@ class Job:
         self.network.build("cpu", *self._start())
         if self.options.check_weights and self.options.continue_from:
             self._network(None).build("cpu", None, self.options.weights)
-        self._check_sizes("crop_size", "test_size")
+        self.network.check_sizes("--crop-size", "--test-size")
 
     def _batch_size(self):
         """Images a training step."""
@@ -174,23 +179,8 @@ class Job:
             print(f"memory: {memory.estimate(self.spec, work)}", flush=True)
         return work.accumulate
 
-    def _check_sizes(self, *options):
-        sizes = {"crop_size": self.spec.crop, "test_size": self.spec.test_size}
-        self.network.check_sizes(**{option: sizes[option] for option in options})
-
-    def _setting(self):
-        return Setting(self.data, self.machine, self.network, self.split, self.options.on_collapse)
-
     def _pseudo_dir(self):
         return Path(self.options.pseudo_dir or Path(self.options.output_dir) / "pseudo_labels").expanduser()
-
-    def _background(self):
-        choice = self.options.background
-        background = {"spec": self.spec.background, "none": None}.get(choice, choice)
-        if background is not None and background >= self.spec.num_classes:
-            raise UserError(f"--background {background}: {self.spec.name} has the classes 0 to "
-                            f"{self.spec.num_classes - 1}; give one of them or none")
-        return background
 
     def _start(self):
         """(checkpoint to start from or None, weights of the encoder or None)."""

@@ -184,10 +184,11 @@ class Network:
         return {**network_values(self.backbone, self.aspp_branches, self.output_stride, self.input_format),
                 "num_classes": self.spec.num_classes}
 
-    def check_sizes(self, **sizes):
-        """Raise ``UserError`` when the backbone does not take images of ``sizes``, by the names of their options."""
-        for option, size in sizes.items():
-            check_size(size, self.backbone, self.traits, f"--{option.replace('_', '-')}")
+    def check_sizes(self, *options):
+        """Raise ``UserError`` when the backbone does not take images of the sizes of these ``options``."""
+        for option in options:
+            size = {"--crop-size": self.spec.crop, "--test-size": self.spec.test_size}[option]
+            check_size(size, self.backbone, self.traits, option)
 
     def describe(self, fingerprint):
         """What its checkpoints carry beside the weights, as plain values that depend on neither time nor place.

@@ -3,6 +3,7 @@
 The encoder is a dilated ResNet, as in the papers, or any of timm's.
 """
 
+import functools
 import itertools
 
 import torch
@@ -18,8 +19,6 @@ from models.input_format import IMAGENET
 from utils.errors import UserError
 
 DILATIONS = (6, 12, 18, 24)
-# The stride of layer3 and layer4 becomes dilation: the output stride is 8 instead of 32.
-_DILATED = {"weights": None, "replace_stride_with_dilation": [False, True, True]}
 
 
 class NarrowResNet(ResNet):
@@ -29,11 +28,8 @@ class NarrowResNet(ResNet):
         return super()._make_layer(block, planes // 4, *args, **kwargs)
 
 
-def _small(weights=None, replace_stride_with_dilation=None):
-    return NarrowResNet(Bottleneck, [1, 1, 1, 1], replace_stride_with_dilation=replace_stride_with_dilation)
-
-
-BACKBONES = {"resnet101": resnet101, "resnet50": resnet50, "small": _small}
+BACKBONES = {"resnet101": resnet101, "resnet50": resnet50,
+             "small": functools.partial(NarrowResNet, Bottleneck, [1, 1, 1, 1])}
 _TRAITS = Traits(output_stride=8, plus=1, exact=False, input_format=IMAGENET)  # of these
 
 
@@ -72,8 +68,10 @@ class DeepLabV2(nn.Module):
         self.backbone_name = backbone
         self.traits = traits(backbone, output_stride)
         self.aspp_branches = aspp_branches
-        if backbone in BACKBONES:
-            self.backbone = BACKBONES[backbone](**_DILATED)
+        self.foldable = backbone in BACKBONES  # whether ``models.folded.FoldedDeepLab`` can compute it
+        if self.foldable:
+            # The stride of layer3 and layer4 becomes dilation: the output stride is 8 instead of 32.
+            self.backbone = BACKBONES[backbone](replace_stride_with_dilation=[False, True, True])
             channels = self.backbone.layer4[-1].conv3.out_channels
             del self.backbone.avgpool, self.backbone.fc  # of the image classifier
         else:
@@ -84,24 +82,15 @@ class DeepLabV2(nn.Module):
     def forward(self, images):
         """``images`` (N, 3, H, W) float, normalized -> logits (N, C, h, w): ceil(H / 8), ceil(W / 8) for a ResNet."""
         net = self.backbone
-        if isinstance(net, Encoder):
-            return self.classifier(net(images))
-        features = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+        features = net.maxpool(net.relu(net.bn1(net.conv1(images)))) if self.foldable else images
         for block in self.blocks():
             features = block(features)
         return self.classifier(features)
 
-    @property
-    def foldable(self):
-        """Whether ``models.folded.FoldedDeepLab`` can compute it."""
-        return not isinstance(self.backbone, Encoder)
-
     def blocks(self):
         """From the image to the head: residual blocks (torchvision's ``Bottleneck``), or timm's encoder as a whole."""
         net = self.backbone
-        if isinstance(net, Encoder):
-            return iter([net])
-        return itertools.chain(net.layer1, net.layer2, net.layer3, net.layer4)
+        return itertools.chain(net.layer1, net.layer2, net.layer3, net.layer4) if self.foldable else [net]
 
     def compile_blocks(self, backend="inductor"):
         """Let torch.compile fuse what follows each convolution, within every block; returns the network.

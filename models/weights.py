@@ -4,8 +4,6 @@ The COCO weights are the DeepLab-ResNet-101 of Hung et al. (BMVC 2018, arXiv 180
     python -m models.weights convert-coco resnet101COCO-41f33a49.pth --out .
 """
 
-import argparse
-import errno
 import re
 from pathlib import Path
 
@@ -14,9 +12,10 @@ from torchvision.models import ResNet50_Weights, ResNet101_Weights
 
 from models.deeplab import deeplab_v2
 from models.encoder import Encoder
-from utils.checkpoints import load_checkpoint
+from utils.arguments import number
+from utils.checkpoints import load_checkpoint, save
 from utils.errors import OneLineParser, UserError, reports_user_errors
-from utils.files import replacing, sha256
+from utils.files import sha256
 
 _IMAGENET = {"resnet101": ResNet101_Weights.IMAGENET1K_V1, "resnet50": ResNet50_Weights.IMAGENET1K_V1}
 _HEAD, _BACKBONE = "classifier.0.convs.", "backbone."
@@ -38,7 +37,7 @@ def load_imagenet_weights(model, source=None):
         return
     timm = isinstance(model.backbone, Encoder)
     if source is not None:
-        state, where = load_tensors(source), source
+        state, where = load_checkpoint(source)["model"], source
     elif timm:
         model.backbone.load()
         return
@@ -66,7 +65,8 @@ def convert_coco(state_dict, model):
     another shape.
     """
     own = model.state_dict()
-    renamed = {_new_name(name): tensor for name, tensor in state_dict.items()}
+    renamed = {_HEAD + name[len(_CAFFE_HEAD):] if name.startswith(_CAFFE_HEAD) else _BACKBONE + name: tensor
+               for name, tensor in state_dict.items()}
     bias = renamed.get(_HEAD + "0.bias")
     # A missing bias counts as fitting, so that it is reported as missing. A head that does not fit is replaced by the
     # model's own before the check, which still finds it incomplete.
@@ -78,11 +78,6 @@ def convert_coco(state_dict, model):
     matching = sum(not name.endswith(_COUNTER) for name in renamed) - kept
     print(f"{model.num_classes} classes: {matching} tensors match, {kept} of the head keep their initialization")
     return {**own, **{name: tensor.to(own[name].dtype) for name, tensor in renamed.items()}}
-
-
-def load_tensors(path):
-    """The state dict in the file ``path`` (see ``utils.checkpoints.load_checkpoint``): names to tensors on the CPU."""
-    return load_checkpoint(path)["model"]
 
 
 def _download(weights):
@@ -109,10 +104,6 @@ def _check_fit(state, own, what, remedy):
             raise UserError(f"{what}: {name} is unknown; {remedy}")
 
 
-def _new_name(name):
-    return _HEAD + name[len(_CAFFE_HEAD):] if name.startswith(_CAFFE_HEAD) else f"backbone.{name}"
-
-
 def _check_hash(path):
     """The 8 or more hexadecimal digits in the name of ``path`` must be the start of its SHA-256."""
     digits = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", Path(path).name)
@@ -125,12 +116,6 @@ def _check_hash(path):
                         "delete it and download it again")
 
 
-def _class_count(text):
-    if not text.isdecimal() or not 2 <= int(text) <= 255:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 2 to 255")
-    return int(text)
-
-
 @reports_user_errors
 def main(arguments=None):
     """The command ``convert-coco``."""
@@ -139,21 +124,17 @@ def main(arguments=None):
         "convert-coco", help="write voc_coco_resnet101.pt and city_coco_resnet101.pt")
     command.add_argument("file", metavar="FILE", help="resnet101COCO-41f33a49.pth")
     command.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: here)")
-    command.add_argument("--num-classes", metavar="N", type=_class_count,
+    command.add_argument("--num-classes", metavar="N", type=number(int, 2, "a whole number from 2 to 255", high=255),
                          help="write only coco_resnet101_N.pt, for a dataset of your own with N classes")
     options = parser.parse_args(arguments)
     _check_hash(options.file)
-    caffe = load_tensors(options.file)
+    caffe = load_checkpoint(options.file)["model"]
     count = options.num_classes
     for name, num_classes in ({f"coco_resnet101_{count}.pt": count} if count else COCO_FILES).items():
         torch.manual_seed(0)  # of a head that keeps its initialization
         state = convert_coco(caffe, deeplab_v2(num_classes))
         path = Path(options.out) / name
-        with replacing(path) as temporary:
-            try:
-                torch.save({"model": state, "input_format": "coco"}, temporary)
-            except RuntimeError as error:  # torch's zip writer reports a full disk this way
-                raise OSError(errno.ENOSPC, "no space left or write error") from error
+        save(path, {"model": state, "input_format": "coco"})
         print(f"wrote {path}")
 
 

@@ -13,10 +13,10 @@ from models import deeplab, deeplab_v2
 from models.deeplab import traits
 from models.encoder import Encoder, check_size
 from models.input_format import IMAGENET
-from models.weights import load_imagenet_weights, load_tensors
+from models.weights import load_imagenet_weights
 from tests.test_distributed import torchrun
 from tools import export, predict
-from utils.checkpoints import load
+from utils.checkpoints import load, load_checkpoint
 from utils.errors import UserError
 
 CNN, TRANSFORMER = "timm/test_efficientnet", "timm/test_vit"
@@ -151,7 +151,7 @@ def test_weights_from_a_file_give_timms_last_feature_map(backbone, options, side
     path = tmp_path / f"whole.{suffix}"
     (safetensors.torch.save_file if suffix == "safetensors" else torch.save)(network.state_dict(), path)
     encoder, images = Encoder(backbone, options.get("output_stride")).eval(), torch.randn(2, 3, side, side)
-    encoder.load(load_tensors(path))
+    encoder.load(load_checkpoint(path)["model"])
     with torch.inference_mode():
         expected = network.forward_intermediates(images, indices=1, norm=False, intermediates_only=True)[-1]
         assert torch.allclose(encoder(images), expected, atol=1e-5)

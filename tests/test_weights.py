@@ -12,6 +12,7 @@ import torch
 from torchvision.models import resnet50
 
 from models import deeplab_v2, weights
+from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +113,7 @@ class Evil:
 def test_broken_files_are_one_line_and_run_nothing(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        weights.load_tensors(with_hash(tmp_path, lambda path: path.write_bytes(content)))
+        load_checkpoint(with_hash(tmp_path, lambda path: path.write_bytes(content)))
     assert not (tmp_path / "unpickled").exists()
 
 
@@ -124,7 +125,7 @@ def test_truncated_and_foreign_files(tmp_path):
     for name, message in (("half.pt", "damaged"), ("two.pt", "model and state_dict are dicts of tensors"),
                           ("list.pt", "it holds a list"), ("absent.pt", "cannot be read")):
         with pytest.raises(UserError, match=message):
-            weights.load_tensors(tmp_path / name)
+            load_checkpoint(tmp_path / name)
 
 
 def test_the_command_checks_the_hash_first(tmp_path):
