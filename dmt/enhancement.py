@@ -28,15 +28,20 @@ def enhance(current, previous, beta=0.15, background=0, conflict_reduction=True)
     Raises ``ValueError`` for shapes that differ, a mixture of arrays and tensors, confidences that are not floating
     point, and a beta that is not finite.
     """
-    tensors = [isinstance(part, torch.Tensor) for part in (*current, *previous)]
-    if not all(tensors):
-        if any(tensors):
-            raise ValueError("labels and confidences must be all numpy arrays or all tensors")
-        pairs = [[torch.from_numpy(np.asarray(part)) for part in pair] for pair in (current, previous)]
-        labels, confidences = enhance(*pairs, beta, background, conflict_reduction)
-        return labels.numpy(), confidences.numpy()
-    (labels, confidences), (old_labels, old_confidences) = current, previous
-    _check(beta, labels, confidences, old_labels, old_confidences)
+    maps = (*current, *previous)
+    tensors = [isinstance(part, torch.Tensor) for part in maps]
+    if any(tensors) and not all(tensors):
+        raise ValueError("labels and confidences must be all numpy arrays or all tensors")
+    if not any(tensors):
+        maps = [torch.from_numpy(np.asarray(part)) for part in maps]
+    labels, confidences, old_labels, old_confidences = maps
+    if not math.isfinite(beta):
+        raise ValueError(f"beta must be finite, not {beta}")
+    if not labels.shape == confidences.shape == old_labels.shape == old_confidences.shape:
+        raise ValueError("labels and confidences of the current and of the previous model must have one shape, "
+                         f"not {', '.join(str(tuple(part.shape)) for part in maps)}")
+    if not (confidences.is_floating_point() and old_confidences.is_floating_point()):
+        raise ValueError(f"confidences must be floating point, not {confidences.dtype} and {old_confidences.dtype}")
 
     precision = torch.promote_types(confidences.dtype, torch.float32)
     surer = old_confidences.to(precision) - confidences.to(precision) >= float(beta)
@@ -45,17 +50,5 @@ def enhance(current, previous, beta=0.15, background=0, conflict_reduction=True)
     else:
         is_background, was_background = labels == background, old_labels == background
         take_previous = torch.where(is_background == was_background, surer, is_background)
-    return (torch.where(take_previous, old_labels, labels),
-            torch.where(take_previous, old_confidences, confidences))
-
-
-def _check(beta, *maps):
-    if not math.isfinite(beta):
-        raise ValueError(f"beta must be finite, not {beta}")
-    if len({part.shape for part in maps}) > 1:
-        shapes = ", ".join(str(tuple(part.shape)) for part in maps)
-        raise ValueError("labels and confidences of the current and of the previous model must have one shape, "
-                         f"not {shapes}")
-    for confidences in maps[1::2]:
-        if not confidences.is_floating_point():
-            raise ValueError(f"confidences must be floating point, not {confidences.dtype}")
+    merged = (torch.where(take_previous, old_labels, labels), torch.where(take_previous, old_confidences, confidences))
+    return merged if any(tensors) else tuple(part.numpy() for part in merged)

@@ -6,6 +6,7 @@ The estimate depends on the work alone, never on what is free at the moment: a s
 import bisect
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +66,7 @@ def memory_bytes(spec, work):
 
 def images_at_once(work):
     """The largest share that a process has of a part of a training batch."""
-    return _divided(_divided(work.batch_size, work.accumulate), work.processes)
-
-
-def _divided(count, shares):
-    return -(-count // shares)
+    return math.ceil(math.ceil(work.batch_size / work.accumulate) / work.processes)
 
 
 def _network_memory(spec, work, count, size):
@@ -133,7 +130,8 @@ def fit(spec, work, known=None):
                             "(--batch-size-labeled, with pseudo labels and --batch-size-pseudo) cannot be cut into "
                             f"more than {work.batch_size} parts; give at most --accumulate {work.batch_size}")
         return work
-    limit = work.max_memory * 1e9
+    limit, asked = work.max_memory * 1e9, f"--max-memory {work.max_memory:g}"
+    mixed = "" if work.mixed_precision else ", or add --mixed-precision"
 
     def labeling(count):
         return memory_bytes(spec, dataclasses.replace(work, batch_size_labeling=count))[1]
@@ -142,34 +140,24 @@ def fit(spec, work, known=None):
         return memory_bytes(spec, dataclasses.replace(work, accumulate=parts))[0]
 
     # Both are searched in ascending order of whether they fit.
-    if labeling(work.batch_size_labeling) > limit:
-        most = bisect.bisect_left(range(1, work.batch_size_labeling), True, key=lambda count: labeling(count) > limit)
-        raise UserError(_labeling_too_large(spec, work, most, labeling))
+    count = work.batch_size_labeling
+    if labeling(count) > limit:
+        needs = f"{asked}: labelling and validation of {in_pixels(count, spec.test_size)} need about {gb(labeling(count))}"
+        most = bisect.bisect_left(range(1, count), True, key=lambda fewer: labeling(fewer) > limit)
+        if most:
+            raise UserError(f"{needs}; the largest batch that fits is --batch-size-labeling {most}")
+        single = f" and even --batch-size-labeling 1 needs about {gb(labeling(1))}" if count > 1 else ""
+        raise UserError(f"{needs}{single}; give more --max-memory or a smaller --test-size{mixed}")
     if not work.batch_size:
         return work
     parts = 1 + bisect.bisect_left(range(1, work.batch_size), True, key=lambda parts: training(parts) <= limit)
     if known and parts < known <= work.batch_size:
         parts = known
     if training(parts) > limit:
-        fewest = _divided(work.batch_size, work.processes)
-        raise UserError(f"--max-memory {work.max_memory:g}: training needs about {gb(training(parts))} even with "
-                        f"{in_pixels(1, spec.crop)} at once (--accumulate {fewest}); give more --max-memory or a "
-                        f"smaller --crop-size{_mixed(work)}")
+        raise UserError(f"{asked}: training needs about {gb(training(parts))} even with {in_pixels(1, spec.crop)} at once "
+                        f"(--accumulate {math.ceil(work.batch_size / work.processes)}); give more --max-memory or a smaller "
+                        f"--crop-size{mixed}")
     return dataclasses.replace(work, accumulate=parts)
-
-
-def _labeling_too_large(spec, work, most, labeling):
-    what = (f"--max-memory {work.max_memory:g}: labelling and validation of "
-            f"{in_pixels(work.batch_size_labeling, spec.test_size)} need about "
-            f"{gb(labeling(work.batch_size_labeling))}")
-    if most:
-        return f"{what}; the largest batch that fits is --batch-size-labeling {most}"
-    single = f" and even --batch-size-labeling 1 needs about {gb(labeling(1))}" if work.batch_size_labeling > 1 else ""
-    return f"{what}{single}; give more --max-memory or a smaller --test-size{_mixed(work)}"
-
-
-def _mixed(work):
-    return "" if work.mixed_precision else ", or add --mixed-precision"
 
 
 def estimate(spec, work):
