@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from data import images
-from dmt import memory
 from dmt.session import Data, Machine, Setting, choose_device, choose_network
 from utils import precision
 from utils.checkpoints import find_checkpoint
@@ -165,8 +164,9 @@ class Job:
         return self.options.batch_size_labeled + (self.options.batch_size_pseudo if self.options.state == 1 else 0)
 
     def _work(self, batch_size, network):
+        from dmt.memory import Workload
         options, machine = self.options, self.machine
-        return memory.Workload(
+        return Workload(
             Path(options.output_dir), str(machine.device), network.backbone, network.aspp_branches,
             machine.precision.kind != "fp32", batch_size, options.batch_size_labeling, options.accumulate or 1,
             machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0,
@@ -174,6 +174,9 @@ class Job:
 
     def _parts(self, batch_size, network, known=None):
         """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed."""
+        if not self.options.accumulate and self.options.max_memory is None:
+            return 1
+        from dmt import memory  # what most do without
         work = memory.fit(self.spec, self._work(batch_size, network), known)
         if work.max_memory is not None:
             print(f"memory: {memory.estimate(self.spec, work)}", flush=True)

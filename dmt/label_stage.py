@@ -47,7 +47,7 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
                 raise
             processes.each_machine(sync)  # all is on the disks when the manifest says so
             manifest = {**expected, "checkpoint": checkpoint.name, "images": len(samples), "labeled_share": shares,
-                        "thresholds": [float(value) for value in thresholds]}
+                        "thresholds": thresholds.tolist()}
             processes.first(write_json, folder / "timing.json", {  # the manifest has to stay the same bytes
                 "seconds": round(time.monotonic() - began, 2), "images": len(samples), **peak_memory(machine.device)})
             processes.first(store.write_manifest, manifest)
@@ -79,5 +79,8 @@ def _finished_labeling(store, expected, samples):
 
 def _store_of(folder, source):
     """The store beneath ``folder`` whose logits come from ``source``, or None."""
-    stores = (PseudoLabelStore(path.parent) for path in sorted(folder.glob("*/logits.json")))
-    return next((store for store in stores if store.has_logits_of(source)), None)
+    for path in sorted(folder.glob("*/logits.json")):
+        store = PseudoLabelStore(path.parent)
+        if store.has_logits_of(source):
+            return store
+    return None

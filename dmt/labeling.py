@@ -4,7 +4,6 @@ The network runs once over every unlabelled image; its logits are quantized and 
 from these. In the next round they are the "previous" predictions of PLE, which so costs no forward pass.
 """
 
-import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -118,19 +117,20 @@ def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
     with ThreadPoolExecutor() as pool:
         written = []
         for group, there in progress_bar(title, "batch")(list(zip(names, stored))):
-            list(written)  # an error of the batch before surfaces here
+            for write in written:  # an error of the batch before surfaces here
+                write.result()
             if there:
                 yield group, stored_predictions(store, group, spec.test_size, machine.device, pool.map)
             else:
                 images, _, _, sizes = next(loaded)
                 steps = quantize(forward(images.to(machine.device)))
-                if store is not None:
-                    needed = [covering(size, spec.test_size, steps.shape[2:]) for size in sizes]
-                    maps = [own[:, :rows, :columns]
-                            for own, (rows, columns) in zip(steps.cpu().numpy().astype(np.uint16), needed)]
-                    written = pool.map(store.write_logits, group, maps, sizes, itertools.repeat(steps.shape[2:]))
+                written = []
+                for name, size, own in zip(group, sizes, steps.cpu().numpy().astype(np.uint16)) if store else ():
+                    rows, columns = covering(size, spec.test_size, own.shape[1:])
+                    written.append(pool.submit(store.write_logits, name, own[:, :rows, :columns], size, own.shape[1:]))
                 yield group, classify(dequantize(steps), sizes, spec.test_size)
-        list(written)
+        for write in written:
+            write.result()
 
 
 def stored_predictions(store, names, test_size, device="cpu", read=map):

@@ -4,7 +4,6 @@ import torch
 
 from data.confidence import decode, encode
 from models.deeplab import upsample
-from models.folded import FoldedDeepLab
 from utils.replay import Replay
 
 LOGIT_STEP = 1 / 2048  # logits below the pixel's largest are kept in steps of this; 16 bits reach down to -32
@@ -20,9 +19,11 @@ def network_maps(model, input_format, precision):
 
 
 def for_inference(model, precision, device):
-    """What computes the ``model`` in evaluation mode on ``device``: itself, or on a GPU the ``FoldedDeepLab`` of it."""
-    folds = torch.device(device).type == "cuda" and precision.is_torchs and model.foldable
-    return FoldedDeepLab(model, precision.dtype) if folds else model
+    """What computes the ``model`` in evaluation mode on ``device``: itself, or on a GPU its ``models.folded.FoldedDeepLab``."""
+    if torch.device(device).type == "cpu" or not precision.is_torchs or not model.foldable:
+        return model
+    from models.folded import FoldedDeepLab  # a CPU does without
+    return FoldedDeepLab(model, precision.dtype)
 
 
 class Forward(Replay):
@@ -38,7 +39,7 @@ class Forward(Replay):
 
     def refresh(self):
         """Take over the model's present weights."""
-        if isinstance(self._network, FoldedDeepLab):
+        if not isinstance(self._network, torch.nn.Module):
             self._network.refresh()
 
 

@@ -31,7 +31,7 @@ class Counts:
     def values(self, loss, statistics, labels):
         """What a part of a batch adds: the loss and its ``statistics``. Its predictions are counted against ``labels``."""
         self.epoch.update(labels, statistics["prediction"])
-        return torch.stack([value.double() for value in (loss, *(statistics[name] for name in self.NAMES))])
+        return torch.stack([value.double() for value in (loss, *map(statistics.get, self.NAMES))])
 
     def add(self, sums):
         """Add the sums of a step, in place."""

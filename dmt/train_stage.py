@@ -76,10 +76,10 @@ def run(setting, plan):
     processes.agree(json.dumps(fingerprint, sort_keys=True), f"the numbers, lists or files of {plan.name}")
 
     def check():
-        if store is not None:
-            missing = [path for path in (store.label_path(sample.name) for sample in pseudo) if not path.is_file()]
-            if missing:
-                raise UserError(f"the pseudo label {missing[0]} is missing; run the labelling again")
+        for sample in pseudo if store is not None else ():
+            path = store.label_path(sample.name)
+            if not path.is_file():
+                raise UserError(f"the pseudo label {path} is missing; run the labelling again")
         images.check_present(pseudo)
         images.check_pairs(data.spec, labeled)
         images.check_pairs(data.spec, validation)
@@ -165,7 +165,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
           + (f", batches in {plan.accumulate} parts" if plan.accumulate > 1 else "")
           + (f", going on from step {step}" if step else ""), flush=True)
     try:
-        miou, best_step = training.train(trainer, steps, loader, records, validate, lambda: bool(asked))
+        miou, best_step = training.train(trainer, steps, loader, records, validate, asked)
     except Interrupted as interrupted:
         kept = "its state is saved, the same command goes on from there" if plan.save else "nothing is saved"
         print(f"{plan.name}: stopped at step {records.step}; {kept}", file=sys.stderr)

@@ -110,11 +110,12 @@ class Interrupted(Exception):
     signal = None
 
 
-def train(trainer, steps, loader, records, validate, stop_requested=lambda: False):
+def train(trainer, steps, loader, records, validate, asked=()):
     """Train to the end and return (best validation mIoU, its step).
 
     ``loader`` gives the batches of ``steps`` (``data.batches.Steps``) from ``records.step`` on; ``records`` are the
-    ``dmt.records.Records``, which count, log and save; ``validate() -> ConfusionMatrix``.
+    ``dmt.records.Records``, which count, log and save; ``validate() -> ConfusionMatrix``; ``asked``
+    is not empty once the training is asked to stop.
     Raises ``UserError`` when the loss is not finite, ``Interrupted`` when asked to stop.
     """
     recipe, processes, began = trainer.recipe, trainer.machine.processes, time.monotonic()
@@ -126,7 +127,7 @@ def train(trainer, steps, loader, records, validate, stop_requested=lambda: Fals
             last = records.step == steps.total
             due = records.step % recipe.val_num_steps == 0 or last
             end_of_epoch = records.step % steps.per_epoch == 0
-            stopping = processes.any(stop_requested())
+            stopping = processes.any(asked)
             saving = due or stopping or records.step % recipe.save_num_steps == 0
             if due or end_of_epoch or saving or records.step % recipe.log_num_steps == 0:
                 records.log(end_of_epoch)  # before saving: a state whose loss is not finite is no good

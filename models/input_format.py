@@ -47,8 +47,6 @@ def _constants(form, device):
 
     Cached, because a copy to the GPU in every step would make the step wait.
     """
-    scale = 255 / form.full
     with torch.inference_mode(False):
-        mean = torch.tensor([scale * value for value in form.mean], device=device)
-        std = torch.tensor([scale * value for value in form.std], device=device)
-    return mean, None if all(scale * value == 1 for value in form.std) else std
+        mean, std = (255 / form.full * torch.tensor([form.mean, form.std], dtype=torch.float64)).float().to(device)
+    return mean, None if {*form.std} == {form.full / 255} else std
