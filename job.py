@@ -114,7 +114,7 @@ class Job:
                        precision=machine.precision, protocol=options.protocol, test_size=spec.test_size,
                        test_by=spec.test_by, window=options.window or spec.crop, stride=options.stride,
                        scales=options.scales, flip=options.flip)
-        for member in network.members if options.protocol == "papers" else ():  # others' batches have sizes of their own
+        for member in network.members if options.protocol == "papers" else ():  # others' batches have own sizes
             self._parts(0, member.description)
         machine.processes.first(make_folder, result.parent)
         samples = self.data.validation(options.valtiny)
@@ -125,14 +125,15 @@ class Job:
         print(f"written to {result}")
 
     def check(self, all_stages):
-        """Check everything that ``all_stages`` (options of one dataset) need, and return whether nothing is missing or wrong.
+        """Check everything that ``all_stages`` (options of one dataset) need; returns whether nothing is wrong.
 
         Of several stages those that start from first weights need them; the others start from what is not there yet.
         """
         from dmt.check import check, print_report, subsets  # as above
         trainings = [stage for stage in all_stages if not stage.labeling] or all_stages
-        first = [stage for stage in trainings if stage.state == 2
-                 and not Path(stage.output_dir, f"{stage.exp_name}.pt").is_file()] if len(all_stages) > 1 else all_stages
+        first = all_stages if len(all_stages) == 1 else [
+            stage for stage in trainings
+            if stage.state == 2 and not Path(stage.output_dir, f"{stage.exp_name}.pt").is_file()]
         largest = self._of(max(trainings, key=lambda stage: self._of(stage)._batch_size()))
         try:
             network = largest.network

@@ -90,8 +90,8 @@ class _List(NamedTuple):
 def check(data, subsets, work, *, functions=(), progress=iter):
     """Check every image and mask of ``subsets`` (a dict of name -> ``Subset``), and whether ``work`` fits this machine.
 
-    ``data`` is the ``dmt.session.Data``, ``work`` the ``dmt.memory.Workload``. ``functions`` are further checks that take
-    nothing and raise ``UserError``, as loading the first weights. ``progress`` wraps a list. Returns a ``Report``.
+    ``data`` is the ``dmt.session.Data``, ``work`` the ``dmt.memory.Workload``. ``functions`` are further checks that
+    take nothing and raise ``UserError``, as loading the first weights. ``progress`` wraps a list. Returns a ``Report``.
     """
     report, spec = Report(), data.spec
     read = {name: _attempt(report.errors, subset.read) for name, subset in subsets.items()}
@@ -125,8 +125,8 @@ def check(data, subsets, work, *, functions=(), progress=iter):
     for one in lists:
         lacking = [spec.class_names[index] for index in np.flatnonzero(one.counts[:-1] == 0)]
         if one.kind == LABELLED and lacking:
-            report.warnings.append(f"no mask of the list {one.name} has a pixel of {', '.join(lacking)}; a network trained "
-                                   "on it cannot learn that: choose another split, or go on knowing so")
+            report.warnings.append(f"no mask of the list {one.name} has a pixel of {', '.join(lacking)}; a network "
+                                   "trained on it cannot learn that: choose another split, or go on knowing so")
     report.table += _table(spec, lists)
     return report
 
@@ -170,7 +170,9 @@ def _examine(spec, sample):
 
 
 def _list(spec, name, kind, samples, examined):
-    counts = sum((one.counts for one in examined if one.counts is not None), start=np.zeros(spec.num_classes + 1, np.int64))
+    counts = np.zeros(spec.num_classes + 1, np.int64)
+    for one in examined:
+        counts += 0 if one.counts is None else one.counts
     return _List(name, kind, samples, examined, counts, [one.size for one in examined if one.size is not None])
 
 
@@ -247,7 +249,8 @@ def _table(spec, lists):
 def disk_bytes(spec, work, sizes):
     """(bytes of pseudo labels, bytes of checkpoints and training states) at the fullest moment of a run.
 
-    ``sizes`` are the (height, width) of the unlabelled images. Labels stay; of predictions the launchers leave two rounds.
+    ``sizes`` are the (height, width) of the unlabelled images. Labels stay; of predictions the launchers leave two
+    rounds.
     """
     labels = sum(_LABEL_BYTES * height * width + _IMAGE_BYTES for height, width in sizes)
     stride = traits(work.backbone, work.output_stride).output_stride

@@ -12,8 +12,9 @@ def evaluate(model, forward, loader, machine, progress=iter, see=None):
     """The ``ConfusionMatrix`` of ``model`` over the validation images, of which ``loader`` gives this process's.
 
     ``forward`` is the ``dmt.prediction.Forward`` of the model on the ``dmt.session.Machine``, ``loader`` its
-    ``whole_images``. The model is put into eval mode, and left in the mode it was in. ``progress`` wraps the loader to show
-    how far it is; ``see`` gets (index, image (H, W, 3) uint8 BGR, label (h, w), predicted classes (h, w)) of every image.
+    ``whole_images``. The model is put into eval mode, and left in the mode it was in. ``progress`` wraps the loader to
+    show how far it is; ``see`` gets (index, image (H, W, 3) uint8 BGR, label (h, w), predicted classes (h, w)) of every
+    image.
     """
     was_training = model.training
     model.eval()

@@ -42,8 +42,8 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
             try:
                 thresholds, shares = label(setting, samples, store, checkpoint, previous, rules)
             except KeyboardInterrupt:
-                print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with them",
-                      file=sys.stderr)
+                print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with "
+                      "them", file=sys.stderr)
                 raise
             processes.each_machine(sync)  # all is on the disks when the manifest says so
             manifest = {**expected, "checkpoint": checkpoint.name, "images": len(samples), "labeled_share": shares,

@@ -49,10 +49,10 @@ class LabelingRules:
 def label(setting, samples, store, checkpoint, previous, rules):
     """Label the ``data.lists.Sample``s of ``setting`` (a ``dmt.session.Setting``) with ``checkpoint``, into ``store``.
 
-    ``previous`` is None, or (checkpoint of the same arm's round before, a store with its logits or None): PLE. ``rules``
-    are the ``LabelingRules``. Logits that ``store`` holds already are used. Of several processes each labels the
-    batches that are its own. Returns (thresholds (C,) float32 array, shares of labelled pixels: {"before": by thresholds
-    alone, "after": with PLE, "changed": pixels whose label PLE changed}).
+    ``previous`` is None, or (checkpoint of the same arm's round before, a store with its logits or None): PLE.
+    ``rules`` are the ``LabelingRules``. Logits that ``store`` holds already are used. Of several processes each labels
+    the batches that are its own. Returns (thresholds (C,) float32 array, shares of labelled pixels: {"before": by
+    thresholds alone, "after": with PLE, "changed": pixels whose label PLE changed}).
     """
     data, machine = setting.data, setting.machine
     device, processes = machine.device, machine.processes
@@ -68,7 +68,8 @@ def label(setting, samples, store, checkpoint, previous, rules):
     limits, counts = torch.from_numpy(thresholds).to(device), np.zeros(4, np.int64)
     current = predictions(setting, samples, checkpoint, store, "threshold and merge")
     if previous is not None:
-        before = predictions(setting, samples, *previous, "predict with the previous network", rules.previous_statistics)
+        before = predictions(setting, samples, *previous, "predict with the previous network",
+                             rules.previous_statistics)
     with ThreadPoolExecutor() as pool:
         written = []
         for batch, predicted in current:
@@ -82,8 +83,8 @@ def label(setting, samples, store, checkpoint, previous, rules):
                                                   rules.background, rules.conflict_reduction)
                 labels, confidences = labels.cpu(), confidences.cpu()
                 before_ple, after_ple = alone.cpu().numpy(), labels.numpy()
-                counts += [after_ple.size, np.count_nonzero(before_ple != IGNORED), np.count_nonzero(after_ple != IGNORED),
-                           np.count_nonzero(after_ple != before_ple)]
+                counts += [after_ple.size, np.count_nonzero(before_ple != IGNORED),
+                           np.count_nonzero(after_ple != IGNORED), np.count_nonzero(after_ple != before_ple)]
                 decided.append((after_ple, grey_values(labels, confidences).numpy()))
             list(written)  # an error of the batch before surfaces here
             written = pool.map(store.write_label, batch, *zip(*decided))

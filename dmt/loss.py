@@ -48,9 +48,9 @@ class DynamicMutualLoss(nn.Module):
     - ``confidence``: (N, H, W) floating point, the teacher's confidence; only the pseudo-labelled samples' is read;
     - ``num_pseudo``: the first ``num_pseudo`` samples are pseudo-labelled, the others labelled (w = 1).
 
-    ``on_student_win`` is what becomes of pixels where the student wins (see ``pixel_weights``): "stop" (DMT), "naive" or
-    "flip". With "flip" they count as labelled with the student's decision a; with gamma1 = gamma2 = 0 nothing flips, as
-    nothing is weighted.
+    ``on_student_win`` is what becomes of pixels where the student wins (see ``pixel_weights``): "stop" (DMT), "naive"
+    or "flip". With "flip" they count as labelled with the student's decision a; with gamma1 = gamma2 = 0 nothing flips,
+    as nothing is weighted.
 
     Returns ``(loss, statistics)``. The loss is sum(w · cross-entropy) / number of pixels that have a label, 0-d, and 0
     when none has; no gradient goes through w. The losses and means of a batch's parts add up to those of the batch.
@@ -116,8 +116,9 @@ class DynamicMutualLoss(nn.Module):
 
 @torch.no_grad()
 def _student(x, y):
-    """Of the student's softmax q over the logits ``x`` (N, C, P): q (N, C, P), and (N, P) each its decision a (the first
-    of equals), q[a], q[y], and the cross-entropy -log q[y]. ``y`` is (N, P) int64. Halves are computed in float32.
+    """Of the student's softmax q over the logits ``x`` (N, C, P): q (N, C, P), and (N, P) each its decision a (the
+    first of equals), q[a], q[y], and the cross-entropy -log q[y]. ``y`` is (N, P) int64. Halves are computed in
+    float32.
     """
     x_max, decision = x.max(1)
     softmax = _softmax(x)

@@ -142,7 +142,8 @@ def fit(spec, work, known=None):
     # Both are searched in ascending order of whether they fit.
     count = work.batch_size_labeling
     if labeling(count) > limit:
-        needs = f"{asked}: labelling and validation of {in_pixels(count, spec.test_size)} need about {gb(labeling(count))}"
+        needs = (f"{asked}: labelling and validation of {in_pixels(count, spec.test_size)} need about "
+                 f"{gb(labeling(count))}")
         most = bisect.bisect_left(range(1, count), True, key=lambda fewer: labeling(fewer) > limit)
         if most:
             raise UserError(f"{needs}; the largest batch that fits is --batch-size-labeling {most}")
@@ -154,9 +155,9 @@ def fit(spec, work, known=None):
     if known and parts < known <= work.batch_size:
         parts = known
     if training(parts) > limit:
-        raise UserError(f"{asked}: training needs about {gb(training(parts))} even with {in_pixels(1, spec.crop)} at once "
-                        f"(--accumulate {math.ceil(work.batch_size / work.processes)}); give more --max-memory or a smaller "
-                        f"--crop-size{mixed}")
+        fewest = math.ceil(work.batch_size / work.processes)
+        raise UserError(f"{asked}: training needs about {gb(training(parts))} even with {in_pixels(1, spec.crop)} at "
+                        f"once (--accumulate {fewest}); give more --max-memory or a smaller --crop-size{mixed}")
     return dataclasses.replace(work, accumulate=parts)
 
 

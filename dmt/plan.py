@@ -18,8 +18,8 @@ class Plan:
     """What a launcher is going to do, from its commands: ``lines`` of words between ``SEPARATOR``.
 
     ``parse(words)`` gives main.py's options, or exits. ``stages`` are those of all trainings and labellings, each once;
-    ``finished`` counts those that are there already, and ``changed`` maps the folders of the ones among them that will be
-    done again to the number that has changed, or to None where another stage has.
+    ``finished`` counts those that are there already, and ``changed`` maps the folders of the ones among them that will
+    be done again to the number that has changed, or to None where another stage has.
     """
 
     def __init__(self, lines, parse):
@@ -70,8 +70,8 @@ def read_plan(lines, parse, redo):
         if len(own) < len(plan.changed):
             again += f"; and {len(plan.changed) - len(own)} that follow from them"
         if not redo:
-            raise UserError(f"these stages are finished, with other numbers: {again}; set REDO=1 to replace them, or give "
-                            "another OUTPUT_DIR or exp")
+            raise UserError(f"these stages are finished, with other numbers: {again}; set REDO=1 to replace them, or "
+                            "give another OUTPUT_DIR or exp")
         print(f"done again: {again}", flush=True)
     return plan.stages
 
@@ -96,7 +96,8 @@ def _steps(options):
         count = len(names(spec, root, options.train_set, options.sets_id))
     except UserError:
         return None
-    return options.epochs * -(-count // (options.batch_size_pseudo if options.state == 1 else options.batch_size_labeled))
+    batch_size = options.batch_size_pseudo if options.state == 1 else options.batch_size_labeled
+    return options.epochs * -(-count // batch_size)
 
 
 def _difference(options, made):

@@ -19,7 +19,7 @@ def network_maps(model, input_format, precision):
 
 
 def for_inference(model, precision, device):
-    """What computes the ``model`` in evaluation mode on ``device``: itself, or on a GPU its ``models.folded.FoldedDeepLab``."""
+    """What computes the ``model`` in evaluation mode on ``device``: itself, or on a GPU the ``FoldedDeepLab`` of it."""
     if torch.device(device).type == "cpu" or not precision.is_torchs or not model.foldable:
         return model
     from models.folded import FoldedDeepLab  # a CPU does without
@@ -47,8 +47,8 @@ def covering(size, test_size, map_size):
     """(rows, columns) of a logit map, from its top left, that decide the pixels of an image of ``size`` within
     ``test_size``; all are (height, width).
 
-    Aligned corners put map point k exactly on pixel k * (test - 1) / (map - 1), so where that ratio is whole (505 -> 64:
-    8) the map can be cut behind the last point needed.
+    Aligned corners put map point k exactly on pixel k * (test - 1) / (map - 1), so where that ratio is whole (505 ->
+    64: 8) the map can be cut behind the last point needed.
     """
     part = []
     for side, test_side, points in zip(size, test_size, map_size):

@@ -29,7 +29,7 @@ class Counts:
         self.epoch = ConfusionMatrix(num_classes)
 
     def values(self, loss, statistics, labels):
-        """What a part of a batch adds: the loss and its ``statistics``. Its predictions are counted against ``labels``."""
+        """What a part of a batch adds: loss and ``statistics``. Its predictions are counted against ``labels``."""
         self.epoch.update(labels, statistics["prediction"])
         return torch.stack([value.double() for value in (loss, *map(statistics.get, self.NAMES))])
 
@@ -60,11 +60,11 @@ class Counts:
 class Records:
     """Counts, logs and saves while a ``dmt.training.Trainer`` trains, on the first of its processes.
 
-    ``steps`` is the ``data.batches.Steps``; ``stage`` the ``utils.runs.Stage`` that gets metrics, snapshots and the saved
-    state (``save=False``: neither of the latter two); ``describe`` the dict of plain values that every checkpoint of this
-    training carries; ``fingerprint`` that of everything that the result depends on: a saved state is good for no other.
-    ``view`` is the ``dmt.live_view.LiveView`` of what is shown meanwhile. ``on_collapse`` says what happens when the
-    loss is not finite. As a context it ends when everything is written.
+    ``steps`` is the ``data.batches.Steps``; ``stage`` the ``utils.runs.Stage`` that gets metrics, snapshots and the
+    saved state (``save=False``: neither of the latter two); ``describe`` the dict of plain values that every checkpoint
+    of this training carries; ``fingerprint`` that of everything that the result depends on: a saved state is good for
+    no other. ``view`` is the ``dmt.live_view.LiveView`` of what is shown meanwhile. ``on_collapse`` says what happens
+    when the loss is not finite. As a context it ends when everything is written.
     """
 
     def __init__(self, trainer, steps, stage, describe, fingerprint, view, on_collapse, save=True):
@@ -97,7 +97,8 @@ class Records:
         count = max(self.step - self._logged, 1)
         images = sum(map(self.steps.samples, range(self._logged, self.step)))
         values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
-                  "disagreeing_share": disagreements / max(valid, 1), "student_wins_share": wins / max(disagreements, 1),
+                  "disagreeing_share": disagreements / max(valid, 1),
+                  "student_wins_share": wins / max(disagreements, 1),
                   "lr": self.trainer.recipe.lr_at(self.step - 1, self.steps.total),
                   "images_per_second": round(images / (time.monotonic() - self._since), 2)}
         if precision.kind == "fp16":
@@ -144,7 +145,7 @@ class Records:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def save(self, at_once):
-        """Write the state as it is now while the training goes on, and before it the best model's snapshot if it is new.
+        """Write the state as it is now while the training goes on, and before it a new best model's snapshot.
 
         Where the last state is still being written this one is left out, and a new best model waits in memory for the
         next; unless it must be ``at_once``, which ends when all is written.

@@ -92,8 +92,9 @@ class Data:
 
     def validation(self, tiny=False):
         """The samples of the validation images, or of the short list."""
-        path = self.spec.list_path(self.root, "valtiny.txt") if tiny else lists.find_validation_list(self.spec, self.root)
-        return self.samples(lists.read_list(path, self.spec, self.root), "val")
+        spec, root = self.spec, self.root
+        path = spec.list_path(root, "valtiny.txt") if tiny else lists.find_validation_list(spec, root)
+        return self.samples(lists.read_list(path, spec, root), "val")
 
     def samples(self, names, subset):
         """The samples of images by name; ``subset`` is train, val or ``UNLABELED`` (without masks)."""
@@ -138,7 +139,7 @@ class Machine:
                           pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
 
     def whole_images(self, spec, samples, positions=None):
-        """A loader of whole images in batches, by ``positions`` in ``samples`` (default: this process's batches of all)."""
+        """A loader of whole images in batches, by ``positions`` in ``samples`` (default: all of this process)."""
         batches = self.whole_batches(len(samples)) if positions is None else positions
         return self.loader(datasets.WholeImages(spec, samples), datasets.collate_whole, batch_sampler=batches)
 
@@ -193,7 +194,7 @@ class Network:
     def describe(self, fingerprint):
         """What its checkpoints carry beside the weights, as plain values that depend on neither time nor place.
 
-        ``fingerprint`` holds everything that the result of the training depends on (see ``dmt.stages``).
+        ``fingerprint`` holds everything that the result of the training depends on (see ``dmt.train_stage``).
         """
         spec, options = self.spec, fingerprint["options"]
         recipe = {**{key: value for key, value in options.items() if value is not None}, "crop": list(spec.crop),
@@ -221,14 +222,15 @@ class Network:
             self._check(checkpoint, content)
         elif self.input_format == COCO and not weights:
             raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
-                            "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from nothing")
+                            "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from "
+                            "nothing")
         else:
             load_imagenet_weights(model, weights)
         carried = {key: value for key, value in content.items() if key not in ("model", "optimizer", "lr_scheduler")}
         return model.to(device, memory_format=torch.channels_last), carried
 
     def _check(self, checkpoint, content):
-        """Refuse a checkpoint that says it is of another network; warn of another input format. Old ones say nothing."""
+        """Refuse a checkpoint that says it is of another network; warn of another input format."""
         content = said(content, checkpoint)
         for key, option in (("backbone", "--backbone"), ("output_stride", "--output-stride")):
             own = self.identity().get(key)

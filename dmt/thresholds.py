@@ -23,8 +23,8 @@ KEEP_ALL = np.float32(1e-5)
 def threshold(confidences, ratio):
     """The smallest confidence that is kept of a class, a float32.
 
-    ``confidences``: (n,) floating point, those of the sampled pixels that the class won, in any order; ``ratio``: r, the
-    share to keep. Sorted ascending: the smallest for r >= 1; 1e-5 where n·r < 1 (or nothing was won); else
+    ``confidences``: (n,) floating point, those of the sampled pixels that the class won, in any order; ``ratio``: r,
+    the share to keep. Sorted ascending: the smallest for r >= 1; 1e-5 where n·r < 1 (or nothing was won); else
     sorted[-int(n·r) - 1]. Raises ``ValueError`` for a ratio that is negative or not a number.
     """
     ratio = float(ratio)  # a float32 would do the products below in float32
@@ -57,8 +57,8 @@ def sample(pixels):
 class ConfidenceHistogram:
     """How often each class won with each confidence code, over the sampled pixels of the unlabelled set.
 
-    ``counts`` is (num_classes, NUM_CODES) int64 on ``device``: 7 MB for 21 classes, 50 MB for 150. Adding the ``counts``
-    of two histograms (as an all-reduce does) is merging them.
+    ``counts`` is (num_classes, NUM_CODES) int64 on ``device``: 7 MB for 21 classes, 50 MB for 150. Adding the
+    ``counts`` of two histograms (as an all-reduce does) is merging them.
     """
 
     def __init__(self, num_classes, device="cpu"):

@@ -117,9 +117,9 @@ def _steps(plan, dataset, network, processes):
     crop = network.spec.crop
     if max(crop) <= network.traits.output_stride and (
             min(map(steps.samples, range(steps.per_epoch))) // steps.accumulate < 2):
-        raise UserError(f"--crop-size {crop[0]} {crop[1]} leaves one feature an image, and a batch or part of one has one "
-                        "image, but batch normalization needs two; give a larger crop, or a batch size with which the "
-                        "last batch has more")
+        raise UserError(f"--crop-size {crop[0]} {crop[1]} leaves one feature an image, and a batch or part of one has "
+                        "one image, but batch normalization needs two; give a larger crop, or a batch size with which "
+                        "the last batch has more")
     return steps
 
 
@@ -151,7 +151,8 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
                       plan.save)
     if state:
         records.load_state_dict(state)
-    forward, whole_images = Forward(trainer.model, network.input_format, machine), machine.whole_images(spec, validation)
+    forward = Forward(trainer.model, network.input_format, machine)
+    whole_images = machine.whole_images(spec, validation)
 
     def validate():
         return evaluate(trainer.model, forward, whole_images, machine, progress_bar("validate", "batch"), view.see)
@@ -159,8 +160,9 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     loader = progress_bar(f"train {plan.name}", "step")(
         machine.loader(dataset, dataset.collate, batch_sampler=steps))
     asked = _listen(processes)
-    print(f"{plan.name}: {len(dataset.samples['labeled'])} labelled and {len(dataset.samples['pseudo'])} pseudo-labelled "
-          f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
+    labeled, pseudo = (len(dataset.samples[kind]) for kind in (datasets.LABELED, datasets.PSEUDO))
+    print(f"{plan.name}: {labeled} labelled and {pseudo} pseudo-labelled images, {plan.epochs} epochs of "
+          f"{steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
           + (f", {processes.size} processes" if processes.size > 1 else "")
           + (f", batches in {plan.accumulate} parts" if plan.accumulate > 1 else "")
           + (f", going on from step {step}" if step else ""), flush=True)

@@ -22,7 +22,8 @@ class Recipe:
     """The numbers of a training: SGD with momentum, lr * (1 - step / total)^power per step, and the loss's gammas.
 
     ``on_student_win`` is the loss's (see ``dmt.loss``). ``online`` is None, or the confidence above which the model
-    learns its own decisions on the unlabelled images (see ``dmt.loss.label_online``): then gammas and ``on_student_win`` are idle.
+    learns its own decisions on the unlabelled images (see ``dmt.loss.label_online``): then gammas and
+    ``on_student_win`` are idle.
     """
 
     lr: float
@@ -45,8 +46,8 @@ class Recipe:
 class Trainer:
     """A network that learns: the step of DMT, on the ``dmt.session.Machine``.
 
-    ``counts`` are the ``dmt.records.Counts`` of what its steps come to. On a GPU the steps of full batches are CUDA graphs
-    where the machine wants them.
+    ``counts`` are the ``dmt.records.Counts`` of what its steps come to. On a GPU the steps of full batches are CUDA
+    graphs where the machine wants them.
     """
 
     def __init__(self, model, recipe, machine, input_format, counts):

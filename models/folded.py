@@ -1,8 +1,8 @@
 """The network for inference on a GPU: every batch normalization folded into the convolution before it.
 
 In evaluation mode batch normalization is a linear function of each channel, so it can scale a convolution's weights and
-be its bias. What remains, convolution, bias, the sum of a residual block and ReLU, is one cuDNN operation: ResNet-101 on
-whole images spends more than half of its time in normalizing otherwise.
+be its bias. What remains, convolution, bias, the sum of a residual block and ReLU, is one cuDNN operation: ResNet-101
+on whole images spends more than half of its time in normalizing otherwise.
 """
 
 import torch
