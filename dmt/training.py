@@ -128,7 +128,7 @@ def train(trainer, steps, loader, records, validate, asked=()):
             last = records.step == steps.total
             due = records.step % recipe.val_num_steps == 0 or last
             end_of_epoch = records.step % steps.per_epoch == 0
-            stopping = processes.any(asked)
+            stopping = processes.any(bool(asked))
             saving = due or stopping or records.step % recipe.save_num_steps == 0
             if due or end_of_epoch or saving or records.step % recipe.log_num_steps == 0:
                 records.log(end_of_epoch)  # before saving: a state whose loss is not finite is no good
