@@ -99,15 +99,12 @@ def predict(images, members, protocol, choices=None, batch_size=8):
     """
     choices = choices or [tuple(range(len(members)))]
     plans = [tiles(image.shape[:2], protocol) for image in images]
-    if protocol.kind == SLIDING:
-        maps = [_Windows(image, plan, members, batch_size) for image, plan in zip(images, plans)]
-    else:
-        maps = [{} for _ in images]
-        for tiles_alike in zip(*plans):
-            canvases = [canvas_of(image, tile) for image, tile in zip(images, tiles_alike)]
-            for known, tile, logits in zip(maps, tiles_alike, _logits(canvases, members, batch_size)):
-                known[tile] = logits
-    return [_decide(image.shape[:2], plan, known, choices, whole=protocol.kind == PAPERS)
+    maps = [{} for _ in images]  # of each image: tile -> logits of every member
+    for tiles_alike in zip(*plans) if protocol.kind != SLIDING else ():  # windows are seen strip by strip
+        canvases = [canvas_of(image, tile) for image, tile in zip(images, tiles_alike)]
+        for known, tile, logits in zip(maps, tiles_alike, _logits(canvases, members, batch_size)):
+            known[tile] = logits
+    return [_decide(image, plan, known, members, choices, batch_size, whole=protocol.kind == PAPERS)
             for image, plan, known in zip(images, plans, maps)]
 
 
@@ -118,30 +115,6 @@ def _logits(canvases, members, batch_size):
         batch = torch.from_numpy(np.stack(canvases[start : start + batch_size]))
         result += zip(*(member.logits(batch).to(members[0].device) for member in members))
     return result
-
-
-class _Windows:
-    """The logits of the windows of one image by ``Tile``, made when they are asked for, a batch at a time.
-
-    They are asked for from the top to the bottom; ``forget`` drops one that is done with. So no more than a strip of
-    logits is held, however large the image.
-    """
-
-    def __init__(self, image, plan, members, batch_size):
-        self._image, self._members, self._batch_size = image, members, batch_size
-        self._waiting = sorted(plan, key=lambda tile: tile.top / tile.scaled[0])
-        self._known, self._resized = {}, {}
-
-    def __getitem__(self, tile):
-        if tile not in self._known:
-            others = [other for other in self._waiting if other != tile]
-            batch, self._waiting = [tile, *others[: self._batch_size - 1]], others[self._batch_size - 1 :]
-            canvases = [canvas_of(self._image, one, self._resized) for one in batch]
-            self._known.update(zip(batch, _logits(canvases, self._members, self._batch_size)))
-        return self._known[tile]
-
-    def forget(self, tile):
-        self._known.pop(tile, None)
 
 
 # --- from maps to pixels ----------------------------------------------------------------------------------------------
@@ -164,23 +137,29 @@ class _Axis:
         self.canvas, self.backwards, self.plain = canvas, backwards, scaled == length == part
 
 
-def _decide(size, plan, maps, choices, whole):
+def _decide(image, plan, maps, members, choices, batch_size, whole):
     """A ``Decision`` for each of ``choices``, from the logits ``maps[tile][member]`` of the tiles in ``plan``.
 
-    Strip by strip, unless the image is decided ``whole``, as validation does it.
+    Strip by strip, unless the image is decided ``whole``, as validation does it. Logits that ``maps`` lacks are made when
+    a strip needs them, a batch at a time, and dropped behind it, so no more than a strip is held of a large image.
     """
-    placed = [(tile, _Axis(size[0], tile.scaled[0], tile.top, tile.size[0], tile.canvas[0]),
-               _Axis(size[1], tile.scaled[1], tile.left, tile.size[1], tile.canvas[1], tile.flip)) for tile in plan]
-    first_maps = maps[plan[0]]
-    strip = size[0] if whole else max(8, _STRIP // (len(first_maps[0]) * len(first_maps) * size[1]))
+    (height, width), resized = image.shape[:2], {}
+    placed = [(tile, _Axis(height, tile.scaled[0], tile.top, tile.size[0], tile.canvas[0]),
+               _Axis(width, tile.scaled[1], tile.left, tile.size[1], tile.canvas[1], tile.flip)) for tile in plan]
+    waiting = sorted({tile: rows.first for tile, rows, _ in placed if tile not in maps}.items(), key=lambda item: item[1])
+    strip = height if whole else max(8, _STRIP // (members[0].description.num_classes * len(members) * width))
     parts = []
-    for first in range(0, size[0], strip):
-        last = min(first + strip, size[0])
-        values, count = _values(first, last, size[1], placed, maps)
+    for first in range(0, height, strip):
+        last = min(first + strip, height)
+        while waiting and waiting[0][1] < last:
+            batch, waiting = [tile for tile, _ in waiting[:batch_size]], waiting[batch_size:]
+            canvases = [canvas_of(image, tile, resized) for tile in batch]
+            maps.update(zip(batch, _logits(canvases, members, batch_size)))
+        values, count = _values(first, last, width, placed, maps)
         parts.append([_winners(values, count, choice) for choice in choices])
         for tile, rows, _ in placed:
-            if isinstance(maps, _Windows) and first < rows.last <= last:
-                maps.forget(tile)
+            if rows.last <= last:
+                maps.pop(tile, None)
     return [Decision(*map(torch.cat, zip(*strips))) for strips in zip(*parts)]
 
 

@@ -85,22 +85,22 @@ def _listed(folder, recursive):
 
 
 def _names(found):
-    """A name for each of the (path, base folder) pairs, as short as it can be without being that of another."""
+    """A name for each (path, base folder), the shortest that is not also that of another."""
     common = os.path.commonpath([os.path.abspath(path.parent) for path, _ in found])
-    names = [_name(path, base, 0) for path, base in found]
+    ways = [_ways(path, base, common) for path, base in found]
+    names = [way[0] for way in ways]
     for rank in range(1, 5):
         uses = collections.Counter(names)
-        names = [_name(path, base if rank < 4 else common, rank) if uses[name] > 1 else name
-                 for name, (path, base) in zip(names, found)]
+        names = [way[rank] if uses[name] > 1 else name for name, way in zip(names, ways)]
     return names
 
 
-def _name(path, base, rank):
-    """Of a.jpg in the folder b: a, then a_jpg, then b/a, then b/a_jpg; at last from the folder all have in common."""
-    relative = Path(os.path.relpath(path, base))
-    longer = relative.with_name(f"{path.stem}_{path.suffix[1:].lower()}")
-    name = longer if rank in (1, 3, 4) else relative.with_suffix("")
-    return (base.absolute().name / name if rank in (2, 3) else name).as_posix()
+def _ways(path, base, common):
+    """Of a.jpg in the folder b: a, a_jpg, b/a, b/a_jpg, and a_jpg below the folder that all have in common."""
+    longer = path.with_name(f"{path.stem}_{path.suffix[1:].lower()}")
+    below = [os.path.relpath(one, base) for one in (path.with_suffix(""), longer)]
+    names = [*below, *(base.absolute().name / Path(name) for name in below), os.path.relpath(longer, common)]
+    return [Path(name).as_posix() for name in names]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -122,18 +122,16 @@ def read_images(sources, problems):
     """(source, image (H, W, 3) uint8 BGR) of every image that can be read; the others become ``problems``."""
     def read(source):
         try:
-            image = read_image(source.path)
+            return source, read_image(source.path), is_turned(source.path)
         except UserError as error:
             return source, error, False
-        return source, image, is_turned(source.path)
 
     for source, image, turned in ahead(read, sources, 4):
         if isinstance(image, UserError):
             problems.add(source, image)
-            continue
-        if turned:
-            problems.turned.append(source.path)
-        yield source, image
+        else:
+            problems.turned += [source.path] * turned
+            yield source, image
 
 
 def open_video(source, largest):

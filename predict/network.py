@@ -13,7 +13,7 @@ import torch
 
 from data.images import read_image
 from data.specs import DatasetSpec, built_in_names, load_spec
-from dmt.prediction import for_inference, network_maps
+from dmt.prediction import Forward
 from dmt.session import choose_device
 from models.deeplab import deeplab_v2
 from models.description import Description, describe_checkpoint
@@ -64,14 +64,12 @@ class Member:
     precision: Precision
 
     @functools.cached_property
-    def _maps(self):
-        module = isinstance(self.network, torch.nn.Module)
-        computes = for_inference(self.network, self.precision, self.device) if module else self.network
-        return network_maps(computes, self.description.input_format, self.precision)
+    def _forward(self):
+        return Forward(self.network, self.description.input_format, self.precision, self.device)
 
     def logits(self, images):
         """``images`` (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""
-        return self._maps(images.to(self.device, non_blocking=True))
+        return self._forward(images.to(self.device, non_blocking=True))
 
 
 @dataclass(frozen=True)

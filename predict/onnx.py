@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 
 import numpy as np
 import torch
@@ -56,8 +55,6 @@ def _opened(path):
     Raises ``UserError`` when onnxruntime cannot open ``path``.
     """
     runtime = needed("onnxruntime")
-    if not os.path.isfile(path):
-        raise UserError(f"the network {path} is missing; export it with tools/export.py or correct the path")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1

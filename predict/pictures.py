@@ -97,17 +97,15 @@ def write_panel(path, columns, names, colors, width=1.75):
     """
     sizes = [picture.shape[:2] for picture in next(iter(columns.values()))]
     heights = [width * min(max(rows / across, 1 / 8), 3) for rows, across in sizes]
-    whole, total, gap = width * len(columns), sum(heights), 0.04
-    figure = Figure((whole, total))
-    for column, (title, pictures) in enumerate(columns.items()):
-        for row, picture in enumerate(pictures):
-            bottom = total - sum(heights[: row + 1])
-            axes = figure.add_axes((column * width / whole, bottom / total, (width - gap) / whole,
-                                    (heights[row] - gap) / total))
-            axes.imshow(picture, interpolation="nearest")
-            axes.axis("off")
-            if not row:
-                axes.set_title(title, fontsize=7)
+    whole = width * len(columns)
+    figure = Figure((whole, sum(heights)))
+    axes = figure.subplots(len(heights), len(columns), squeeze=False, gridspec_kw={
+        "height_ratios": heights, "wspace": 0.02, "hspace": 0.02, "left": 0, "right": 1, "bottom": 0, "top": 1})
+    for column, (title, pictures) in zip(axes.T, columns.items()):
+        column[0].set_title(title, fontsize=7)
+        for place, picture in zip(column, pictures):
+            place.imshow(picture, interpolation="nearest")
+            place.axis("off")
     beside = max(1, int(whole / (0.55 + 0.07 * max(map(len, names)))))  # as many as fit
     patches = [Patch(facecolor=np.array(color) / 255, edgecolor="grey", label=name)
                for name, color in zip(names, colors)]

@@ -37,17 +37,16 @@ class Protocol:
     plus: int = 1
 
     def __str__(self):
-        resized = f"resized to {_text(self.test_size)}" if self.test_by == "resize" else None
-        if self.kind == PAPERS:
-            shown = resized or f"zero-padded to {_text(self.test_size)}"
-        elif self.kind == ORIGINAL:
-            shown = f"{resized}, undivided" if resized else "undivided, at original resolution"
-        else:
-            window = f"sliding windows of {_text(self.grid(self.window))}, {self.stride:.3g} of it apart"
-            shown = f"{resized}, {window}" if resized else window
+        shown = [f"resized to {_text(self.test_size)}"] if self.test_by == "resize" else []
+        if self.kind == ORIGINAL:
+            shown.append("undivided" if shown else "undivided, at original resolution")
+        elif self.kind == SLIDING:
+            shown.append(f"sliding windows of {_text(self.grid(self.window))}, {self.stride:.3g} of it apart")
+        elif not shown:
+            shown.append(f"zero-padded to {_text(self.test_size)}")
         scales = "one scale" if self.scales == (1.0,) else f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"
         papers = " (the papers')" if self.kind == PAPERS and self.scales == (1.0,) and not self.flip else ""
-        return f"{shown}, {scales}, {'flip' if self.flip else 'no flip'}{papers}"
+        return f"{', '.join(shown)}, {scales}, {'flip' if self.flip else 'no flip'}{papers}"
 
     def grid(self, size):
         """The next larger size that the networks like: points of the map lie evenly, from border to border.
@@ -142,15 +141,16 @@ def grouped(pictures, protocol, batch_size):
     """
     group, shown = [], None
     for picture in pictures:
-        limit = batch_size  # at test size always, as in validation
         try:
             canvases = [tile.canvas for tile in tiles(picture[1].shape[:2], protocol)]
         except UserError:
-            canvases, limit = None, 1
-        else:
-            if protocol.kind != PAPERS:
-                area = max(height * width for height, width in canvases)
-                limit = 1 if protocol.kind == SLIDING else max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
+            canvases = None
+        limit = batch_size  # at test size always, as in validation
+        if canvases is None or protocol.kind == SLIDING:
+            limit = 1
+        elif protocol.kind == ORIGINAL:
+            area = max(height * width for height, width in canvases)
+            limit = max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
         if group and (canvases is None or canvases != shown or len(group) >= limit):
             yield group
             group = []

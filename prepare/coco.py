@@ -21,10 +21,9 @@ import numpy as np
 from data import lists
 from data.masks import write_palette_png
 from prepare.classes import color_of
-from prepare.common import IGNORED, MOST_CLASSES, refuse_existing
+from prepare.common import IGNORED, add_mask_options, check_number, finish_masks, refuse_existing
 from utils.console import progress_bar
 from utils.errors import OneLineParser, UserError, reports_user_errors
-from utils.files import make_folder, sync, write_text
 
 
 @reports_user_errors
@@ -36,21 +35,15 @@ def main(arguments=None):
     refuse_existing([*targets.values(), out / "classes.txt"], options.force)
     if not targets:
         raise UserError(f"{options.annotations} has no annotation; nothing to convert")
-    colors, pixels = [color_of(index) for index in range(len(coco.classes))], np.zeros(256, np.int64)
+    colors, pixels = [color_of(index) for index in range(len(coco.classes))], collections.Counter()
     for image in progress_bar("masks", "mask")(list(targets)):
         mask = coco.mask(image)
-        pixels += np.bincount(mask.ravel(), minlength=256)
-        make_folder(targets[image].parent)
+        pixels.update(dict(enumerate(np.bincount(mask.ravel()).tolist())))
         write_palette_png(targets[image], mask, colors)
-    sync()
-    write_text(out / "classes.txt", "".join(f"{name}: {index}\n" for index, name in enumerate(coco.classes)))
     objects = collections.Counter(value for own in coco.objects.values() for value, _ in own)
-    print(f"{'class':>5} {'objects':>8} {'% of pixels':>12}  name")
-    for index, name in [*enumerate(coco.classes), (IGNORED, "(ignored)")]:
-        print(f"{index:>5} {objects[index]:>8} {100 * pixels[index] / pixels.sum():>12.2f}  {name}")
+    finish_masks(out, targets, coco.classes, pixels, objects)
     if left := len(coco.names) - len(targets):
         print(f"{left} images without annotations got no mask (--empty makes empty ones)")
-    print(f"{len(targets)} masks in {options.out}, classes in {out / 'classes.txt'}")
 
 
 def _parser():
@@ -65,9 +58,7 @@ def _parser():
     parser.add_argument("--crowds", choices=("ignore", "objects"),
                         help="what annotations with iscrowd 1 become (default: ignored; refused where all are such)")
     parser.add_argument("--empty", action="store_true", help="make masks of background for images without annotations")
-    parser.add_argument("--max-pixels", metavar="N", type=int, default=100_000_000,
-                        help="refuse images with more pixels than this (default: 100000000)")
-    parser.add_argument("--force", action="store_true", help="replace masks that are in OUT already")
+    add_mask_options(parser, "masks that are in OUT already")
     return parser
 
 
@@ -98,8 +89,7 @@ class Annotations:
             raise UserError("has an id or a name twice, or a name of several lines; rename one")
         own = [] if self._background == "none" else [self._background]
         self.classes = own + [names[number] for number in sorted(names) if names[number] != self._background]
-        if not 2 <= len(self.classes) <= MOST_CLASSES:
-            raise UserError(f"makes {len(self.classes)} classes; 2 to {MOST_CLASSES} are possible")
+        check_number(self.classes, "with --background")
         self._class_of = {number: self.classes.index(name) for number, name in names.items()}
 
     def _read_images(self, images):

@@ -1,5 +1,6 @@
 """What the preparations share: archives, numbers that are expected, masks and class names on the disk, splits."""
 
+import contextlib
 import functools
 import os
 import shlex
@@ -9,18 +10,16 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-
 import dms_sample
 import generate_splits
 from data import patterns
 from data.lists import find_training_list, read_list
 from utils.console import progress_bar
 from utils.errors import UserError
-from utils.files import sync, write_bytes
+from utils.files import sync, write_bytes, write_text
 
 IGNORED = 255
 MOST_CLASSES = 254
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
 def files_of(path, wanted):
@@ -32,27 +31,23 @@ def files_of(path, wanted):
     if not path.exists():
         raise UserError(f"{path} does not exist; give the archive or the folder that it was unpacked to")
     found = False
-    try:
+    with _whole(path):
         for name, size, read in _members(path):
             if match := wanted.fullmatch(name):
                 found = True
-                yield match[1], size, functools.partial(_read, path, read)
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
+                yield match[1], size, _whole(path)(read)
     if not found:
         raise UserError(f"{path} is another archive or folder: it holds nothing like {wanted.pattern}; give the "
                         "official archive, or the folder it was unpacked to")
 
 
-def _read(path, read):
+@contextlib.contextmanager
+def _whole(path):
+    """What reading the archive ``path`` meets where it is damaged becomes a ``UserError``."""
     try:
-        return read()
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path, error):
-    return UserError(f"{path} is damaged or not whole ({error}); download it again")
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged or not whole ({error}); download it again") from error
 
 
 def _members(path):
@@ -129,8 +124,36 @@ def in_threads(function, items, unit):
         return list(progress_bar(f"{unit}s", unit, len(items))(pool.map(function, items)))
 
 
+def add_mask_options(parser, replaced):
+    """Give ``parser`` the options --max-pixels and --force; ``replaced`` says what the latter replaces."""
+    parser.add_argument("--max-pixels", metavar="N", type=int, default=100_000_000,
+                        help="refuse images with more pixels than this (default: 100000000)")
+    parser.add_argument("--force", action="store_true", help=f"replace {replaced}")
+
+
+def check_number(classes, source):
+    """Raise ``UserError`` where ``source`` has fewer or more ``classes`` than a palette mask can hold."""
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        raise UserError(f"{source} has {len(classes)} classes; 2 to {MOST_CLASSES} are possible")
+
+
 def refuse_existing(paths, force):
     """Raise ``UserError`` for the first of ``paths`` that is there, unless ``force``."""
     there = next((path for path in paths if path.exists()), None)
     if there is not None and not force:
         raise UserError(f"{there} is there already; give --force to replace it, or another folder")
+
+
+def finish_masks(out, masks, classes, pixels, objects=None):
+    """Write OUT/classes.txt, for new_dataset --classes, behind the ``masks``, and print what the masks hold.
+
+    ``classes`` are the names, ``pixels`` and ``objects`` (where there are such) map each class and 255 to their numbers.
+    """
+    sync()
+    write_text(out / "classes.txt", "".join(f"{name}: {index}\n" for index, name in enumerate(classes)))
+    print(f"{'class':>5} {' objects ' if objects else ''}{'% of pixels':>12}  name")
+    whole = sum(pixels.values())
+    for index, name in [*enumerate(classes), (IGNORED, "(ignored)")]:
+        count = f"{objects[index]:>8} " if objects else ""
+        print(f"{index:>5} {count}{100 * pixels[index] / whole:>12.2f}  {name}")
+    print(f"{len(masks)} masks in {out}, classes in {out / 'classes.txt'}")

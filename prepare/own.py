@@ -7,9 +7,9 @@
 Looks at every file, prints what it found and what looks wrong, and writes OUT/dataset.yaml and OUT/lists. Images stay
 where they are. A mask is called like its image, or has something behind that name, as X_mask.png for X.jpg. Images
 without a mask are the unlabelled ones, and those of --unlabeled. Validation is what is given; else the folders called
-train and val that IMAGES has; else a share of the images with a mask, drawn so that every class stays in training where
-that can be. What is not certain is not guessed: the error says which option says it. At the end stand the commands to
-go on with.
+train and val that IMAGES has (also where these hold images and masks in folders of their own); else a share of the
+images with a mask, drawn so that every class stays in training where that can be. What is not certain is not guessed:
+the error says which option says it. At the end stand the commands to go on with.
 """
 
 import argparse
@@ -28,11 +28,12 @@ from typing import NamedTuple
 from data.images import TURN_IT, limit_pixels, unequal
 from data.lists import read_list, split_list_names, write_list
 from data.masks import unpack
+from data.patterns import is_image, walk
 from data.sizes import rounded_up
 from data.specs import UNLABELED, load_spec
 from data.splits import hold_out
 from prepare import classes
-from prepare.common import in_threads, refuse_existing
+from prepare.common import add_mask_options, in_threads, refuse_existing
 from prepare.pairs import image_files, pair, pattern
 from prepare.survey import has_colors, image_facts, mask_facts
 from utils.errors import OneLineParser, UserError, reports_user_errors
@@ -48,6 +49,7 @@ DIVISORS = (2, 4, 8, 20)
 _ROWS, _WARNINGS, _NAMES = 40, 20, 5  # shown at most
 _SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
             "testing": "test"}  # what folders are called
+_BY_FOLDERS = "as the folders train and val say"
 
 
 class Split(NamedTuple):
@@ -64,11 +66,13 @@ def main(arguments=None):
     """Look, print, write."""
     options = _parser().parse_args(arguments)
     limit_pixels(options.max_pixels)
+    warnings = []
+    if options.images == options.masks and not (options.val_images or options.val_list):
+        _take_subsets(options, warnings)
     given = [options.images, options.masks, options.unlabeled, options.val_images, options.val_masks]
     root = Path(os.path.commonpath([folder for folder in given if folder]))
     out = Path(options.out or Path("datasets", _plain(root.name))).expanduser()
     refuse_existing((out / SPEC, out / LISTS), options.force)
-    warnings = []
     pairings, pool = _find(options, warnings)
     facts, by_color = _look(pairings, pool)
     usable = [_usable(pairing, facts, warnings) for pairing in pairings]
@@ -115,9 +119,8 @@ def _parser():
                         help="what the images' names end in before the file suffix, as _leftImg8bit (default: nothing)")
     parser.add_argument("--mask-suffix", metavar="TEXT",
                         help="what the masks' names end in before the file suffix, as _mask (default: found out)")
-    parser.add_argument("--max-pixels", metavar="N", type=int, default=100_000_000,
-                        help="refuse images with more pixels than this (default: 100000000)")
-    parser.add_argument("--force", action="store_true", help="replace an earlier spec and lists in --out")
+    parser.set_defaults(how="the folder --val-images")
+    add_mask_options(parser, "an earlier spec and lists in --out")
     return parser
 
 
@@ -132,6 +135,23 @@ def _plain(name):
 
 
 # --- what lies in the folders -----------------------------------------------------------------------------------------
+
+
+def _take_subsets(options, warnings):
+    """Take the split of a folder that holds train/images, train/masks, val/images and val/masks, or such names."""
+    top = options.images
+    places = {Path(folder).relative_to(top).parts[:2] for folder, files in walk(top) if any(map(is_image, files))}
+    subsets = {_SUBSETS.get(place[0].lower()): place[0] for place in places if place}
+    kinds = {place[1] for place in places if len(place) == 2}
+    images = {kind for kind in kinds if kind.lower().startswith("im")}
+    wanted = {(subsets.get(subset), kind) for subset in ("train", "val") for kind in kinds}
+    if len(images) == 1 and len(kinds) == 2 and wanted <= places and all(
+            place[:1] == (subsets.get("test"),) for place in places - wanted):
+        options.images, options.val_images = (top / subsets[subset] / min(images) for subset in ("train", "val"))
+        options.masks, options.val_masks = (top / subsets[subset] / min(kinds - images) for subset in ("train", "val"))
+        options.how = _BY_FOLDERS
+        if "test" in subsets:
+            warnings.append(f"{top / subsets['test']}, a folder for testing, is left out")
 
 
 def _find(options, warnings):
@@ -237,7 +257,7 @@ def _split(options, usable, own, warnings):
             raise UserError(f"an image of {options.images} and one of {options.val_images} have one name, {min(both)}; "
                             "rename one, or link both folders into one as train and val, and their masks likewise")
         _note(warnings, [*usable[1][1]], "validation images have no mask and are left out")
-        return Split(labeled, validation, unlabeled, "the folder --val-images")
+        return Split(labeled, validation, unlabeled, options.how)
     if options.val_list:
         names = read_list(options.val_list)
         if lacking := [name for name in names if name not in labeled]:
@@ -246,7 +266,6 @@ def _split(options, usable, own, warnings):
         return Split(labeled, {name: labeled.pop(name) for name in names}, unlabeled, options.val_list)
     subset_of = {name: next((_SUBSETS[part] for part in name.lower().split("/")[:-1] if part in _SUBSETS), "train")
                  for name in [*labeled, *unlabeled]}
-    how = "as the folders train and val say"
     if "train" in (subset_of[name] for name in labeled):  # else the folders' names mean something else
         _note(warnings, [name for name, subset in subset_of.items() if subset == "test"],
               "images in a folder for testing are left out")
@@ -256,7 +275,7 @@ def _split(options, usable, own, warnings):
         labeled, unlabeled = ({name: files[name] for name in files if subset_of[name] == "train"}
                               for files in (labeled, unlabeled))
         if validation:
-            return Split(labeled, validation, unlabeled, how)
+            return Split(labeled, validation, unlabeled, _BY_FOLDERS)
     if not 0 < options.val_share < 1:
         raise UserError(f"--val-share {options.val_share}: give a number between 0 and 1, as in 0.2")
     held = hold_out({name: own[name] for name in labeled}, options.val_share)

@@ -25,7 +25,7 @@ class Pairing(NamedTuple):
     lost: list
 
 
-def image_files(folder, without=(), wanted=lambda path: True):
+def image_files(folder, without=(), wanted=None):
     """Dict from name (path below ``folder`` without its suffix) to image file, but for the folders ``without``.
 
     Raises ``UserError`` when there is none, for a name that no list can hold, and for one that is there twice.
@@ -38,7 +38,7 @@ def image_files(folder, without=(), wanted=lambda path: True):
             continue
         for path in (Path(place, name) for name in names if patterns.is_image(name)):
             name = path.relative_to(folder).as_posix().rpartition(".")[0]
-            if not wanted(path):
+            if wanted and not wanted(path):
                 continue
             if wrong := lists.fault_of_written(name):
                 raise UserError(f"the name of {path} {wrong}; rename the file")
@@ -46,7 +46,9 @@ def image_files(folder, without=(), wanted=lambda path: True):
                 raise UserError(f"{files[name]} and {path} have one name; remove or rename one of them")
             files[name] = path
     if not files:
-        raise UserError(f"{folder} holds no images or masks of use (JPEG, PNG, TIFF, WebP, BMP); give the right folder")
+        raise UserError(f"{folder} holds no images or masks of use (JPEG, PNG, TIFF, WebP, BMP); give the right folder"
+                        + (", or two (in one, masks are what --mask-suffix says, or all that is no JPEG; those for "
+                           "validation go to --val-images and --val-masks)" if wanted else ""))
     return files
 
 

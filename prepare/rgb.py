@@ -19,10 +19,9 @@ import numpy as np
 from data import images, masks
 from data.masks import write_palette_png
 from prepare.classes import colors_of, read_classes, read_color
-from prepare.common import IGNORED, MOST_CLASSES, in_threads, refuse_existing
+from prepare.common import IGNORED, add_mask_options, check_number, finish_masks, in_threads, refuse_existing
 from prepare.pairs import image_files
 from utils.errors import OneLineParser, UserError, reports_user_errors
-from utils.files import make_folder, sync, write_text
 
 _LISTED = 8  # unknown colours in the error
 
@@ -42,16 +41,13 @@ def main(arguments=None):
     targets = {path: out / f"{name}.png" for name, path in image_files(source, [out]).items()}
     refuse_existing([*targets.values(), out / "classes.txt"], options.force)
     classes = colors_of(read_classes(options.colors), options.colors)
-    if not 2 <= len(classes) <= MOST_CLASSES:
-        raise UserError(f"{options.colors} lists {len(classes)} classes; 2 to {MOST_CLASSES} are possible")
+    check_number(classes, options.colors)
     pixels, first = collections.Counter(), {}
     for path, (numbers, counts) in zip(targets, in_threads(_colors_of, targets, "mask")):
         for color, count in zip(numbers.tolist(), counts.tolist()):
             pixels[color] += count
             first.setdefault(color, path)
     table = _table(pixels, first, classes, options)
-    for folder in {target.parent for target in targets.values()}:
-        make_folder(folder)
 
     def convert(path):
         numbers, places = np.unique(masks.colors(path, path.read_bytes()), return_inverse=True)
@@ -59,15 +55,10 @@ def main(arguments=None):
         write_palette_png(targets[path], values[places].reshape(places.shape), [entry.color for entry in classes])
 
     in_threads(convert, targets, "mask")
-    sync()
-    write_text(out / "classes.txt", "".join(f"{entry.name}: {index}\n" for index, entry in enumerate(classes)))
     counts = collections.Counter()
     for color, count in pixels.items():
         counts[table[color]] += count
-    print(f"{'class':>5} {'% of pixels':>12}  name")
-    for index, name in [*enumerate(entry.name for entry in classes), (IGNORED, "(ignored)")]:
-        print(f"{index:>5} {100 * counts[index] / pixels.total():>12.2f}  {name}")
-    print(f"{len(targets)} masks in {options.out}, classes in {Path(options.out, 'classes.txt')}")
+    finish_masks(Path(options.out), targets, [entry.name for entry in classes], counts)
 
 
 def _parser():
@@ -82,9 +73,7 @@ def _parser():
     parser.add_argument("--tolerance", metavar="N", type=float, default=0.0,
                         help="take the nearest class up to this distance between colours (root of the squared "
                              "differences; default: 0, only exact colours); 60 suits JPEG of strong colours")
-    parser.add_argument("--max-pixels", metavar="N", type=int, default=100_000_000,
-                        help="refuse masks with more pixels than this (default: 100000000)")
-    parser.add_argument("--force", action="store_true", help="replace masks that are in OUT already")
+    add_mask_options(parser, "masks that are in OUT already")
     return parser
 
 

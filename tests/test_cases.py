@@ -307,6 +307,23 @@ def test_folders_that_say_train_and_val_are_that_split(tmp_path, wizard):
     assert "1 images in a folder for validation have no mask and are left out" in warnings
 
 
+def test_folders_of_images_and_masks_within_train_and_val_are_that_split(tmp_path, wizard):
+    for number in range(9):
+        subset = "val" if number > 5 else "Training"
+        photo(tmp_path / f"d/{subset}/imgs/{number}.png")
+        mask(tmp_path / f"d/{subset}/labels/a/{number}.png" if number == 4 else
+             tmp_path / f"d/{subset}/labels/{number}.png")
+    photo(tmp_path / "d/test/imgs/9.png")
+    result = wizard("d", "d")
+    spec, lists, warnings = made(result)
+    assert "as the folders train and val say" in result[1] and "a folder for testing, is left out" in warnings
+    assert spec.images == ("Training/imgs/{name}.png", "val/imgs/{name}.png")
+    assert (lists["train"], lists["val"]) == ([str(number) for number in (0, 1, 2, 3, 5)], ["6", "7", "8"])
+    photo(tmp_path / "d/more/1.png")  # what is that?
+    shutil.rmtree("datasets")
+    refused(wizard("d", "d"), "--val-images", "--val-masks")
+
+
 def test_a_given_validation_set(tmp_path, wizard):
     for number in range(9):
         subset = "val" if number > 5 else "train"
