@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from data import lists
-from data.masks import write_palette_png
+from data.masks import IGNORED, write_palette_png
 from prepare.classes import color_of
-from prepare.common import IGNORED, add_mask_options, check_number, finish_masks, refuse_existing
+from prepare.common import add_mask_options, check_number, finish_masks, refuse_existing
 from utils.console import progress_bar
 from utils.errors import OneLineParser, UserError, reports_user_errors
 

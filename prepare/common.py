@@ -13,12 +13,12 @@ from pathlib import Path
 import dms_sample
 import generate_splits
 from data import patterns
+from data.masks import IGNORED
 from data.lists import find_training_list, read_list
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import sync, write_bytes, write_text
 
-IGNORED = 255
 MOST_CLASSES = 254
 
 

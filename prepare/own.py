@@ -36,6 +36,7 @@ from prepare import classes
 from prepare.common import add_mask_options, in_threads, refuse_existing
 from prepare.pairs import image_files, pair, pattern
 from prepare.survey import has_colors, image_facts, mask_facts
+from utils.arguments import number
 from utils.errors import OneLineParser, UserError, reports_user_errors
 from utils.files import make_folder, write_text
 
@@ -103,11 +104,12 @@ def _parser():
     parser.add_argument("--unlabeled", metavar="DIR", type=_folder, help="one more folder of images, without masks")
     parser.add_argument("--out", metavar="DIR", help="folder for dataset.yaml and lists, which gives the dataset its "
                         "name (default: datasets/NAME, by the folder that holds all of them)")
-    parser.add_argument("--val-images", metavar="DIR", type=_folder, help="folder of the validation images")
+    validation = parser.add_mutually_exclusive_group()
+    validation.add_argument("--val-images", metavar="DIR", type=_folder, help="folder of the validation images")
     parser.add_argument("--val-masks", metavar="DIR", type=_folder, help="and of their masks")
-    parser.add_argument("--val-list", metavar="FILE", help="file with the names of the validation images, one a line")
-    parser.add_argument("--val-share", metavar="X", type=float, default=0.2,
-                        help="share of the images with masks that is held out for validation (default: 0.2)")
+    validation.add_argument("--val-list", metavar="FILE", help="file with the names of those of IMAGES, one a line")
+    parser.add_argument("--val-share", metavar="X", default=0.2,
+                        type=number(float, 1e-9, "a number between 0 and 1, as in 0.2", high=1 - 1e-9), help="share of the images with masks that is held out for validation (default: 0.2)")
     parser.add_argument("--classes", metavar="NAMES", type=classes.read_classes, default=(),
                         help="names of the classes in order, as in soil,crop,weed; or a file with one a line, and "
                              "behind the name its mask values or its colour where needed: 'weed 17 18', 'weed 200 0 0' "
@@ -158,8 +160,6 @@ def _find(options, warnings):
     """(list of the ``Pairing`` of IMAGES and, where it is given, that for validation; dict of --unlabeled)."""
     if (options.val_images is None) != (options.val_masks is None):
         raise UserError("--val-images and --val-masks belong together; give both")
-    if options.val_images and options.val_list:
-        raise UserError("--val-list names images of IMAGES, --val-images is a folder of others; give one of them")
     given = [folder for folder in (options.unlabeled, options.val_images, options.val_masks) if folder]
     pairings = [pair(options.images, options.masks, options.image_suffix, options.mask_suffix, given)]
     if options.val_images:
@@ -276,8 +276,6 @@ def _split(options, usable, own, warnings):
                               for files in (labeled, unlabeled))
         if validation:
             return Split(labeled, validation, unlabeled, _BY_FOLDERS)
-    if not 0 < options.val_share < 1:
-        raise UserError(f"--val-share {options.val_share}: give a number between 0 and 1, as in 0.2")
     held = hold_out({name: own[name] for name in labeled}, options.val_share)
     return Split(labeled, {name: labeled.pop(name) for name in held}, unlabeled, f"share {options.val_share}")
 

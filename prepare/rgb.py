@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from data import images, masks
-from data.masks import write_palette_png
+from data.masks import IGNORED, write_palette_png
 from prepare.classes import colors_of, read_classes, read_color
-from prepare.common import IGNORED, add_mask_options, check_number, finish_masks, in_threads, refuse_existing
+from prepare.common import add_mask_options, check_number, finish_masks, in_threads, refuse_existing
 from prepare.pairs import image_files
+from utils.arguments import number
 from utils.errors import OneLineParser, UserError, reports_user_errors
 
 _LISTED = 8  # unknown colours in the error
@@ -36,8 +37,6 @@ def main(arguments=None):
         raise UserError(f"OUT is {out}, which holds the masks to be converted; give another folder")
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give the folder of the coloured masks")
-    if not 0 <= options.tolerance < 442:
-        raise UserError(f"--tolerance {options.tolerance}: distances between colours go from 0 to 441")
     targets = {path: out / f"{name}.png" for name, path in image_files(source, [out]).items()}
     refuse_existing([*targets.values(), out / "classes.txt"], options.force)
     classes = colors_of(read_classes(options.colors), options.colors)
@@ -70,7 +69,8 @@ def _parser():
                         help="file with the classes in order, in lines 'name r g b'")
     parser.add_argument("--ignore", metavar="R,G,B", nargs="+", default=[],
                         help="colours of pixels without a label, as 255,255,255; 'others' for all colours of no class")
-    parser.add_argument("--tolerance", metavar="N", type=float, default=0.0,
+    parser.add_argument("--tolerance", metavar="N", default=0.0,
+                        type=number(float, 0, "a distance between colours, from 0 to 441", high=442),
                         help="take the nearest class up to this distance between colours (root of the squared "
                              "differences; default: 0, only exact colours); 60 suits JPEG of strong colours")
     add_mask_options(parser, "masks that are in OUT already")
