@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import logging
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -145,17 +144,12 @@ def write_onnx(program, path, metadata):
     needed("onnxscript")
     with _exporting("torch.onnx"):
         model = torch.onnx.export(program, input_names=["images"], output_names=["logits"], dynamo=True,
-                                  opset_version=OPSET, verbose=False).model_proto
+                                  opset_version=OPSET, verbose=False,
+                                  dynamic_shapes=({0: "batch", 2: "height", 3: "width"},)).model_proto
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output):
         del part.metadata_props[:]  # the exporter's notes; they name files of this machine
     del graph.value_info[:]
-    symbols = [dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim if dim.dim_param]
-    names = dict(zip(symbols, ("batch", "height", "width"), strict=True))
-    for part in (*graph.input, *graph.output):
-        for dim in part.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=json.dumps(value, allow_nan=False))
     write_bytes(path, model.SerializeToString())

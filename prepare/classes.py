@@ -7,6 +7,7 @@ alone; exact colours. Everything else is refused with the values, their shares, 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from data import masks
 from utils.errors import UserError
@@ -19,12 +20,11 @@ _CVAT = re.compile(r"(?P<name>[^:]*):(?P<numbers>\d+,\d+,\d+)?:[^:]*:[^:]*")  # 
 _LARGEST = 65535
 
 
-@dataclass
-class Class:
+class Class(NamedTuple):
     """A class of a spec; ``ids`` are its mask values, empty where they are the class numbers."""
 
     name: str
-    color: tuple = ()
+    color: tuple
     ids: tuple = ()
 
 
@@ -130,12 +130,12 @@ def by_value(pixels, areas, palette, given, ignore, folder):
     if lacking is not None:
         raise UserError(f"--classes gives values for some classes, but none for {lacking!r}; give all or none")
     if numbered:
-        classes = [Class(name, ids=tuple(numbers)) for name, numbers in given]
+        found = given
     elif given and values[-1] < len(given):
-        classes = [Class(name, ids=(index,)) for index, (name, _) in enumerate(given)]
+        found = [(name, (index,)) for index, (name, _) in enumerate(given)]
     elif len(given) == len(values):
         warnings.append("the names were given to the values in the order of the table above; check them")
-        classes = [Class(name, ids=(value,)) for (name, _), value in zip(given, values)]
+        found = [(name, (value,)) for (name, _), value in zip(given, values)]
     elif given:
         raise UserError(f"--classes lists {len(given)} names, but the masks hold {len(values)} values, "
                         f"{', '.join(map(str, values[:12]))}{', ...' if values[12:] else ''}; give a file that says "
@@ -143,19 +143,19 @@ def by_value(pixels, areas, palette, given, ignore, folder):
     else:
         names = {0: "background", values[-1]: "foreground"} if values in ([0, 1], [0, 255], [0, 65535]) else {}
         dense = _are_numbers(values) and (ignore is None or ignore > values[-1])
-        classes = [Class(names.get(value, f"class_{value}"), ids=(value,))
-                   for value in (range(values[-1] + 1) if dense else values)]
-    class_of = {value: index for index, entry in enumerate(classes) for value in entry.ids}
+        found = [(names.get(value, f"class_{value}"), (value,))
+                 for value in (range(values[-1] + 1) if dense else values)]
+    class_of = {value: index for index, (_, ids) in enumerate(found) for value in ids}
     if ignore in class_of:
-        raise UserError(f"--ignore {ignore} is the class {classes[class_of[ignore]].name!r}, too; correct one of them")
+        raise UserError(f"--ignore {ignore} is the class {found[class_of[ignore]][0]!r}, too; correct one of them")
     if lost := [value for value in values if value not in class_of]:
         warnings.append(f"no class has the values {_listed(pixels, lost)}: their pixels are ignored")
-    colors = [palette.get(entry.ids[0], color_of(index)) for index, entry in enumerate(classes)]
-    plain = not lost and all(entry.ids == (index,) for index, entry in enumerate(classes))
-    for index, entry in enumerate(classes):
-        entry.color = colors[index] if len({*colors}) == len(colors) else color_of(index)  # an empty palette, say
-        entry.ids = () if plain else entry.ids
-    return _choice(classes, {value: class_of.get(value, 255) for value in pixels}, folder, warnings, ignore)
+    plain = not lost and all(ids == (index,) for index, (_, ids) in enumerate(found))
+    colors = [palette.get(ids[0], color_of(index)) for index, (_, ids) in enumerate(found)]
+    if len({*colors}) < len(colors):  # an empty palette, say
+        colors = [color_of(index) for index in range(len(found))]
+    classes = [Class(name, color, () if plain else ids) for (name, ids), color in zip(found, colors)]
+    return Choice(classes, {value: class_of.get(value, 255) for value in pixels}, warnings, ignore)
 
 
 def by_color(pixels, areas, given, ignored, folder):
@@ -175,14 +175,7 @@ def by_color(pixels, areas, given, ignored, folder):
         raise UserError(f"the masks hold the colour {masks.unpack(lost[0])} ({_share(pixels, lost[0])} of the pixels)"
                         + (f" and {len(lost) - 1} more" if lost[1:] else "")
                         + " that --classes does not list; add it, or give it with --ignore, as in --ignore 255,255,255")
-    return _choice(classes, {**class_of, **dict.fromkeys(void, 255)}, folder, [], 255, ignored)
-
-
-def _choice(classes, class_of, folder, *more):
-    if not 2 <= len(classes) <= 254:
-        raise UserError(f"the masks of {folder} hold {len(classes)} class{'es' * (len(classes) != 1)}, where 2 to 254 "
-                        "are possible; give other masks, or say with --classes what there is")
-    return Choice(classes, class_of, *more)
+    return Choice(classes, {**class_of, **dict.fromkeys(void, 255)}, ignore_colors=ignored)
 
 
 def _are_numbers(values):

@@ -132,9 +132,10 @@ def add_mask_options(parser, replaced):
 
 
 def check_number(classes, source):
-    """Raise ``UserError`` where ``source`` has fewer or more ``classes`` than a palette mask can hold."""
+    """Raise ``UserError`` where ``source`` has other numbers of ``classes`` than a palette mask can hold."""
     if not 2 <= len(classes) <= MOST_CLASSES:
-        raise UserError(f"{source} has {len(classes)} classes; 2 to {MOST_CLASSES} are possible")
+        raise UserError(f"{source} has {len(classes)} classes; 2 to {MOST_CLASSES} are possible: correct the "
+                        "classes, or give other masks")
 
 
 def refuse_existing(paths, force):

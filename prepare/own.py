@@ -33,7 +33,7 @@ from data.sizes import rounded_up
 from data.specs import UNLABELED, load_spec
 from data.splits import hold_out
 from prepare import classes
-from prepare.common import add_mask_options, in_threads, refuse_existing
+from prepare.common import add_mask_options, check_number, in_threads, refuse_existing
 from prepare.pairs import image_files, pair, pattern
 from prepare.survey import has_colors, image_facts, mask_facts
 from utils.arguments import number
@@ -142,7 +142,8 @@ def _plain(name):
 def _take_subsets(options, warnings):
     """Take the split of a folder that holds train/images, train/masks, val/images and val/masks, or such names."""
     top = options.images
-    places = {Path(folder).relative_to(top).parts[:2] for folder, files in walk(top) if any(map(is_image, files))}
+    places = {Path(folder).relative_to(top).parts[:2] for folder, files in walk(top) if any(map(is_image, files))
+              and not (options.unlabeled and Path(folder).is_relative_to(options.unlabeled))}
     subsets = {_SUBSETS.get(place[0].lower()): place[0] for place in places if place}
     kinds = {place[1] for place in places if len(place) == 2}
     images = {kind for kind in kinds if kind.lower().startswith("im")}
@@ -241,6 +242,7 @@ def _choose_classes(facts, by_color, options, warnings):
                 raise UserError(f"--ignore {' '.join(texts)}: the masks hold values; give one from 0 to 65535, or none")
             value = None if texts[0] == "none" else int(texts[0])
         choice = classes.by_value(pixels, areas, palette, options.classes, value, options.masks)
+    check_number(choice.classes, f"{options.masks}")
     warnings += choice.warnings
     return choice
 

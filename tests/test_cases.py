@@ -314,12 +314,13 @@ def test_folders_of_images_and_masks_within_train_and_val_are_that_split(tmp_pat
         mask(tmp_path / f"d/{subset}/labels/a/{number}.png" if number == 4 else
              tmp_path / f"d/{subset}/labels/{number}.png")
     photo(tmp_path / "d/test/imgs/9.png")
-    result = wizard("d", "d")
+    photo(tmp_path / "d/pool/10.png")
+    result = wizard("d", "d", "--unlabeled", "d/pool")
     spec, lists, warnings = made(result)
     assert "as the folders train and val say" in result[1] and "a folder for testing, is left out" in warnings
     assert spec.images == ("Training/imgs/{name}.png", "val/imgs/{name}.png")
     assert (lists["train"], lists["val"]) == ([str(number) for number in (0, 1, 2, 3, 5)], ["6", "7", "8"])
-    photo(tmp_path / "d/more/1.png")  # what is that?
+    assert lists["all_unlabeled_0"] == ["10", "4"]
     shutil.rmtree("datasets")
     refused(wizard("d", "d"), "--val-images", "--val-masks")
 

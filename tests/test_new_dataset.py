@@ -190,7 +190,7 @@ def test_large_images_are_resized(tmp_path, make):
     (["d/i", "d/m", "--classes=one,two,two"], "twice"),
     (["d/i", "d/m", "--classes=a,b,c", "--ignore=1"], "--ignore 1"),
     (["d/i", "d/m", "--ignore=x"], "--ignore x"),
-    (["d/i", "d/m", "--ignore=1"], "hold 1 class"),
+    (["d/i", "d/m", "--ignore=1"], "has 1 classes"),
     (["d/i", "d/m", "--unlabeled", "d/empty"], "d/empty holds no images"),
     (["d/i", "d/m/sub"], "too few"),
     (["d/i", "d/photographs"], "tools/convert_rgb.py"),
