@@ -93,11 +93,11 @@ class Annotations:
         self._class_of = {number: self.classes.index(name) for number, name in names.items()}
 
     def _read_images(self, images):
-        self.names, self._sizes, self.objects = {}, {}, {}
+        self.names, self._sizes, self.objects, taken = {}, {}, {}, set()
         for image in images:
             number, name = image["id"], os.path.splitext(image["file_name"])[0]
             self._where = f"the image {number!r:.60} ({image['file_name']!r:.80})"
-            if number in self.names or name in self.names.values():
+            if number in self.names or name in taken:
                 raise UserError("is there twice, by its id or its name; rename one")
             if wrong := lists.fault_of_written(name):
                 raise UserError(f"has a file_name which {wrong}; give a path below the folder of the images")
@@ -106,6 +106,7 @@ class Annotations:
                 raise UserError(f"is {width} x {height} pixels, of which 1 to {self._max_pixels} are possible; correct "
                                 "width and height, or give --max-pixels")
             self.names[number], self._sizes[number], self.objects[number] = name, (height, width), []
+            taken.add(name)
 
     def _read_annotations(self, annotations):
         crowds = 0
@@ -155,9 +156,8 @@ class Annotations:
         from pycocotools import mask as coco
 
         mask = np.full(self._sizes[image], IGNORED if self._background == "none" else 0, np.uint8)
-        def order(item):  # crowds first, then from large to small
-            return item[0] != IGNORED, -int(coco.area(item[1]))
-
-        for value, outline in sorted(self.objects[image], key=order):
+        # Crowds first, then from large to small.
+        for value, outline in sorted(self.objects[image],
+                                     key=lambda item: (item[0] != IGNORED, -int(coco.area(item[1])))):
             mask[coco.decode(outline).astype(bool)] = value
         return mask
