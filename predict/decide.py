@@ -140,13 +140,14 @@ class _Axis:
 def _decide(image, plan, maps, members, choices, batch_size, whole):
     """A ``Decision`` for each of ``choices``, from the logits ``maps[tile][member]`` of the tiles in ``plan``.
 
-    Strip by strip, unless the image is decided ``whole``, as validation does it. Logits that ``maps`` lacks are made when
-    a strip needs them, a batch at a time, and dropped behind it, so no more than a strip is held of a large image.
+    Strip by strip, unless the image is decided ``whole``, as validation does it. Logits that ``maps`` lacks are made
+    when a strip needs them, a batch at a time, and dropped behind it: no more than a strip is held of a large image.
     """
     (height, width), resized = image.shape[:2], {}
     placed = [(tile, _Axis(height, tile.scaled[0], tile.top, tile.size[0], tile.canvas[0]),
                _Axis(width, tile.scaled[1], tile.left, tile.size[1], tile.canvas[1], tile.flip)) for tile in plan]
-    waiting = sorted({tile: rows.first for tile, rows, _ in placed if tile not in maps}.items(), key=lambda item: item[1])
+    waiting = {tile: rows.first for tile, rows, _ in placed if tile not in maps}
+    waiting = sorted(waiting.items(), key=lambda item: item[1])
     strip = height if whole else max(8, _STRIP // (members[0].description.num_classes * len(members) * width))
     parts = []
     for first in range(0, height, strip):

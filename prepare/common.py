@@ -148,7 +148,7 @@ def refuse_existing(paths, force):
 def finish_masks(out, masks, classes, pixels, objects=None):
     """Write OUT/classes.txt, for new_dataset --classes, behind the ``masks``, and print what the masks hold.
 
-    ``classes`` are the names, ``pixels`` and ``objects`` (where there are such) map each class and 255 to their numbers.
+    ``classes`` are the names; ``pixels``, and ``objects`` if there are such, map each class and 255 to their number.
     """
     sync()
     write_text(out / "classes.txt", "".join(f"{name}: {index}\n" for index, name in enumerate(classes)))

@@ -109,7 +109,8 @@ def _parser():
     parser.add_argument("--val-masks", metavar="DIR", type=_folder, help="and of their masks")
     validation.add_argument("--val-list", metavar="FILE", help="file with the names of those of IMAGES, one a line")
     parser.add_argument("--val-share", metavar="X", default=0.2,
-                        type=number(float, 1e-9, "a number between 0 and 1, as in 0.2", high=1 - 1e-9), help="share of the images with masks that is held out for validation (default: 0.2)")
+                        type=number(float, 1e-9, "a number between 0 and 1, as in 0.2", high=1 - 1e-9),
+                        help="share of the images with masks that is held out for validation (default: 0.2)")
     parser.add_argument("--classes", metavar="NAMES", type=classes.read_classes, default=(),
                         help="names of the classes in order, as in soil,crop,weed; or a file with one a line, and "
                              "behind the name its mask values or its colour where needed: 'weed 17 18', 'weed 200 0 0' "

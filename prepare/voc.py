@@ -3,7 +3,7 @@
     python -m tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz --out datasets/VOC2012
     python -m tools.prepare_voc --download --out datasets/VOC2012
     python -m tools.prepare_voc --voc VOCdevkit/VOC2012 --sbd benchmark.tgz     (unpacked already: completed in place)
-    python -m tools.prepare_voc --out datasets/VOC2012 --animals datasets/voc-animals   (afterwards: a small slice of it)
+    python -m tools.prepare_voc --out datasets/VOC2012 --animals datasets/voc-animals   (afterwards: a small part)
 
 The folder --out becomes the root that VOC_ROOT names:
 
