@@ -14,6 +14,7 @@ OUTCOMES = {
     "newly right": (UNLABELLED, RIGHT), "newly wrong": (UNLABELLED, WRONG), "error removed": (WRONG, UNLABELLED),
     "still wrong": (WRONG, WRONG), "still ignored": (UNLABELLED, UNLABELLED),
 }
+BETTER, WORSE = ("mended", "newly right", "error removed"), ("spoilt", "newly wrong", "dropped")
 
 
 def changes(first, second, truth, num_classes):

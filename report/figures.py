@@ -4,6 +4,7 @@ Each fits a phone at its own size, has text as text, and is the same bytes again
 a light page; ``report.page`` puts the page's own in their place.
 """
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -15,12 +16,13 @@ from matplotlib.ticker import MaxNLocator
 
 from report import analysis
 from report.colors import BAD, GOOD, INK, LINE, NEW, NEW_WRONG, SERIES, SUPERVISED
+from utils.errors import UserError
 from utils.files import replacing
 
 _WIDTH = 344  # points, which are pixels on the page
 _CELL = 30, 20  # width and height of a cell of a heat map
 _KEEP_ALL = 1.1e-5  # just above the threshold of a class with next to no pixels
-_MARKERS = "osD"
+_MARKERS = "osD^v"
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "figures", "text.parse_math": False, "font.size": 10,
           "font.sans-serif": ["DejaVu Sans"], "xtick.major.size": 0, "ytick.major.size": 0, "axes.titlesize": 10.5,
           "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK,
@@ -37,9 +39,42 @@ def draw(run, folder):
     with matplotlib.rc_context(_STYLE):
         for name, figure in _figures(run):
             if figure is not None:
-                with replacing(Path(folder) / f"{name}.svg", durable=False) as path:
-                    figure.savefig(path, format="svg", transparent=True, metadata={
-                        "Date": None, "Creator": None, "Title": figure.get_label()})
+                _save(figure, Path(folder) / f"{name}.svg")
+
+
+def draw_methods(rows, path):
+    """Draw the mIoU over the rounds into the SVG file ``path``: a line for each method, a level one for the baseline.
+
+    ``rows`` are those of ``report.tables.rows_of``; runs are averaged. The baseline of a split is its first supervised
+    row. The background is white, for the file is shown as it is. Raises ``UserError`` where no run has rounds.
+    """
+    lines, baselines, splits = [], {}, set()
+    for (dataset, split, method, _), row in rows.groupby(["dataset", "split", "method", "arms"], sort=False):
+        points = list(pd.DataFrame(list(row.rounds)).mean().items())
+        if points:
+            lines.append((dataset, split, method, points))
+            splits.add((dataset, split))
+        elif method.startswith("supervised"):
+            baselines.setdefault((dataset, split), (method, row.miou.mean()))
+    if not lines:
+        raise UserError("--figure: none of these runs has rounds")
+    last = max(points[-1][0] for *_, points in lines)
+    lines += [(*split, method, [(0, value), (last, value)]) for split, (method, value) in baselines.items()
+              if split in splits]
+    colors = itertools.cycle((*SERIES, NEW, INK))
+    with matplotlib.rc_context(_STYLE):
+        figure = _lines("mIoU after each round, in percent", "round (0: supervised)", [
+            (method if len(splits) == 1 else f"{dataset} {split}: {method}", points,
+             SUPERVISED if method.startswith("supervised") else next(colors), method.startswith("supervised"))
+            for dataset, split, method, points in lines], rounds=range(last + 1))
+        figure.set_size_inches(1.5 * _WIDTH / 72, (215 + 10 * len(lines)) / 72)
+        _save(figure, Path(path), transparent=False)
+
+
+def _save(figure, path, transparent=True):
+    with replacing(path, durable=False) as temporary:
+        figure.savefig(temporary, format="svg", transparent=transparent, metadata={
+            "Date": None, "Creator": None, "Title": figure.get_label()})
 
 
 def _figures(run):
@@ -93,7 +128,7 @@ def _lines(title, x_label, series, starts=(), rounds=None):
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if rounds:
         axes.set_xticks(rounds)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=3 if len(series) < 5 else 2)
     return figure
 
 
@@ -238,7 +273,7 @@ def _labels(run, arm):
 def _ple_of_classes(run, arm):
     rounds = {str(number): changes for number in sorted(run.looks) for changes in _changes(run, arm, number)}
     groups = []
-    for name in ("mended", "newly right", "error removed", "spoilt", "newly wrong", "dropped"):
+    for name in (*analysis.BETTER, *analysis.WORSE):
         shares = [100 * analysis.share(counts[:, *analysis.OUTCOMES[name]], counts.sum(axis=(1, 2)))
                   for counts in rounds.values()]
         groups.append((name, list(rounds), shares, 1, None))

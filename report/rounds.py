@@ -7,8 +7,11 @@ from report.tables import markdown as as_markdown
 _COLUMNS = ("round", "arm", "steps", "mIoU", "ratio", "labelled: before PLE", "after", "right: before PLE", "after")
 
 
-def stages(summary):
-    """A frame of texts with the stages of a summary. The pseudo labels in a row are those that its checkpoint made."""
+def text(summary, markdown=False):
+    """The stages of a summary as an aligned table, or one in Markdown, and two sentences about the end of the run.
+
+    The pseudo labels in a row are those that its checkpoint made.
+    """
     rows, made = [], {row["name"]: row for row in summary["labellings"]}
     for stage in summary["stages"]:
         row = ["-" if stage["round"] is None else str(stage["round"]), stage["arm"] or stage["name"],
@@ -20,16 +23,12 @@ def stages(summary):
                     _percent(labels["labeled_after"]) if after else "-", _percent(labels["right_before"]),
                     _percent(labels["right_after"]) if after else "-"]
         rows.append(row + ["-"] * (len(_COLUMNS) - len(row)))
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    return (f"{as_markdown(frame)}\n" if markdown else f"{frame.to_string(index=False)}\n") + _outcome(summary)
 
 
-def text(frame, markdown=False):
-    """A frame of texts, aligned, or as a Markdown table."""
-    return as_markdown(frame).rstrip("\n") if markdown else frame.to_string(index=False)
-
-
-def outcome(summary):
-    """Two sentences about the end of a run: final arms, baseline and what each had."""
+def _outcome(summary):
+    """Final arms, baseline and what each had."""
     final, baseline = summary["final"], summary["baseline"]
     if final is None:
         return "No rounds in this run."

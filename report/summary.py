@@ -153,6 +153,9 @@ def _labelling_row(made, look):
         arm = look["arms"][made.arm]
         row.update({f"right_{when}": _number(analysis.share(sum(arm[when]["right"]), sum(arm[when]["compared"])))
                     for when in ("before", "after")}, looked_at=look["images"])
+        if arm["changes"] is not None:
+            outcomes = analysis.outcomes(arm["changes"])
+            row["outcomes"] = {name: count / sum(outcomes.values()) for name, count in outcomes.items()}
         if arm["memory"] is not None:
             row["forgotten"] = _number(analysis.forgotten(np.sum(arm["memory"], axis=0)))
     return row

@@ -4,8 +4,8 @@ An entry is the number of one method in one run; entries of one dataset, split, 
 """
 
 import re
-import statistics
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pandas as pd
@@ -15,46 +15,58 @@ from report import analysis
 from report.summary import RECIPE_KEYS, method_of
 from utils.errors import UserError
 
-MEASURES = {
-    "miou": "mIoU", "ensemble": "both together", "forgetting": "forgetting", "forgotten": "pixels forgotten",
-    "accuracy": "labels right", "coverage": "labelled", "agreement": "arms agree"}
+MEASURES = {  # name -> title, and what a note under the table says of it
+    "miou": ("mIoU", ""),
+    "ensemble": ("both together", "mIoU of the ensemble of both arms, as main.py --state=3 --second-arm tested it under "
+                 "the papers' protocol."),
+    "forgetting": ("forgetting", "best earlier IoU minus final IoU, mean over classes and arms, in points; below zero: "
+                   "better than ever."),
+    "forgotten": ("pixels forgotten", "of the unlabelled pixels right after a round, those wrong after the next, in "
+                  "percent; mean over rounds and arms."),
+    "accuracy": ("labels right", "of the pseudo-labelled pixels of the last round, in percent."),
+    "coverage": ("labelled", "share of the pixels with a pseudo label in the last round, in percent."),
+    "agreement": ("arms agree", "pixels that both arms predict alike before the last round, in percent."),
+    "mended": ("PLE mended", "pixels that it mended, labelled rightly or rid of an error, in percent of those of known "
+               "truth; mean over the rounds with PLE and the arms."),
+    "spoilt": ("PLE spoilt", "pixels that it spoilt, labelled wrongly or dropped though right, otherwise likewise.")}
+_WORDS = ("data", "method", "arms")  # columns that are no numbers
+_CLASS = "iou_"  # how the measure of a class begins
 _ORACLE, _SUPERVISED = "oracle", "supervised"
 _METHODS = (_SUPERVISED, "CBST", "DST", "online", "naive", "flip", "DMT", "DMT+PLE")  # the order of the rows
 _ROW = ["dataset", "split", "method", "arms"]
-_NOTES = {
-    "ensemble": "both together: mIoU of the ensemble of both arms, as main.py --state=3 --second-arm tested it under "
-                "the papers' protocol.",
-    "forgetting": "forgetting: best earlier IoU minus final IoU, mean over classes and arms, in points; below zero: "
-                  "better than ever.",
-    "forgotten": "pixels forgotten: of the unlabelled pixels right after a round, those wrong after the next, in "
-                 "percent; mean over rounds and arms.",
-    "accuracy": "labels right: of the pseudo-labelled pixels of the last round, in percent.",
-    "coverage": "labelled: share of the pixels with a pseudo label in the last round, in percent.",
-    "agreement": "arms agree: pixels that both arms predict alike before the last round, in percent."}
+_PAIR = ["parent", "dataset", "split_id"]  # what runs have in common that are compared with each other
 
 
-def table(runs, style="md", arm="mean", measures=None, by=(), against=None):
+def table(runs, style="md", arm="mean", measures=None, by=(), against=None, classes=False):
     """The table of ``runs``, pairs (name for messages, summary), as text in the style md, latex or csv, with its notes.
 
     ``arm``: what counts for a run: mean, best, or the name of an arm. ``by``: keys of the recipe whose values make rows
-    of their own. ``against``: the method that a column of differences refers to. Raises ``UserError``.
+    of their own. ``against``: the method that a column of differences refers to. ``classes``: a column for the IoU of
+    each class. Raises ``UserError``.
     """
-    found = pd.DataFrame([entry for name, summary in runs for entry in entries_of(summary, name, arm)])
-    if found.empty:
-        raise UserError(f"{runs[0][0]} holds no result for a table: neither rounds nor supervised stages")
-    measures = measures or ["miou"] + ["ensemble"] * int(found.ensemble.notna().any())
-    rows = group(found, by)
+    rows = rows_of(runs, arm, by)
     names = sorted(set(rows.method))
     if against and against not in names:
         raise UserError(f"--against {against}: there is no such row; the rows are {', '.join(names)}")
-    if against:
-        rows["over"] = _differences(rows, against)
+    measures = measures or ["miou"] + ["ensemble"] * int(rows.ensemble.notna().any() and not classes)
+    measures = [*measures, *(name for name in rows if classes and name.startswith(_CLASS))]
     numbers = _numbers(rows, measures, against)
     if style == "csv":
         return numbers.drop(columns="backbones").to_csv(index=False, float_format="%.4f", lineterminator="\n")
     shown = _shown(numbers, measures, arm, against, style)
     notes = "".join(f"\n{'% ' if style == 'latex' else ''}{note}\n" for note in _notes(numbers, measures, arm, against))
-    return (_latex(shown) if style == "latex" else markdown(shown)) + notes
+    if style == "latex":
+        columns = "".join("l" if title in _WORDS else "r" for title in shown)
+        return shown.to_latex(index=False, column_format=columns, escape=False) + notes
+    return markdown(shown) + notes
+
+
+def rows_of(runs, arm="mean", by=()):
+    """The entries of ``runs`` in the order of the table's rows, a frame; arguments and errors as ``table`` has them."""
+    found = pd.DataFrame([entry for name, summary in runs for entry in entries_of(summary, name, arm)])
+    if found.empty:
+        raise UserError(f"{runs[0][0]} holds no result for a table: neither rounds nor supervised stages")
+    return group(found, by)
 
 
 # --- from runs to entries -----------------------------------------------------------------------------------------
@@ -91,28 +103,42 @@ def entries_of(summary, run, arm="mean"):
 
 
 def _entry(summary, run, method, final, stages, arm):
-    of_arms = {row["arm"] or row["name"]: 100 * row["miou"] for row in final}
-    if arm not in ("mean", "best") and arm not in of_arms:
-        raise UserError(f"{run} has no arm {arm} in its last round; it has {', '.join(sorted(of_arms))}")
+    of_arms = {row["arm"] or row["name"]: row for row in final}
+    arms = sorted(of_arms)
+    if arm not in ("mean", "best", *arms):
+        raise UserError(f"{run} has no arm {arm} in its last round; it has {', '.join(arms)}")
+
+    def counted(rows):
+        return {"mean": rows, "best": [max(rows, key=lambda row: row["miou"])]}.get(arm) or [
+            row for row in rows if arm in (row["arm"], row["name"])]
+
     rounds = any(row["round"] for row in stages)  # what a baseline labels for others' rounds is no result of its own
     labels = [row for row in summary["labellings"] if rounds and row["name"] in {stage["name"] for stage in stages}]
     last = max((row["round"] for row in labels), default=None)
     used = [row for row in labels if row["round"] == last]
+    ple = [row.get("outcomes") for row in labels if row["enhanced"]]
+    known = ple if all(ple) else []
     return {
-        "dataset": str(summary["dataset"]), "split": final[0]["split"] or "-", "method": method,
-        "arms": tuple(sorted(of_arms)), "of_arms": of_arms, "run": run, "parent": summary["parent"],
-        "split_id": str(summary["stages"][0]["split_id"]),
+        "dataset": str(summary["dataset"]), "split": final[0]["split"] or "-", "method": method, "arms": tuple(arms),
+        "run": run, "parent": summary["parent"], "split_id": str(summary["stages"][0]["split_id"]),
         "enhanced": any("ple" in row["recipe"] for row in summary["stages"]),
         "identity": frozenset(tuple(row[key] for key in ("name", "checkpoint_sha256", "miou", "split_id", "seed"))
                               for row in final),
         "recipe": {f"the stage {row['name']}" if row["round"] is None else f"round {row['round']} of arm {row['arm']}":
                    row["recipe"] for row in stages},
-        "miou": {"mean": statistics.mean(of_arms.values()), "best": max(of_arms.values())}.get(arm, of_arms.get(arm)),
+        "rounds": {number: _mean([row["miou"] for row in counted([row for row in stages if row["round"] == number])])
+                   for number in sorted({row["round"] for row in stages if rounds})},
+        "miou": _mean([row["miou"] for row in counted(final)]),
         "ensemble": _mean([summary.get("ensemble")]) if rounds else np.nan, "forgetting": _forgetting(stages),
         "forgotten": _mean([row["forgotten"] for row in labels if "forgotten" in row]),
         "accuracy": _mean([row["right_after"] for row in used]),
         "coverage": _mean([row["labeled_after"] for row in used]),
-        "agreement": _mean([summary.get("agreement", {}).get(str(last + 1))]) if labels else np.nan}
+        "agreement": _mean([summary.get("agreement", {}).get(str(last + 1))]) if labels else np.nan,
+        "mended": _mean([sum(one[name] for name in analysis.BETTER) for one in known]),
+        "spoilt": _mean([sum(one[name] for name in analysis.WORSE) for one in known]),
+        **{f"arm{place}": 100 * of_arms[name]["miou"] for place, name in enumerate(arms, start=1)},
+        **{f"{_CLASS}{name}": _mean([row["iou"] and row["iou"][place] for row in counted(final)])
+           for place, name in enumerate(summary["classes"])}}
 
 
 def _forgetting(stages):
@@ -126,9 +152,9 @@ def _forgetting(stages):
     return _mean(finals)
 
 
-def _mean(values):
-    """Mean of shares in percent; NaN where there are none or one is missing."""
-    return np.nan if not values or None in values else 100 * statistics.mean(values)
+def _mean(shares):
+    """Mean in percent; NaN where there are none or one is missing."""
+    return np.nan if not shares or None in shares else 100 * mean(shares)
 
 
 # --- from entries to rows -----------------------------------------------------------------------------------------
@@ -165,7 +191,7 @@ def _of_another_recipe(entry, found):
     """Whether a baseline is that of DMT+PLE alone, and another one lies beside it: on Cityscapes the published one."""
     if entry.method != _SUPERVISED or not entry.enhanced:
         return False
-    pair = ["parent", "dataset", "split_id", "split", "method"]
+    pair = [*_PAIR, "split", "method"]
     others = found[(found[pair] == entry[pair]).all(axis=1) & ~found.enhanced]
     return any(other[place] != entry.recipe[place] for other in others.recipe
                for place in other.keys() & entry.recipe.keys())
@@ -174,23 +200,23 @@ def _of_another_recipe(entry, found):
 def _values(recipe, key):
     """The values of a key in the rounds, where there are any: round 0 has numbers of its own."""
     recipes = [one for place, one in recipe.items() if not place.startswith("round 0")] or recipe.values()
-    found = {one[key] if isinstance(one[key], float) else str(one[key]) for one in recipes if key in one}
-    return "/".join(sorted(f"{value:g}" if isinstance(value, float) else value for value in found)) or "none"
+    found = {f"{one[key]:g}" if isinstance(one[key], float) else str(one[key]) for one in recipes if key in one}
+    return "/".join(sorted(found)) or "none"
 
 
 def _check_same_recipe(first, second):
+    start = f"{first.run} and {second.run} are not of one recipe"
     for place in {**first.recipe, **second.recipe}:
         for run in (first, second):
             if place not in run.recipe:
-                raise UserError(f"{first.run} and {second.run} are not of one recipe: {run.run} has no {place}; "
-                                "average only runs of one recipe")
+                raise UserError(f"{start}: {run.run} has no {place}; average only runs of one recipe")
         one, other = first.recipe[place], second.recipe[place]
         for key in {**one, **other}:
             if one.get(key) != other.get(key):
                 raise UserError(
-                    f"{first.run} and {second.run} are not of one recipe: in {place}, {key.replace('_', ' ')} is "
-                    f"{one.get(key, 'off')} in the first and {other.get(key, 'off')} in the second; average only runs "
-                    f"of one recipe, or give --by {key} for a row each")
+                    f"{start}: in {place}, {key.replace('_', ' ')} is {one.get(key, 'off')} in the first and "
+                    f"{other.get(key, 'off')} in the second; average only runs of one recipe, or give --by {key} for "
+                    "a row each")
 
 
 def _order(dataset, split, method, arms):
@@ -201,14 +227,6 @@ def _order(dataset, split, method, arms):
                                             for part in re.split(r"[ ,/]+", method)], arms
 
 
-def _differences(rows, against):
-    """mIoU minus that of the run of ``against`` of the same split id and folder (as ablations of one seed are)."""
-    pair = ["parent", "dataset", "split_id"]
-    of = rows[rows.method == against].drop_duplicates(pair, keep=False).set_index(pair).miou
-    differences = rows.miou.to_numpy() - of.reindex(pd.MultiIndex.from_frame(rows[pair])).to_numpy()
-    return np.where(rows.method == against, np.nan, differences)
-
-
 def published():
     """The published numbers, as ``published.yaml`` has them."""
     return yaml.safe_load((Path(__file__).parent / "published.yaml").read_text(encoding="utf-8"))
@@ -216,28 +234,28 @@ def published():
 
 def _numbers(rows, measures, against):
     """One line a row, every number in a column of its own: mean and sample deviation; NaN where one is missing."""
-    results, lines = published()["results"], []
-    for key, row in rows.groupby(_ROW, sort=False):
-        dataset, split, method, arms = key
-        line = {"dataset": dataset, "split": split, "method": method, "arms": " ".join(arms), "runs": len(row),
-                "split_ids": " ".join(sorted(set(row.split_id)))}
-        columns = {name: row[name] for name in measures}
-        columns.update({f"arm{place}": row.of_arms.str[arm] for place, arm in enumerate(arms, start=1)})
-        columns.update({"over": row.over} if against else {})
-        for name, values in columns.items():
-            line[f"{name}_mean"] = statistics.mean(values) if values.notna().all() else np.nan
-            line[f"{name}_sd"] = values.std(skipna=False)
-        plain = re.split(r" \(|, ", method)[0]
-        of = {_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"}.get(plain, plain)
-        value = results.get(dataset, {}).get(split, {}).get(of) if "miou" in measures else None
-        line.update(published=value, published_of=of if value else None,
-                    difference=line["miou_mean"] - value if value else None,
-                    backbones={stage["backbone"] for recipe in row.recipe for stage in recipe.values()
-                               if stage.get("backbone", "resnet101") != "resnet101"})
-        lines.append(line)
-    numbers = pd.DataFrame(lines)
-    last = ["over_mean", "over_sd"] * bool(against) + ["published", "published_of", "difference", "backbones"]
-    return numbers[[*numbers.columns.drop(last), *last]].astype({"published": float, "difference": float})
+    columns = [*measures, *sorted(name for name in rows if re.fullmatch(r"arm\d+", name))]
+    if against:  # mIoU minus that of the run of ``against`` of the same split id and folder (ablations of one seed)
+        of = rows[rows.method == against].drop_duplicates(_PAIR, keep=False).set_index(_PAIR).miou
+        over = rows.miou - of.reindex(pd.MultiIndex.from_frame(rows[_PAIR])).to_numpy()
+        rows, columns = rows.assign(over=over.where(rows.method != against)), [*columns, "over"]
+    grouped = rows.groupby(_ROW, sort=False)
+    numbers = grouped.agg(runs=("run", "size"), split_ids=("split_id", lambda ids: " ".join(sorted(set(ids)))))
+    for name in columns:
+        numbers[f"{name}_mean"] = grouped[name].mean(skipna=False)
+        numbers[f"{name}_sd"] = grouped[name].std(skipna=False)
+    numbers["backbones"] = grouped.recipe.agg(lambda recipes: {
+        stage["backbone"] for recipe in recipes for stage in recipe.values()
+        if stage.get("backbone", "resnet101") != "resnet101"})
+    numbers = numbers.reset_index()
+    numbers["arms"] = numbers.arms.map(" ".join)
+    results, of = published()["results"], numbers.method.str.split(r" \(|, ", regex=True).str[0].replace(
+        {_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"})
+    numbers["published"] = [results.get(dataset, {}).get(split, {}).get(method, np.nan) if "miou" in measures else np.nan
+                            for dataset, split, method in zip(numbers.dataset, numbers.split, of)]
+    numbers["published_of"] = of.where(numbers.published.notna())
+    numbers["difference"] = numbers.miou_mean - numbers.published if "miou" in measures else np.nan
+    return numbers
 
 
 # --- from rows to text --------------------------------------------------------------------------------------------
@@ -245,46 +263,44 @@ def _numbers(rows, measures, against):
 
 def _shown(numbers, measures, arm, against, style):
     """The frame of texts that a table shows."""
-    plus_minus = r" \pm " if style == "latex" else " ± "
+    latex = style == "latex"
+    escaped, plus_minus = (_escaped, r" \pm ") if latex else (str, " ± ")
 
-    def spread(row, name, sign=""):
-        mean, deviation = row[f"{name}_mean"], row.get(f"{name}_sd")
-        if pd.isna(mean):
-            return "-"
-        text = f"{mean:{sign}.2f}" + ("" if pd.isna(deviation) else f"{plus_minus}{deviation:.2f}")
-        return f"${text}$" if style == "latex" else text
+    def spread(name, sign=""):
+        texts = []
+        for value, deviation in zip(numbers[f"{name}_mean"], numbers[f"{name}_sd"]):
+            text = f"{value:{sign}.2f}" + ("" if pd.isna(deviation) else f"{plus_minus}{deviation:.2f}")
+            texts.append("-" if pd.isna(value) else f"${text}$" if latex else text)
+        return texts
 
-    escaped = _escaped if style == "latex" else str
-    shown = pd.DataFrame({"data": numbers.dataset.map(escaped), "split": numbers.split.map(escaped),
-                          "method": numbers.method.map(escaped)})
-    for name in measures:
-        shown[MEASURES[name]] = [spread(row, name) for _, row in numbers.iterrows()]
+    shown = [("data", numbers.dataset.map(escaped)), ("split", numbers.split.map(escaped)),
+             ("method", numbers.method.map(escaped))]
+    shown += [(MEASURES[name][0] if name in MEASURES else escaped(name.removeprefix(_CLASS)), spread(name))
+              for name in measures]
     if arm == "mean" and set(measures) <= {"miou", "ensemble"}:  # not where the table is about something else
-        shown["arms"] = [", ".join(f"{escaped(name)} {spread(row, f'arm{place}')}"
-                                   for place, name in enumerate(row.arms.split(), start=1))
-                         for _, row in numbers.iterrows()]
-    shown["runs"], shown["split ids"] = numbers.runs.astype(str), numbers.split_ids.str.replace(" ", ", ")
+        places = range(1, 1 + numbers.arms.str.split().map(len).max())
+        texts = zip(*(spread(f"arm{place}") for place in places))
+        shown.append(("arms", [", ".join(f"{escaped(name)} {text}" for name, text in zip(names.split(), values))
+                               for names, values in zip(numbers.arms, texts)]))
+    shown += [("runs", numbers.runs.astype(str)), ("split ids", numbers.split_ids.str.replace(" ", ", "))]
     if against:
-        shown[f"over {escaped(against)}"] = [spread(row, "over", "+") for _, row in numbers.iterrows()]
+        shown.append((f"over {escaped(against)}", spread("over", "+")))
     if numbers.published.notna().any():
         beside = np.where(numbers.method.str.startswith("DMT+PLE"), " (DMT)", "")
-        shown["published"] = ["-" if pd.isna(value) else f"{value:.2f}{note}"
-                              for value, note in zip(numbers.published, beside)]
-        shown["difference"] = [spread({"d_mean": value}, "d", "+") for value in numbers.difference]
-    return shown
+        shown.append(("published", ["-" if pd.isna(value) else f"{value:.2f}{note}"
+                                    for value, note in zip(numbers.published, beside)]))
+        difference = numbers.difference.map(lambda value: f"${value:+.2f}$" if latex else f"{value:+.2f}",
+                                            na_action="ignore")
+        shown.append(("difference", difference.fillna("-")))
+    return pd.DataFrame(list(zip(*(values for _, values in shown))), columns=[title for title, _ in shown])
 
 
 def markdown(shown):
     """A frame of texts as a Markdown table."""
-    rule = "|" + "|".join("---" if name in ("data", "method", "arms") else "--:" for name in shown.columns) + "|"
+    rule = "|" + "|".join("---" if title in _WORDS else "--:" for title in shown) + "|"
     head, *lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-                    for row in [list(shown.columns), *shown.itertuples(index=False)]]
+                    for row in [list(shown), *shown.itertuples(index=False)]]
     return "\n".join([head, rule, *lines]) + "\n"
-
-
-def _latex(shown):
-    columns = "".join("l" if name in ("data", "method", "arms") else "r" for name in shown.columns)
-    return shown.to_latex(index=False, column_format=columns, escape=False)
 
 
 def _escaped(text):
@@ -307,4 +323,4 @@ def _notes(numbers, measures, arm, against):
         if others:
             notes.append(f"These runs have another network ({', '.join(others)}); the published numbers do not "
                          "compare.")
-    return notes + [_NOTES[name] for name in measures if name in _NOTES]
+    return notes + [": ".join(MEASURES[name]) for name in measures if name in MEASURES and name != "miou"]

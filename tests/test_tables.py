@@ -179,6 +179,43 @@ def test_forgetting_and_what_the_report_counted(tmp_path, capsys):
     assert row_of(text, "DMT")[3:] == ["50.00", "5.00", "3.00", "85.00", "30.00", "75.00", "1", "0", "69.92", "-19.92"]
 
 
+def test_classes_and_what_ple_did(tmp_path, capsys):
+    iou = {"c": [0.5, None], "i": [0.7, 0.2]}
+    rows = [stage("m", 0, arm, 0.5, 0, iou=[0.1, 0.1], ple=True) for arm in "ci"]
+    rows += [stage("m", 1, arm, 0.5, 0, iou=iou[arm], ple=True) for arm in "ci"]
+    shares = dict.fromkeys(("kept", "mended", "newly right", "error removed", "spoilt", "newly wrong", "dropped"), 0.01)
+    labels = [labelling(row, enhanced=True, outcomes={**shares, "dropped": drop}) for row, drop in zip(rows, (0.1, 0.3))]
+    path = Path(run_file(tmp_path, "m", (0.5, 0.5), 0))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "classes": ["x", "runs_#"], "stages": rows,
+                                "labellings": labels}))
+    text = printed(capsys, path, "--measures", "miou", "mended", "spoilt", "--classes")
+    assert "| PLE mended | PLE spoilt | x | runs_# | runs |" in text
+    assert row_of(text, "DMT+PLE")[3:9] == ["50.00", "3.00", "22.00", "60.00", "-", "1"]
+    assert row_of(printed(capsys, path, "--classes", "--arm", "i"), "DMT+PLE")[3:6] == ["50.00", "70.00", "20.00"]
+    assert r"runs\_\#" in printed(capsys, path, "--classes", "--format", "latex")
+    assert "iou_x_mean,iou_x_sd" in printed(capsys, path, "--classes", "--format", "csv")
+
+
+def test_the_figure_has_a_line_for_each_method_and_a_level_one(tmp_path, capsys):
+    """Rounds of d0 and d1: 55 to 69 and 55 to 71; the baseline b of both is 62."""
+    runs = [run_file(tmp_path, f"d{number}", (final, final), number, baseline=0.62)
+            for number, final in enumerate((0.69, 0.71))]
+    assert list(tables.tables.rows_of(tables.read_runs(runs)).rounds) == [
+        {}, {}, {0: pytest.approx(55), 1: pytest.approx(69)}, {0: pytest.approx(55), 1: pytest.approx(71)}]
+    path = tmp_path / "miou.svg"
+    assert printed(capsys, *runs, "--figure", path) == f"{path}\n"
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
+    assert {"DMT", "supervised", "0", "1", "mIoU after each round, in percent"} <= set(texts)
+    before = path.read_bytes()
+    printed(capsys, *runs, "--figure", path)
+    assert path.read_bytes() == before
+    alone = Path(runs[0])
+    summary = json.loads(alone.read_text())
+    alone.write_text(json.dumps({**summary, "stages": [row for row in summary["stages"] if row["arm"] == "b"]}))
+    assert "none of these runs has rounds" in refused(capsys, alone, "--figure", path)
+    assert "ends in .svg" in refused(capsys, runs[1], "--figure", "x.png")
+
+
 def test_the_same_training_counts_once(tmp_path, capsys, three):
     """The rows of an ablation share their baseline."""
     shared = [run_file(tmp_path, f"s{number}", (0.7, 0.7), 0, baseline=0.62) for number in range(2)]

@@ -33,7 +33,6 @@ def main(arguments=None):
     runs = [read_run(folder, args.exp) for folder in args.run]
     from report import panel, pixels, rounds  # they take seconds to import
 
-    space = "\n\n" if args.markdown else "\n"  # a Markdown table stands alone
     for run in runs:
         data = pixels.RunData(run, args.dataset, args.data_root)
         if data.note:
@@ -42,7 +41,7 @@ def main(arguments=None):
         summary = summarize(run)
         for stranger in summary["strangers"]:
             print(f"warning: these stages do not belong together: {stranger}", file=sys.stderr)
-        print(run.folder, rounds.text(rounds.stages(summary), args.markdown), rounds.outcome(summary), sep=space)
+        print(run.folder, rounds.text(summary, args.markdown), sep="\n\n" if args.markdown else "\n")
         write_json(run.folder / "summary.json", summary)
         if args.images and data.root is not None:
             panel.draw(run, data, summary, args.images, Path(args.out or run.folder / "panel.png"))

@@ -4,6 +4,7 @@
     python -m tools.tables runs/dmt_ple-voc-20-*                        Markdown, on standard output
     python -m tools.tables runs/dmt_ple-voc-20-* --format latex --out table.tex
     python -m tools.tables runs/ablations-shapes/seed-*/* --by beta --against DMT --measures miou forgetting
+    python -m tools.tables runs/ablations-shapes/seed-*/* --by beta --figure miou.svg
     python -m tools.tables runs/demo runs/demo-1 --table rounds         every stage of every run
     python -m tools.tables runs/demo runs/demo-1 --summary benchmarks/results/runs
     python -m tools.tables --update docs/results.md
@@ -17,7 +18,8 @@ is 2. --by KEY makes a row for each value of KEY instead (beta, lr, epochs, ...)
 The number of a run is the mean over both arms in the last round, each with its best validation mIoU; --arm best takes
 the better one, --arm NAME that one. "supervised" is the arm that has a round 0 alone (the launchers' arm b), or where
 there is none, the round 0 of the arms that saw all labels of the split. Published numbers are of DeepLab-v2 with
-ResNet-101; the difference is ours minus theirs. DMT+PLE is set beside DMT's number.
+ResNet-101; the difference is ours minus theirs. DMT+PLE is set beside DMT's number. --figure draws the mean mIoU after
+each round: a line for each method, and a level one for the first supervised row of its split.
 """
 
 import argparse
@@ -51,9 +53,8 @@ def table(args):
         raise UserError(f"--table rounds is in Markdown only; leave out --format {args.format}")
     runs = read_runs(args.run, args.exp)
     if args.table == "rounds":
-        return "\n".join(f"**{summary['run']}**\n\n{rounds.text(rounds.stages(summary), markdown=True)}\n\n"
-                         f"{rounds.outcome(summary)}\n" for _, summary in runs)
-    return tables.table(runs, args.format, args.arm, args.measures, args.by, args.against)
+        return "\n".join(f"**{summary['run']}**\n\n{rounds.text(summary, markdown=True)}\n" for _, summary in runs)
+    return tables.table(runs, args.format, args.arm, args.measures, args.by, args.against, args.classes)
 
 
 def update(path):
@@ -114,6 +115,14 @@ def main(arguments=None):
     if args.summary:
         write_summaries(args.run, args.summary, args.exp)
         return
+    if args.figure:
+        if not args.figure.endswith(".svg"):
+            raise UserError(f"--figure {args.figure}: the figure is an SVG; give it a name that ends in .svg")
+        from report import figures  # takes a second to import
+
+        figures.draw_methods(tables.rows_of(read_runs(args.run, args.exp), args.arm, args.by), args.figure)
+        print(args.figure)
+        return
     text = table(args)
     if args.out:
         write_text(args.out, text)
@@ -132,13 +141,16 @@ def _parser():
         help="what counts for a run: the mean over its arms (default), the better one, or that one")
     add("--measures", nargs="+", choices=tables.MEASURES,
         help="columns: miou, ensemble (of both arms, where main.py --state=3 tested it; default: these), forgetting "
-             "(points), forgotten, accuracy, coverage, agreement (the last four from what the report looked at)")
+             "(points), forgotten, accuracy, coverage, agreement, mended, spoilt (the last six from what the report "
+             "looked at)")
+    add("--classes", action="store_true", help="a column for the IoU of each class, too")
     add("--by", nargs="+", default=[], metavar="KEY",
         help="keys of the recipe whose values make rows of their own, such as beta")
     add("--against", metavar="METHOD", help="a column of differences to this row, within pairs of runs")
     add("--table", choices=("methods", "rounds"), default="methods",
         help="methods: a row for each (default); rounds: every stage of every run, in Markdown")
     add("--exp", metavar="NAME", help="experiment, where a folder holds several")
+    add("--figure", metavar="FILE.svg", help="draw the mIoU over the rounds there, and make no table")
     add("--summary", metavar="FOLDER", help="write the summary of every run there, and no table")
     add("--update", metavar="FILE.md", help="make the tables between the marks of this file anew")
     return parser
