@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _SIDE = 160  # longest side of an image in the gallery, in pixels: the pictures of every validation are kept
-_UNLABELLED = (224, 224, 192)  # VOC's cream
+NO_LABEL = (224, 224, 192)  # VOC's cream
 
 
 class LiveView:
@@ -17,8 +17,7 @@ class LiveView:
 
     def __init__(self, board, spec, shown):
         self._board, self._names = board, spec.class_names
-        self._colors = np.full((256, 3), _UNLABELLED, np.uint8)
-        self._colors[: spec.num_classes] = spec.palette
+        self._colors = colors(spec.palette)
         self._shown, self._rows = frozenset(shown), {}
 
     def numbers(self, kind, values, step):
@@ -58,6 +57,11 @@ class LiveView:
             gallery = np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0)), constant_values=255)
                                       for row in rows])
             self._board.picture("validation/image, truth, prediction", gallery, step)
+
+
+def colors(palette):
+    """(256, 3) uint8: the colours (RGB) of the classes, cream for every other number."""
+    return np.array([*palette, *[NO_LABEL] * (256 - len(palette))], np.uint8)
 
 
 def spread(size, count):

@@ -175,22 +175,20 @@ def _ple(run):
     """What PLE changed in each round, in percent of all pixels of known truth: to the right what helps."""
     parts = {"mended": to_rgba(GOOD), "newly right": to_rgba(NEW), "error removed": to_rgba(GOOD, 0.5),
              "spoilt": to_rgba(BAD), "newly wrong": to_rgba(NEW_WRONG), "dropped": to_rgba(BAD, 0.5)}
-    rows = {}
-    for number in sorted(run.looks):
-        for arm in run.arms:
-            for changes in _changes(run, arm, number):
-                counts = analysis.outcomes(changes)
-                rows[f"round {number}, {arm}"] = [
-                    (-1 if place > 2 else 1) * 100 * counts[name] / changes.sum() for place, name in enumerate(parts)]
+    rows = {(number, arm): analysis.outcomes(changes) for arm in run.arms
+            for number, changes in _changes(run, arm).items()}
     if not rows:
         return None
+    counts = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    shares = 100 * counts.div(counts.sum(axis=1), axis=0)[list(parts)]
+    shares[list(analysis.WORSE)] *= -1
     title = "PLE: for the worse (left), for the better (right), %"
     figure = Figure((_WIDTH / 72, (94 + 19 * len(rows)) / 72), label=title)
     axes = figure.subplots(subplot_kw={"title": title})
-    pd.DataFrame.from_dict(rows, orient="index", columns=list(parts)).plot.barh(
+    shares.set_axis([f"round {number}, {arm}" for number, arm in shares.index]).plot.barh(
         stacked=True, color=parts, width=0.7, legend=False, ax=axes)
-    for place, values in enumerate(np.array(list(rows.values()))):
-        for end, align in ((values[:3].sum(), "left"), (values[3:].sum(), "right")):
+    for names, align in ((analysis.BETTER, "left"), (analysis.WORSE, "right")):
+        for place, end in enumerate(shares[list(names)].sum(axis=1)):
             axes.text(end, place, f" {abs(end):.1f} ", ha=align, va="center", fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.14)
@@ -271,12 +269,12 @@ def _labels(run, arm):
 
 
 def _ple_of_classes(run, arm):
-    rounds = {str(number): changes for number in sorted(run.looks) for changes in _changes(run, arm, number)}
+    rounds = _changes(run, arm)
     groups = []
     for name in (*analysis.BETTER, *analysis.WORSE):
         shares = [100 * analysis.share(counts[:, *analysis.OUTCOMES[name]], counts.sum(axis=(1, 2)))
                   for counts in rounds.values()]
-        groups.append((name, list(rounds), shares, 1, None))
+        groups.append((name, list(map(str, rounds)), shares, 1, None))
     return _heat_map(f"What PLE did to the pixels of each class, arm {arm}, in percent", run.classes, groups)
 
 
@@ -298,10 +296,11 @@ def _looks(run, arm):
     return [(number, look["arms"][arm]) for number, look in sorted(run.looks.items()) if arm in look["arms"]]
 
 
-def _changes(run, arm, number):
-    """What PLE changed in the arm's labels of a round, (C, 3, 3), in a list: an empty one without PLE or truth."""
-    return [np.array(run.looks[number]["arms"][arm]["changes"]) for labelling in run.labels()[number]
-            if labelling.arm == arm and labelling.enhanced and run.looks[number]["truth"]]
+def _changes(run, arm):
+    """{round: what PLE changed in the arm's labels, (C, 3, 3)}, where PLE took part and the truth is known."""
+    enhanced = {made.round + 1 for made in run.labellings if made.arm == arm and made.enhanced}
+    return {number: np.array(look["changes"]) for number, look in _looks(run, arm)
+            if number in enhanced and look["changes"]}
 
 
 def _forgetting(run, arm):

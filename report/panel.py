@@ -1,15 +1,16 @@
 """One picture of a run: unlabelled images, truth, pseudo labels before and after PLE, and predictions side by side."""
 
+from dmt.live_view import NO_LABEL, colors
 from predict import load, pictures
-from report.pixels import NO_LABEL, Labels, colors, evenly_spaced
+from report.pixels import Labels, evenly_spaced
 
 
-def draw(run, data, summary, count, path):
+def draw(run, data, count, path):
     """Draw the panel of ``count`` images of the ``report.run.Run``, if any of its labels are still there."""
     labelling = labelling_to_show(run)
     if labelling:
-        pictures.write_panel(path, columns_of(run, data, summary, labelling, count),
-                             (*data.spec.class_names, "ignored"), (*data.spec.palette, NO_LABEL))
+        pictures.write_panel(path, columns_of(run, data, labelling, count), (*data.spec.class_names, "ignored"),
+                             (*data.spec.palette, NO_LABEL))
         print(f"panel: {path}")
 
 
@@ -23,24 +24,26 @@ def labelling_to_show(run):
                default=None)
 
 
-def columns_of(run, data, summary, labelling, count):
+def columns_of(run, data, labelling, count):
     """The panel of ``count`` images: title -> pictures (H, W, 3) uint8 RGB."""
     labels, table = Labels(labelling, data), colors(data.spec.palette)
-    names, test_size = evenly_spaced(labels.names, count), labels.test_size
-    columns = {"image": [data.picture(name, test_size) for name in names]}
-    truths = [data.truth(name, test_size) for name in names]
+    names = evenly_spaced(labels.names, count)
+    columns = {"image": [labels.picture(name) for name in names]}
+    truths = [labels.truth(name) for name in names]
     if all(truth is not None for truth in truths):  # unlabelled images of one's own have none
         columns["truth"] = [table[truth] for truth in truths]
     made = f"pseudo label\nround {labelling.round}, arm {labelling.arm}, ratio {labelling.manifest['rules']['ratio']:g}"
     if labelling.enhanced and labels.predictions:
         columns[f"{made}\nbefore PLE"] = [table[labels.predicted(name)[1]] for name in names]
-    columns[made + ("\nafter PLE" if labelling.enhanced else "")] = [table[labels.label(name)[0]] for name in names]
-    for title, end in (("prediction\nafter the last round", summary["final"] and summary["final"]["best_stage"]),
-                       ("prediction\nsupervised alone", summary["baseline"] and summary["baseline"]["stage"])):
-        checkpoint = run.folder / f"{end}.pt"
-        if end and checkpoint.is_file():
-            predicted = predictions(checkpoint, data, columns["image"], test_size)
-            columns[f"{title}\n{end}"] = [table[classes] for classes in predicted]
+    columns[made + ("\nafter PLE" if labelling.enhanced else "")] = [
+        table[labels.store.read_label(name)[0]] for name in names]
+    ends = {"after the last round": max(run.finals, key=lambda stage: stage.miou, default=None),
+            "supervised alone": next((stage for stage in run.finished if stage.arm not in (None, *run.arms)), None)}
+    for title, end in ends.items():
+        checkpoint = run.folder / f"{end.name}.pt" if end and run.last_round else None
+        if checkpoint and checkpoint.is_file():
+            predicted = predictions(checkpoint, data, columns["image"], labels.test_size)
+            columns[f"prediction\n{title}\n{end.name}"] = [table[classes] for classes in predicted]
     return columns
 
 

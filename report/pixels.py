@@ -5,6 +5,7 @@ pictures; ``report.run`` reads it.
 """
 
 import os
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from data.lists import names_digest, unlabeled_names
 from data.specs import UNLABELED, load_spec, resolve_root
 from data.store import PseudoLabelStore
 from dmt.labeling import stored_predictions
-from dmt.live_view import spread
+from dmt.live_view import colors, spread
 from dmt.thresholds import apply_thresholds
 from report import analysis
 from report.run import PIXELS_FORMAT, digests
@@ -26,7 +27,6 @@ from utils.errors import UserError
 from utils.files import replacing, write_json
 from utils.options import parse_options
 
-NO_LABEL = (224, 224, 192)  # VOC's cream
 _SIDE = 240  # longest side of a small picture in pixels
 _SHOWN = 2  # images of a kind and round
 
@@ -38,7 +38,7 @@ class RunData:
     """
 
     def __init__(self, run, dataset=None, data_root=None):
-        stage = run.stages[0]
+        stage, self.root, self.note = run.stages[0], None, None
 
         def path(value):  # relative ones are meant from where the stage was started
             value = Path(value).expanduser()
@@ -48,7 +48,6 @@ class RunData:
         name = options["dataset"]
         spec = load_spec(dataset or (path(name) if "." in name or "/" in name else name))
         self.spec = replace(spec, lists=os.path.abspath(path(options["lists_dir"]))) if options["lists_dir"] else spec
-        self.note, self.root = None, None
         try:
             self.root = resolve_root(spec, data_root or (options["data_root"] and path(options["data_root"])))
         except UserError as error:
@@ -56,22 +55,9 @@ class RunData:
                 raise
             self.note = str(error)
 
-    def truth(self, name, test_size):
-        """The mask (H, W) uint8 of an unlabelled image in the geometry of its pseudo label, or None without one."""
-        path = self.spec.label_path(self.root, name, UNLABELED)
-        if path is None or not path.is_file():
-            return None
-        mask = images.read_mask(path, self.spec)
-        return transforms.resize_nearest(mask, test_size) if self.spec.test_by == "resize" else mask
-
-    def picture(self, name, test_size):
-        """An unlabelled image (H, W, 3) uint8 RGB, in the geometry of its pseudo label."""
-        image = images.read_image(self.spec.image_path(self.root, name, UNLABELED))[..., ::-1]
-        return transforms.resize_image(image, test_size) if self.spec.test_by == "resize" else image
-
 
 class Labels:
-    """The pseudo labels of a finished ``report.run.Labelling`` and the predictions that they were made of.
+    """The pseudo labels of a finished ``report.run.Labelling`` with the images and predictions they were made of.
 
     ``names`` are its unlabelled images, ``predictions`` says whether they are still there, ``earlier`` is the arm's
     labelling of the round before. Raises ``UserError`` where the data or the labels are gone, and for other data.
@@ -81,10 +67,10 @@ class Labels:
         if data.root is None:
             raise UserError(data.note)
         self.arm, self.manifest, self.store = labelling.arm, labelling.manifest, PseudoLabelStore(labelling.folder)
-        self.test_size = tuple(self.manifest["test_size"])
+        self.spec, self.root, self.test_size = data.spec, data.root, tuple(self.manifest["test_size"])
         self.thresholds = torch.tensor(self.manifest["thresholds"])
-        self.names = unlabeled_names(data.spec, data.root, self.manifest["split"], self.manifest["split_id"])
-        if (data.spec.name, names_digest(self.names)) != (self.manifest["dataset"], self.manifest["names_sha256"]):
+        self.names = unlabeled_names(self.spec, self.root, self.manifest["split"], self.manifest["split_id"])
+        if (self.spec.name, names_digest(self.names)) != (self.manifest["dataset"], self.manifest["names_sha256"]):
             raise UserError(f"the pseudo labels in {labelling.folder} are of other images than the dataset has now; "
                             "give the dataset and the lists that the run was made with (--dataset, --data-root)")
         if not self.store.label_path(self.names[0]).is_file():
@@ -98,23 +84,26 @@ class Labels:
         (classes, confidences), = stored_predictions(self.store, [name], self.test_size)
         return classes.numpy(), apply_thresholds(classes, confidences, self.thresholds).numpy()
 
-    def label(self, name):
-        """(label (H, W) uint8 with 255 = ignored, grey confidence (H, W) uint8) of an image."""
-        return self.store.read_label(name)
-
     def predicted_earlier(self, name):
         """Classes (H, W) that the arm's network of the round before predicts, or None."""
         return stored_predictions(self.earlier, [name], self.test_size)[0][0].numpy() if self.earlier else None
 
-    def truth(self, data, name, shape):
-        """The mask of an image, 255 where it is unknown. Raises ``UserError`` where it has another ``shape``."""
-        truth = data.truth(name, self.test_size)
-        if truth is None:
-            return np.full(shape, analysis.IGNORED, np.uint8)
-        if truth.shape != shape:
+    def picture(self, name):
+        """The image (H, W, 3) uint8 RGB, in the geometry of its label."""
+        image = images.read_image(self.spec.image_path(self.root, name, UNLABELED))[..., ::-1]
+        return transforms.resize_image(image, self.test_size) if self.spec.test_by == "resize" else image
+
+    def truth(self, name):
+        """The mask (H, W) uint8 in the geometry of the label, or None without one. Raises ``UserError`` for another."""
+        path = self.spec.label_path(self.root, name, UNLABELED)
+        if path is None or not path.is_file():
+            return None
+        mask, (label, _) = images.read_mask(path, self.spec), self.store.read_label(name)
+        mask = transforms.resize_nearest(mask, self.test_size) if self.spec.test_by == "resize" else mask
+        if mask.shape != label.shape:
             raise UserError(f"{self.store.label_path(name)} and the mask of {name} differ in size; give the dataset "
                             "that the run was made with (--dataset, --data-root)")
-        return truth
+        return mask
 
 
 def look(run, folder, data, count=400, progress=lambda number: iter):
@@ -124,17 +113,18 @@ def look(run, folder, data, count=400, progress=lambda number: iter):
     reasons.
     """
     torch.set_num_threads(1)  # the images are the parallelism
-    for number, labellings in run.labels().items():
+    labels = run.labels()
+    for number, labellings in labels.items():
         if run.looks.get(number, {}).get("asked") == count:
             continue
-        earlier = {made.arm: made for made in run.labels().get(number - 1, ())}
+        earlier = {made.arm: made for made in labels.get(number - 1, ())}
         try:
             arms = [Labels(made, data, earlier.get(made.arm)) for made in labellings]
-            for labels in arms:
-                if not labels.predictions:
-                    raise UserError(f"the predictions in {labels.store.folder} were removed after they had served")
-            values, scores = _count(arms, data, evenly_spaced(arms[0].names, count), progress(number))
-            panels = _panels(arms, data, scores, values["truth"], Path(folder) / "figures", number)
+            for one in arms:
+                if not one.predictions:
+                    raise UserError(f"the predictions in {one.store.folder} were removed after they had served")
+            values, scores = _count(arms, evenly_spaced(arms[0].names, count), progress(number))
+            panels = _panels(arms, scores, Path(folder) / "figures", number)
         except UserError as error:
             if number not in run.looks:
                 run.gone[number] = str(error)
@@ -152,72 +142,68 @@ def evenly_spaced(names, count):
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def _count(arms, data, names, progress):
-    """(sums over the images as plain values, kind -> [(share of the image's pixels, name, arm)])."""
-    total, scores = {}, {}
+def _count(arms, names, progress):
+    """(sums over the images as plain values, kind of picture -> [(share of the image's pixels, name, arm)])."""
+    total, scores = Counter(), defaultdict(list)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for name, (counts, own) in zip(progress(names), pool.map(lambda name: _image(arms, data, name), names)):
+        for name, (counts, own) in zip(progress(names), pool.map(lambda name: _image(arms, name), names)):
             for key, value in counts.items():
-                total[key] = total.get(key, 0) + value
-            for (kind, arm), value in own.items():
-                scores.setdefault(kind, []).append((value, name, arm))
+                total[key] = total[key] + value
+            for kind, arm, value in own:
+                scores[kind].append((value, name, arm))
     known = any(total["changes", labels.arm].any() for labels in arms)
     values = {"images": len(names), "of": len(arms[0].names), "truth": known, "arms": {},
               "agreement": float(total["same"] / total["pixels"]) if len(arms) == 2 else None}
     for arm in (labels.arm for labels in arms):
-        memory = total.get(("memory", arm))
         values["arms"][arm] = {
-            "predicted": total["predicted", arm].tolist(), "changes": total["changes", arm].tolist() if known else None,
-            "memory": memory.tolist() if known and memory is not None else None}
-        for when in ("before", "after"):
-            counts = total[when, arm]
-            values["arms"][arm][when] = {"labelled": counts[:, :-1].sum(axis=0).tolist(), "right": np.diag(
-                counts)[:-1].tolist(), "compared": counts[:-1, :-1].sum(axis=0).tolist()}
-    return values, scores
+            "predicted": total["predicted", arm].tolist(),
+            **{key: total[key, arm].tolist() if known and (key, arm) in total else None
+               for key in ("changes", "memory")},
+            **{when: {"labelled": total[when, arm][:, :-1].sum(axis=0).tolist(),
+                      "right": np.diag(total[when, arm])[:-1].tolist(),
+                      "compared": total[when, arm][:-1, :-1].sum(axis=0).tolist()} for when in ("before", "after")}}
+    kinds = ("disagree", "mended", "spoilt") if known else ("disagree", "changed")  # without truth nothing is mended
+    return values, {kind: scores[kind] for kind in kinds}
 
 
-def _image(arms, data, name):
-    """(counts, {(kind, arm): share of the pixels}) of one image."""
-    classes, counts, scores, predictions = data.spec.num_classes, {}, {}, []
+def _image(arms, name):
+    """(counts, [(kind of picture, arm, share of the pixels)]) of one image."""
+    classes, counts, scores, predictions = arms[0].spec.num_classes, {}, [], []
+    truth = arms[0].truth(name)
     for labels in arms:
         predicted, before = labels.predicted(name)
-        after, old, arm = labels.label(name)[0], labels.predicted_earlier(name), labels.arm
-        truth = labels.truth(data, name, predicted.shape)
-        changes = analysis.changes(before, after, truth, classes)
+        after, old, arm = labels.store.read_label(name)[0], labels.predicted_earlier(name), labels.arm
+        known = np.full_like(predicted, analysis.IGNORED) if truth is None else truth
+        changes = analysis.changes(before, after, known, classes)
         counts.update({("predicted", arm): np.bincount(predicted.ravel(), minlength=classes), ("changes", arm): changes,
-                       ("before", arm): analysis.joint(truth, before, classes),
-                       ("after", arm): analysis.joint(truth, after, classes)})
+                       ("before", arm): analysis.joint(known, before, classes),
+                       ("after", arm): analysis.joint(known, after, classes)})
         if old is not None:
-            counts["memory", arm] = analysis.changes(old, predicted, truth, classes)
+            counts["memory", arm] = analysis.changes(old, predicted, known, classes)
         made = analysis.outcomes(changes)
-        scores["mended", arm] = (made["mended"] + made["newly right"]) / truth.size
-        scores["spoilt", arm] = (made["spoilt"] + made["dropped"]) / truth.size
-        scores["changed", arm] = np.count_nonzero(before != after) / truth.size
+        scores += [("mended", arm, (made["mended"] + made["newly right"]) / predicted.size),
+                   ("spoilt", arm, (made["spoilt"] + made["dropped"]) / predicted.size),
+                   ("changed", arm, np.count_nonzero(before != after) / predicted.size)]
         predictions.append(predicted)
     if len(arms) == 2:
-        counts.update(same=np.count_nonzero(predictions[0] == predictions[1]), pixels=truth.size)
-        scores["disagree", arms[0].arm] = 1 - counts["same"] / truth.size
+        counts.update(same=np.count_nonzero(predictions[0] == predictions[1]), pixels=predicted.size)
+        scores.append(("disagree", arms[0].arm, 1 - counts["same"] / predicted.size))
     return counts, scores
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _panels(arms, data, scores, known, folder, number):
-    """Pictures of the images where the arms disagree most and where PLE mended and spoilt most, as plain values.
-
-    Without truth: where PLE changed most.
-    """
+def _panels(arms, scores, folder, number):
+    """Pictures of the images with the highest scores of each kind, as plain values."""
     panels = []
-    for kind in ("disagree", "mended", "spoilt") if known else ("disagree", "changed"):
-        ranked = sorted(scores.get(kind, ()), key=lambda entry: (-entry[0], *entry[1:]))
+    for kind, found in scores.items():
+        ranked = sorted((entry for entry in found if entry[0]), key=lambda entry: (-entry[0], *entry[1:]))
         for place, (score, name, arm) in enumerate(ranked[:_SHOWN], start=1):
-            if not score:
-                continue
-            columns, files = _columns(arms, next(labels for labels in arms if labels.arm == arm), data, name), []
-            for column, (title, pixels) in enumerate(columns.items(), start=1):
+            files = []
+            for title, pixels in _columns(arms, next(labels for labels in arms if labels.arm == arm), name).items():
                 photograph = title == "image"
-                file = f"round-{number}-{kind}-{place}-{column}.{'jpg' if photograph else 'png'}"
+                file = f"round-{number}-{kind}-{place}-{len(files) + 1}.{'jpg' if photograph else 'png'}"
                 small = Image.fromarray(np.ascontiguousarray(pixels))
                 small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX if photograph else Image.Resampling.NEAREST)
                 with replacing(folder / file, durable=False) as path:
@@ -227,20 +213,13 @@ def _panels(arms, data, scores, known, folder, number):
     return panels
 
 
-def _columns(arms, shown, data, name):
+def _columns(arms, shown, name):
     """Title -> picture (H, W, 3) or, of the confidence, (H, W) uint8."""
-    (label, grey), table, enhanced = shown.label(name), colors(data.spec.palette), shown.manifest["previous"]
-    truth = data.truth(name, shown.test_size)
-    columns = {"image": data.picture(name, shown.test_size), **({} if truth is None else {"truth": table[truth]})}
+    (label, grey), truth = shown.store.read_label(name), shown.truth(name)
+    table, enhanced = colors(shown.spec.palette), shown.manifest["previous"]
+    columns = {"image": shown.picture(name), **({} if truth is None else {"truth": table[truth]})}
     columns.update({f"arm {labels.arm}": table[labels.predicted(name)[0]] for labels in arms})
     if enhanced:
         columns[f"label of {shown.arm} before PLE"] = table[shown.predicted(name)[1]]
     columns[f"label of {shown.arm}" + (" after PLE" if enhanced else "")] = table[label]
     return {**columns, "confidence": grey}
-
-
-def colors(palette):
-    """(256, 3) uint8: the colours (RGB) of the classes, black for numbers of no class, cream for 255."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)], table[255] = palette, NO_LABEL
-    return table

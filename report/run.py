@@ -4,6 +4,7 @@ Everything here is quick and needs neither torch nor a dataset: the page is brou
 """
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -19,19 +20,29 @@ _NAME = re.compile(r"(?P<exp>.+)__p(?P<round>\d{1,6})--(?P<arm>[^/]+)")
 
 
 @dataclass
-class Stage:
-    """A training stage NAME: what its folder holds. ``result`` is None until it has finished.
-
-    ``exp``, ``round`` and ``arm`` are the parts of its name, or None where it has another form (the SBD oracle).
-    ``metrics`` are the lines of metrics.jsonl. Shares and mIoU are fractions.
-    """
+class _Part:
+    """``exp``, ``round`` and ``arm`` are the parts of its name, or None where it has another form (the SBD oracle)."""
 
     name: str
     folder: Path
     exp: str | None
     round: int | None
     arm: str | None
-    result: dict | None
+
+    @property
+    def running(self):
+        """Whether a process works on it now; one that was killed does not."""
+        return in_use(self.folder / ".lock")
+
+
+@dataclass
+class Stage(_Part):
+    """A training stage: what its folder holds. ``result`` is empty until it has finished.
+
+    ``metrics`` are the lines of metrics.jsonl. Shares and mIoU are fractions.
+    """
+
+    result: dict
     config: dict
     environment: dict
     metrics: list
@@ -39,12 +50,12 @@ class Stage:
     @property
     def checkpoint_sha256(self):
         """SHA-256 of the checkpoint that the stage left, or None."""
-        return (self.result or {}).get("checkpoint_sha256")
+        return self.result.get("checkpoint_sha256")
 
     @property
     def fingerprint(self):
         """Everything that the result depends on, as nested plain values; {} where nothing is recorded."""
-        return (self.result or {}).get("fingerprint") or self.config.get("fingerprint") or {}
+        return self.result.get("fingerprint") or self.config.get("fingerprint") or {}
 
     @property
     def options(self):
@@ -56,22 +67,22 @@ class Stage:
         return [line for line in self.metrics if line["kind"] == kind]
 
     @property
-    def best(self):
-        """The validation of the result, or the best one so far; {} before the first."""
-        validations = self.lines("validation")
-        if self.result:
-            return next((line for line in validations if line["step"] == self.result.get("step")), {})
-        return max(validations, key=lambda line: line["miou"], default={})
+    def end(self):
+        """The last line of metrics.jsonl of kind end: time and memory; {} before."""
+        return (self.lines("end") or [{}])[-1]
 
     @property
     def miou(self):
         """The stage's result, or its best validation so far; None before the first."""
-        return self.result["miou"] if self.result else self.best.get("miou")
+        if self.result:
+            return self.result["miou"]
+        return max((line["miou"] for line in self.lines("validation")), default=None)
 
     @property
     def iou(self):
         """IoU of each class at the result, fractions or None; None where it is not recorded."""
-        return self.best.get("iou")
+        return next((line.get("iou") for line in self.lines("validation") if line["step"] == self.result.get("step")),
+                    None)
 
     @property
     def steps(self):
@@ -84,38 +95,22 @@ class Stage:
 
         What a killed start did after its last saved state is not counted, since it is done again.
         """
-        starts = [place for place, line in enumerate(self.metrics) if line["kind"] == "start"]
-        ends = [*starts[1:], len(self.metrics)]
-        spans = [self.metrics[end - 1]["time"] - self.metrics[start]["time"] for start, end in zip(starts, ends)]
-        return sum(spans) if spans else None
-
-    @property
-    def running(self):
-        """Whether a process works on the stage now."""
-        return self.result is None and in_use(self.folder / ".lock")
+        spans = [later["time"] - line["time"] for line, later in itertools.pairwise(self.metrics)
+                 if later["kind"] != "start"]
+        return sum(spans) if self.metrics else None
 
 
 @dataclass
-class Labelling:
-    """Pseudo labels made by the checkpoint NAME of ``round``. ``manifest`` is None until they are whole."""
+class Labelling(_Part):
+    """Pseudo labels made by the checkpoint of ``round``. ``manifest`` is empty until they are whole."""
 
-    name: str
-    folder: Path
-    exp: str
-    round: int
-    arm: str
-    manifest: dict | None
+    manifest: dict
     timing: dict
 
     @property
     def enhanced(self):
         """Whether PLE took part."""
-        return bool(self.manifest and self.manifest["previous"])
-
-    @property
-    def running(self):
-        """Whether a process works on it now."""
-        return self.manifest is None and in_use(self.folder / ".lock")
+        return bool(self.manifest.get("previous"))
 
 
 @dataclass
@@ -138,7 +133,8 @@ class Run:
     @property
     def running(self):
         """Whether a launcher or a stage works in the folder now."""
-        return in_use(self.folder / ".lock") or any(part.running for part in (*self.stages, *self.labellings))
+        return in_use(self.folder / ".lock") or any(
+            part.running for part in (*self.stages, *self.labellings))
 
     @property
     def dataset(self):
@@ -294,7 +290,7 @@ def in_use(lock):
 def _stages(folder, unfinished):
     if not folder.is_dir():
         raise UserError(f"the run folder {folder} is missing; give the output folder of a launcher, such as runs/NAME")
-    found = [Stage(path.name, path, **_parts(path.name), result=_object(path / "result.json") or None,
+    found = [Stage(path.name, path, **_parts(path.name), result=_object(path / "result.json"),
                    config=_object(path / "config.json"), environment=_object(path / "environment.json"),
                    metrics=_lines(path / "metrics.jsonl"))
              for path in sorted(folder.iterdir())
@@ -306,7 +302,7 @@ def _stages(folder, unfinished):
 
 
 def _labellings(folder):
-    found = [Labelling(path.name, path, **_parts(path.name), manifest=_object(path / "manifest.json") or None,
+    found = [Labelling(path.name, path, **_parts(path.name), manifest=_object(path / "manifest.json"),
                        timing=_object(path / "timing.json"))
              for path in folder.glob("pseudo/*") if _NAME.fullmatch(path.name)
              and any((path / name).is_file() for name in ("manifest.json", "logits.json"))]
@@ -315,14 +311,12 @@ def _labellings(folder):
 
 def _chosen(stages, folder, exp):
     known = sorted({stage.exp for stage in stages if stage.exp})
-    with_rounds = sorted({stage.exp for stage in stages if stage.round})
+    several = sorted({stage.exp for stage in stages if stage.round}) or known
+    if exp is None and len(several) > 1:
+        raise UserError(f"{folder} holds several experiments ({', '.join(several)}); choose one with --exp")
     if exp is not None and exp not in known:
         raise UserError(f"{folder} holds no experiment {exp}; it holds {', '.join(known) or 'none'}")
-    if exp is None and len(with_rounds or known) > 1:
-        raise UserError(f"{folder} holds several experiments ({', '.join(with_rounds or known)}); choose one with "
-                        "--exp")
-    chosen = exp or (with_rounds or known or [None])[0]
-    return [stage for stage in stages if stage.exp in (chosen, None)]
+    return [stage for stage in stages if stage.exp in (exp, None, *several[: exp is None])]
 
 
 def _object(path):

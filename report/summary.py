@@ -31,7 +31,7 @@ def summarize(run):
             "dataset": rows[0]["recipe"].get("dataset"), "classes": run.classes,
             "environment": {name: environment[name] for name in VERSIONS if environment.get(name) is not None},
             "stages": rows, "strangers": run.strangers(),
-            "labellings": [_labelling_row(made, run.looks.get(number)) for number, labellings in run.labels().items()
+            "labellings": [labelling_row(made, run.looks.get(number)) for number, labellings in run.labels().items()
                            for made in labellings if made.name in names],
             "agreement": {str(number): look["agreement"] for number, look in run.looks.items()
                           if look["agreement"] is not None},
@@ -132,18 +132,18 @@ def _ensemble(run):
 
 
 def _stage_row(stage):
-    end = next(iter(reversed(stage.lines("end"))), {})
     split, split_id = (stage.options.get(name) for name in ("train_set", "sets_id"))
     return {"name": stage.name, "round": stage.round, "arm": stage.arm, "miou": stage.miou, "iou": stage.iou,
             "step": stage.result.get("step"), "steps": stage.steps,
             "seconds": None if stage.seconds is None else round(stage.seconds, 1),
-            "peak_memory_mb": end.get("peak_memory_mb"), "gpu_peak_memory_mb": end.get("gpu_peak_memory_mb"),
+            **{name: stage.end.get(name) for name in ("peak_memory_mb", "gpu_peak_memory_mb")},
             "checkpoint_sha256": stage.checkpoint_sha256, "split": None if split is None else str(split),
             "split_id": None if split_id is None else str(split_id), "seed": stage.options.get("seed"),
             "recipe": recipe(stage)}
 
 
-def _labelling_row(made, look):
+def labelling_row(made, look):
+    """What there is to say of a finished ``report.run.Labelling``; ``look`` is what was counted of it, or None."""
     shares = made.manifest["labeled_share"]
     row = {"name": made.name, "round": made.round, "arm": made.arm, "ratio": made.manifest["rules"]["ratio"],
            "enhanced": made.enhanced, "images": made.manifest["images"], "labeled_before": shares["before"],

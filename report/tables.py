@@ -17,8 +17,8 @@ from utils.errors import UserError
 
 MEASURES = {  # name -> title, and what a note under the table says of it
     "miou": ("mIoU", ""),
-    "ensemble": ("both together", "mIoU of the ensemble of both arms, as main.py --state=3 --second-arm tested it under "
-                 "the papers' protocol."),
+    "ensemble": ("both together", "mIoU of the ensemble of both arms, as main.py --state=3 --second-arm tested it "
+                 "under the papers' protocol."),
     "forgetting": ("forgetting", "best earlier IoU minus final IoU, mean over classes and arms, in points; below zero: "
                    "better than ever."),
     "forgotten": ("pixels forgotten", "of the unlabelled pixels right after a round, those wrong after the next, in "
@@ -249,9 +249,9 @@ def _numbers(rows, measures, against):
         if stage.get("backbone", "resnet101") != "resnet101"})
     numbers = numbers.reset_index()
     numbers["arms"] = numbers.arms.map(" ".join)
-    results, of = published()["results"], numbers.method.str.split(r" \(|, ", regex=True).str[0].replace(
-        {_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"})
-    numbers["published"] = [results.get(dataset, {}).get(split, {}).get(method, np.nan) if "miou" in measures else np.nan
+    results = published()["results"] if "miou" in measures else {}
+    of = numbers.method.str.split(r" \(|, ", regex=True).str[0].replace({_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"})
+    numbers["published"] = [results.get(dataset, {}).get(split, {}).get(method, np.nan)
                             for dataset, split, method in zip(numbers.dataset, numbers.split, of)]
     numbers["published_of"] = of.where(numbers.published.notna())
     numbers["difference"] = numbers.miou_mean - numbers.published if "miou" in measures else np.nan

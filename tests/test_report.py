@@ -14,10 +14,10 @@ from PIL import Image
 
 from data.specs import load_spec
 from data.store import PseudoLabelStore
+from dmt.live_view import colors
 from tests.browser import browser, look
 from report import figures
 from report.colors import SERIES
-from report.pixels import colors
 from report.run import Labelling, Run, Stage, read_run
 from tools import report
 from utils.files import locked, write_json
@@ -233,7 +233,7 @@ def test_a_killed_chain_is_not_called_running(run):
     unfinished(run)
     for folder in (run, run / "tiny__p2--l"):  # what a killed process leaves: its lock file, which nobody holds
         (folder / ".lock").write_text("process 1 on somewhere\n")
-    report.main([str(run)])
+    report.main([str(run), "--progress"])
     page = html(run)
     assert "This chain has stopped before its end" in page and "10 of 11 stages" in page
     assert "tiny__p2--l: step 0 of 3 (stopped)" in page and "http-equiv" not in page

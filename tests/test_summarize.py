@@ -63,7 +63,7 @@ def test_label_before_enhancement_is_the_share_the_labelling_reported(run):
     labels = pixels.Labels(read.labels()[2][0], pixels.RunData(read))
     labeled = size = changed = 0
     for name in labels.names:
-        after, before = labels.label(name)[0], labels.predicted(name)[1]
+        after, before = labels.store.read_label(name)[0], labels.predicted(name)[1]
         labeled, size = labeled + (before != 255).sum(), size + before.size
         changed += (before != after).sum()
     assert labeled / size == labels.manifest["labeled_share"]["before"]
@@ -74,7 +74,7 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
     read = read_run(run)
     data, summary, shown = pixels.RunData(read), summary_of(read), panel.labelling_to_show(read)
     assert (shown.round, shown.arm) == (1, "r")
-    columns = panel.columns_of(read, data, summary, shown, 3)
+    columns = panel.columns_of(read, data, shown, 3)
     assert [title.split("\n")[-1] for title in columns] == [
         "image", "truth", "before PLE", "after PLE", summary["final"]["best_stage"], f"{EXP}__p0--b"]
     assert {len(column) for column in columns.values()} == {3}
@@ -88,7 +88,7 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
         before = labels.predicted(name)[1]
         kept = before != 255
         assert kept.any() and (before[kept] == classes[kept]).mean() > 0.999  # stored logits are quantized
-    panel.draw(read, data, summary, 3, tmp_path / "panel.png")
+    panel.draw(read, data, 3, tmp_path / "panel.png")
     assert Image.open(tmp_path / "panel.png").width > 500
 
 

@@ -44,7 +44,7 @@ def main(arguments=None):
         print(run.folder, rounds.text(summary, args.markdown), sep="\n\n" if args.markdown else "\n")
         write_json(run.folder / "summary.json", summary)
         if args.images and data.root is not None:
-            panel.draw(run, data, summary, args.images, Path(args.out or run.folder / "panel.png"))
+            panel.draw(run, data, args.images, Path(args.out or run.folder / "panel.png"))
         print()
 
 
