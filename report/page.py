@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from report.colors import ON_PAGE
-from report.summary import VERSIONS, labelling_row, method_of, recipe
+from report.summary import VERSIONS, labelling_row, method_of, percent, recipe, shares
 from utils.files import write_text
 
 _HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def write_page(run, folder):
     sections.update(stages="Stages", configuration="Configuration")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
                                      undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=_percent, duration=duration, data_url=lambda name: _data_url(figures / name))
+    environment.filters.update(percent=percent, duration=duration, data_url=lambda name: _data_url(figures / name))
     write_text(path, environment.get_template("page.html.jinja").render(
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")), run=run, drawn=drawn, sections=sections,
         method=_method(run), progress=progress(run), labels=_labels(run), stages=_stages(run),
@@ -75,10 +75,6 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _percent(share):
-    return "-" if share is None else f"{100 * share:.2f}"
-
-
 def _method(run):
     """What the run did, in words."""
     stages = [{"arm": stage.arm, "round": stage.round, "recipe": recipe(stage)} for stage in run.stages if stage.round]
@@ -98,9 +94,8 @@ def _labels(run):
     for number, labellings in run.labels().items():
         for made in labellings:
             row = labelling_row(made, run.looks.get(number))
-            columns = ["labeled_before", "labeled_after", "changed", "right_before", "right_after"]
-            rows.append((number, made.arm, f"{row['ratio']:g}", *(
-                _percent(row[name] if made.enhanced or name.endswith("before") else None) for name in columns)))
+            rows.append((number, made.arm, f"{row['ratio']:g}", *shares(row, (
+                "labeled_before", "labeled_after", "changed", "right_before", "right_after"))))
     return rows
 
 
@@ -109,7 +104,7 @@ def _stages(run):
     rows = []
     for stage in run.stages:
         speed = [line["images_per_second"] for line in stage.lines("train") if line.get("images_per_second")]
-        rows.append((stage.name, _percent(stage.miou), stage.steps or "-", duration(stage.seconds),
+        rows.append((stage.name, percent(stage.miou), stage.steps or "-", duration(stage.seconds),
                      statistics.median(speed) if speed else None, stage.end))
     for made in (made for made in run.labellings if made.timing):
         seconds = made.timing["seconds"]

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from report.summary import percent, shares
 from report.tables import markdown as as_markdown
 
 _COLUMNS = ("round", "arm", "steps", "mIoU", "ratio", "labelled: before PLE", "after", "right: before PLE", "after")
@@ -15,13 +16,11 @@ def text(summary, markdown=False):
     rows, made = [], {row["name"]: row for row in summary["labellings"]}
     for stage in summary["stages"]:
         row = ["-" if stage["round"] is None else str(stage["round"]), stage["arm"] or stage["name"],
-               str(stage["steps"] or "-"), _percent(stage["miou"])]
+               str(stage["steps"] or "-"), percent(stage["miou"])]
         labels = made.get(stage["name"])
         if labels:
-            after = labels["enhanced"]
-            row += [f"{labels['ratio']:g}", _percent(labels["labeled_before"]),
-                    _percent(labels["labeled_after"]) if after else "-", _percent(labels["right_before"]),
-                    _percent(labels["right_after"]) if after else "-"]
+            row += [f"{labels['ratio']:g}", *shares(labels, ("labeled_before", "labeled_after", "right_before",
+                                                              "right_after"))]
         rows.append(row + ["-"] * (len(_COLUMNS) - len(row)))
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     return (f"{as_markdown(frame)}\n" if markdown else f"{frame.to_string(index=False)}\n") + _outcome(summary)
@@ -33,13 +32,9 @@ def _outcome(summary):
     if final is None:
         return "No rounds in this run."
     steps = ", ".join(f"{arm} {count}" for arm, count in final["steps"].items())
-    found = (f"After round {summary['rounds']}: mIoU {_percent(final['mean'])} (mean of the arms), "
-             f"{_percent(final['best'])} (better arm). Training steps in all rounds: {steps}")
+    found = (f"After round {summary['rounds']}: mIoU {percent(final['mean'])} (mean of the arms), "
+             f"{percent(final['best'])} (better arm). Training steps in all rounds: {steps}")
     if baseline:
-        found += (f"; supervised alone {baseline['steps']}, mIoU {_percent(baseline['miou'])}. "
+        found += (f"; supervised alone {baseline['steps']}, mIoU {percent(baseline['miou'])}. "
                   f"Gain of the mean: {100 * summary['gain']:+.2f} points")
     return found + "."
-
-
-def _percent(value):
-    return "-" if pd.isna(value) else f"{100 * value:.2f}"

@@ -31,7 +31,7 @@ class _Part:
 
     @property
     def running(self):
-        """Whether a process works on it now; one that was killed does not."""
+        """Whether a process works on it now; to be asked where it has not finished."""
         return in_use(self.folder / ".lock")
 
 
@@ -133,8 +133,13 @@ class Run:
     @property
     def running(self):
         """Whether a launcher or a stage works in the folder now."""
-        return in_use(self.folder / ".lock") or any(
-            part.running for part in (*self.stages, *self.labellings))
+        return in_use(self.folder / ".lock") or any(part.running for parts in self.unfinished for part in parts)
+
+    @property
+    def unfinished(self):
+        """What has begun and not ended: (stages, labellings)."""
+        return ([stage for stage in self.stages if not stage.result],
+                [made for made in self.labellings if not made.manifest])
 
     @property
     def dataset(self):

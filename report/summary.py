@@ -161,6 +161,16 @@ def labelling_row(made, look):
     return row
 
 
+def shares(row, names):
+    """The ``names`` of a ``labelling_row`` in percent as texts; a dash for what PLE did where there was none."""
+    return [percent(row[name] if row["enhanced"] or name.endswith("before") else None) for name in names]
+
+
+def percent(share):
+    """A share in percent as text; a dash for None."""
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
 def _number(value):
     """A float for JSON: None instead of NaN."""
     return None if np.isnan(value) else float(value)
