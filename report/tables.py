@@ -49,7 +49,7 @@ def table(runs, style="md", arm="mean", measures=None, by=(), against=None, clas
     if against and against not in names:
         raise UserError(f"--against {against}: there is no such row; the rows are {', '.join(names)}")
     measures = measures or ["miou"] + ["ensemble"] * int(rows.ensemble.notna().any() and not classes)
-    measures = [*measures, *(name for name in rows if classes and name.startswith(_CLASS))]
+    measures = list(dict.fromkeys([*measures, *(name for name in rows if classes and name.startswith(_CLASS))]))
     numbers = _numbers(rows, measures, against)
     if style == "csv":
         return numbers.drop(columns="backbones").to_csv(index=False, float_format="%.4f", lineterminator="\n")
@@ -234,20 +234,17 @@ def published():
 
 def _numbers(rows, measures, against):
     """One line a row, every number in a column of its own: mean and sample deviation; NaN where one is missing."""
-    columns = [*measures, *sorted(name for name in rows if re.fullmatch(r"arm\d+", name))]
+    columns = [*measures, *(name for name in rows if re.fullmatch(r"arm\d+", name) and rows[name].notna().any())]
     if against:  # mIoU minus that of the run of ``against`` of the same split id and folder (ablations of one seed)
         of = rows[rows.method == against].drop_duplicates(_PAIR, keep=False).set_index(_PAIR).miou
         over = rows.miou - of.reindex(pd.MultiIndex.from_frame(rows[_PAIR])).to_numpy()
         rows, columns = rows.assign(over=over.where(rows.method != against)), [*columns, "over"]
     grouped = rows.groupby(_ROW, sort=False)
-    numbers = grouped.agg(runs=("run", "size"), split_ids=("split_id", lambda ids: " ".join(sorted(set(ids)))))
-    for name in columns:
-        numbers[f"{name}_mean"] = grouped[name].mean(skipna=False)
-        numbers[f"{name}_sd"] = grouped[name].std(skipna=False)
-    numbers["backbones"] = grouped.recipe.agg(lambda recipes: {
-        stage["backbone"] for recipe in recipes for stage in recipe.values()
-        if stage.get("backbone", "resnet101") != "resnet101"})
-    numbers = numbers.reset_index()
+    numbers = grouped.agg(runs=("run", "size"), split_ids=("split_id", lambda ids: " ".join(sorted(set(ids)))),
+                          backbones=("recipe", _other_backbones))
+    numbers = pd.concat([numbers, *(values.rename(f"{name}_{end}") for name in columns for end, values in (
+        ("mean", grouped[name].mean(skipna=False)), ("sd", grouped[name].std(skipna=False))))], axis=1)
+    numbers = numbers.copy().reset_index()  # the copy lies in one piece
     numbers["arms"] = numbers.arms.map(" ".join)
     results = published()["results"] if "miou" in measures else {}
     of = numbers.method.str.split(r" \(|, ", regex=True).str[0].replace({_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"})
@@ -256,6 +253,10 @@ def _numbers(rows, measures, against):
     numbers["published_of"] = of.where(numbers.published.notna())
     numbers["difference"] = numbers.miou_mean - numbers.published if "miou" in measures else np.nan
     return numbers
+
+
+def _other_backbones(recipes):
+    return {stage.get("backbone", "resnet101") for recipe in recipes for stage in recipe.values()} - {"resnet101"}
 
 
 # --- from rows to text --------------------------------------------------------------------------------------------
