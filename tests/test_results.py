@@ -29,3 +29,23 @@ def test_summaries_are_all_shown_and_name_no_folder_of_a_machine():
     for path in files:
         summary = json.loads(path.read_text(encoding="utf-8"))
         assert not re.search(r"/(home|tmp|root|work|mnt|Users)/", json.dumps(summary)), path
+
+
+def test_the_figure_is_drawn_from_the_summaries(tmp_path):
+    pattern, figure = re.search(r"tools\.tables (\S+) --figure (\S+)", PAGE.read_text(encoding="utf-8")).groups()
+    tables.main([*map(str, sorted(ROOT.glob(pattern))), "--figure", str(tmp_path / "figure.svg")])
+    assert (tmp_path / "figure.svg").read_bytes() == (ROOT / figure).read_bytes()
+
+
+def test_the_readme_repeats_the_table():
+    def cells(row):
+        return [cell.strip() for cell in row.strip("|").split("|")]
+
+    text = PAGE.read_text(encoding="utf-8")
+    table = text[text.index("## Real photographs"):].split("tables: end")[0]
+    made = {row[2].removesuffix(" (b)"): [row[3], row[7], row[8]]
+            for row in map(cells, re.findall(r"^\| voc-animals \| 31 \| .*", table, re.M))}
+    readme = re.search(r"\| VOC's animals .*?\n\n", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[0]
+    rows = [cells(row) for row in readme.splitlines()[2:] if row]
+    assert [row[0] for row in rows] == ["supervised", "DMT", "DMT+PLE"]
+    assert all(row[1:] == made[row[0]] for row in rows)
