@@ -38,20 +38,17 @@ def crop_image(image, window, crop):
     """(h, w, 3) uint8 crop of the scaled ``image`` (H, W, 3) uint8, padded with 0."""
     # Faster than computing the crop's pixels alone: cv2.resize is several times quicker a pixel than cv2.warpAffine.
     scaled = resize_image(image, (window.height, window.width))
-    rows, columns = _covered(window, crop)
-    pixels = scaled[window.top : window.top + rows, window.left : window.left + columns]
-    return _padded(cv2.flip(pixels, 1) if window.flip else pixels, window, crop, 0)
+    cropped = pad(scaled[window.top : window.top + crop[0], window.left : window.left + crop[1]], crop, 0)
+    return cv2.flip(cropped, 1) if window.flip else cropped
 
 
 def crop_nearest(values, window, crop, fill):
     """(h, w) crop of the scaled map ``values`` (H, W), padded with ``fill``; uint8 or uint16."""
-    rows, columns = _covered(window, crop)
-    y = (np.arange(window.top, window.top + rows) * values.shape[0]) // window.height
-    x = (np.arange(window.left, window.left + columns) * values.shape[1]) // window.width
-    if window.flip:
-        x = x[::-1]
+    y = np.arange(window.top, min(window.top + crop[0], window.height)) * values.shape[0] // window.height
+    x = np.arange(window.left, min(window.left + crop[1], window.width)) * values.shape[1] // window.width
     # Columns are picked as rows of the transposed map: faster than one by one.
-    return _padded(cv2.transpose(cv2.transpose(values[y])[x]), window, crop, fill)
+    cropped = pad(cv2.transpose(cv2.transpose(values[y])[x]), crop, fill)
+    return cv2.flip(cropped, 1) if window.flip else cropped
 
 
 def resize_image(image, size):
@@ -74,19 +71,4 @@ def pad(array, size, fill):
         return array
     padded = np.full((*size, *array.shape[2:]), fill, array.dtype)
     padded[: array.shape[0], : array.shape[1]] = array
-    return padded
-
-
-def _covered(window, crop):
-    """Rows and columns of the crop that the scaled image covers; the rest is padding."""
-    return min(crop[0], window.height - window.top), min(crop[1], window.width - window.left)
-
-
-def _padded(pixels, window, crop, fill):
-    rows, columns = pixels.shape[:2]
-    if (rows, columns) == tuple(crop):
-        return pixels
-    padded = np.full((*crop, *pixels.shape[2:]), fill, pixels.dtype)
-    start = crop[1] - columns if window.flip else 0  # the padding is mirrored along with the image
-    padded[:rows, start : start + columns] = pixels
     return padded
