@@ -47,7 +47,7 @@ class TrainingImages(Dataset):
             label = confidence = np.zeros(image.shape[:2], np.uint8)
         else:
             label, confidence = self.store.read_label(sample.name)
-        image, label = _resized(self.spec, sample.name, image, label)
+        image, label = _matched(sample.name, image, label, self.spec.resized)
         if kind == LABELED or self.augment_pseudo:
             rng = generator(self.seed, f"augmentation of {kind} images", pass_number, index)
             window = transforms.draw_window(rng, image.shape[:2], self.crop)
@@ -82,7 +82,7 @@ class WholeImages(Dataset):
         """
         sample, test_size = self.samples[index], self.spec.test_size
         label = None if sample.mask is None else images.read_mask(sample.mask, self.spec)
-        image, label = _resized(self.spec, sample.name, images.read_image(sample.image), label)
+        image, label = _matched(sample.name, images.read_image(sample.image), label, self.spec.resized)
         size = image.shape[:2]
         if size[0] > test_size[0] or size[1] > test_size[1]:
             raise UserError(
@@ -102,17 +102,8 @@ class JudgedImages(Dataset):
 
     def __getitem__(self, index):
         """(name, image (H, W, 3) uint8 BGR, label (H, W) uint8 with 255 = ignored)."""
-        sample = self.samples[index]
-        image, label = images.read_image(sample.image), images.read_mask(sample.mask, self.spec)
-        if self.size is not None:
-            image, label = transforms.resize_image(image, self.size), transforms.resize_nearest(label, self.size)
-        _same_size(sample.name, image, label)
-        return sample.name, image, np.array(label)  # masks may be read-only
-
-
-def as_is(sample):
-    """For a loader that gives single samples: no tensors are made of them."""
-    return sample
+        name, image, mask = self.samples[index]
+        return name, *_matched(name, images.read_image(image), images.read_mask(mask, self.spec), self.size)
 
 
 def collate_whole(samples):
@@ -146,17 +137,12 @@ def _obey_parent():
     os._exit(0)
 
 
-def _resized(spec, name, image, label):
-    """Image and label (or None) as the spec wants them before anything else: resized to its test size, or as they are."""
-    if spec.test_by == "resize":
-        image = transforms.resize_image(image, spec.test_size)
-        label = None if label is None else transforms.resize_nearest(label, spec.test_size)
-    if label is not None:
-        _same_size(name, image, label)
+def _matched(name, image, label, size=None):
+    """Image and label (or None), resized to ``size`` where it is given. Raises ``UserError`` where they differ in size."""
+    if size is not None:
+        image = transforms.resize_image(image, size)
+        label = None if label is None else transforms.resize_nearest(label, size)
+    if label is not None and image.shape[:2] != label.shape:
+        raise UserError(f"the image {name} is {image.shape[1]} x {image.shape[0]} but its label is {label.shape[1]} x "
+                        f"{label.shape[0]} pixels; make the labels again")
     return image, label
-
-
-def _same_size(name, image, label):
-    if image.shape[:2] != label.shape:
-        raise UserError(f"the image {name} is {image.shape[1]} x {image.shape[0]} but its label is "
-                               f"{label.shape[1]} x {label.shape[0]} pixels; make the labels again")

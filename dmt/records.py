@@ -95,7 +95,7 @@ class Records:
         if math.isfinite(bad_step):
             self.processes.first(self._collapsed, int(bad_step))
         count = max(self.step - self._logged, 1)
-        images = sum(map(self.steps.samples, range(self._logged, self.step)))
+        images = sum(len(self.steps.batch(step)) for step in range(self._logged, self.step))
         values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
                   "disagreeing_share": disagreements / max(valid, 1),
                   "student_wins_share": wins / max(disagreements, 1),

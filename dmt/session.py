@@ -9,10 +9,9 @@ from pathlib import Path
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from data import datasets, lists
-from data.batches import whole_batches
 from data.lists import Sample
 from data.sizes import largest_size
 from data.specs import UNLABELED, DatasetSpec, load_spec, resolve_root
@@ -131,7 +130,7 @@ class Machine:
 
         Batches are never cut, so that every image is computed in the same company whatever the number of processes.
         """
-        return list(self.processes.share(whole_batches(count, self.batch_size)))
+        return list(self.processes.share(BatchSampler(range(count), self.batch_size, drop_last=False)))
 
     def loader(self, dataset, collate, **batches):
         """A DataLoader over ``dataset`` with this machine's loader processes; ``batches`` says how it forms them."""

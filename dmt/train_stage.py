@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import batches, datasets, images
+from data import datasets, images
+from data.batches import Steps
 from data.lists import names_digest
 from data.store import PseudoLabelStore
 from dmt import collapse, training
@@ -111,12 +112,12 @@ def _steps(plan, dataset, network, processes):
 
     Raises ``UserError`` where batch normalization would get one image with one feature; it needs two.
     """
-    kinds = [(datasets.PSEUDO, plan.batch_pseudo), (datasets.LABELED, plan.batch_labeled)]
-    streams = [batches.Stream(kind, len(dataset.samples[kind]), size, plan.seed) for kind, size in kinds if size]
-    steps = batches.Steps(streams, plan.epochs, plan.accumulate, processes.rank, processes.size)
+    streams = [(kind, len(dataset.samples[kind]), size) for kind, size in
+               ((datasets.PSEUDO, plan.batch_pseudo), (datasets.LABELED, plan.batch_labeled)) if size]
+    steps = Steps(streams, plan.seed, plan.epochs, plan.accumulate, processes.rank, processes.size)
     crop = network.spec.crop
     if max(crop) <= network.traits.output_stride and (
-            min(map(steps.samples, range(steps.per_epoch))) // steps.accumulate < 2):
+            min(len(steps.batch(step)) for step in range(steps.per_epoch)) // steps.accumulate < 2):
         raise UserError(f"--crop-size {crop[0]} {crop[1]} leaves one feature an image, and a batch or part of one has "
                         "one image, but batch normalization needs two; give a larger crop, or a batch size with which "
                         "the last batch has more")

@@ -1,6 +1,7 @@
 """A test: what one network, or two and their ensemble, reach on the validation set under a protocol."""
 
 import math
+import operator
 
 import numpy as np
 import pandas as pd
@@ -29,9 +30,8 @@ def test(data, samples, network, machine):
     """
     images.check_pairs(data.spec, samples)
     papers = network.protocol.kind == PAPERS
-    resized = data.spec.test_size if papers and data.spec.test_by == "resize" else None
-    judged = datasets.JudgedImages(data.spec, samples, resized)
-    loader = machine.loader(judged, datasets.as_is, batch_size=None)
+    judged = datasets.JudgedImages(data.spec, samples, data.spec.resized if papers else None)
+    loader = machine.loader(judged, operator.itemgetter(0))  # single samples, of which no tensors are made
     count = len(network.members)
     choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}
     if count > 1:

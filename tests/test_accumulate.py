@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import batches
+from data.batches import Steps
 from data.specs import load_spec
 from data.confidence import GREY_LEVELS
 from dmt import memory
@@ -90,11 +90,10 @@ def order(pseudo, labeled, parts):
 
 def train(parts, pseudo, labeled, data, steps=3, online=None, model=None):
     """(logged lines, parameters) after some steps on one batch, as in all of them, by the trainer."""
-    streams = [batches.Stream(kind, count, count, 0)
-               for kind, count in (("pseudo", pseudo), ("labeled", labeled)) if count]
+    streams = [(kind, count, count) for kind, count in (("pseudo", pseudo), ("labeled", labeled)) if count]
     model, stage = model or Plain(), Stage()
     recipe = Recipe(0.05, gamma1=2.0, gamma2=3.0, online=online, log_num_steps=1, val_num_steps=100)
-    machine, order_of = Machine(torch.device("cpu"), Precision("fp32", "cpu"), 0, 8), batches.Steps(streams, steps, parts)
+    machine, order_of = Machine(torch.device("cpu"), Precision("fp32", "cpu"), 0, 8), Steps(streams, 0, steps, parts)
     trainer = Trainer(model, recipe, machine, input_format(False), Counts(CLASSES, "cpu"))
     shapes = load_spec("shapes")
     view = LiveView(stage, dataclasses.replace(shapes, class_names=shapes.class_names[:CLASSES],
@@ -354,8 +353,7 @@ def test_the_smallest_number_that_fits_is_picked():
 def test_of_several_processes_the_share_of_one_counts(accumulate, processes, images):
     plan = dataclasses.replace(PLAN, accumulate=accumulate, processes=processes)
     assert memory.images_at_once(plan) == images
-    steps = [batches.Steps([batches.Stream("labeled", 8, 8, 0)], 1, accumulate, rank, processes)
-             for rank in range(processes)]
+    steps = [Steps([("labeled", 8, 8)], 0, 1, accumulate, rank, processes) for rank in range(processes)]
     assert max(samples for own in steps for samples, _ in own.parts(0)) == images
     assert training(accumulate=accumulate, processes=processes) == training(batch_size=images)
 

@@ -57,6 +57,11 @@ class DatasetSpec:
         """Number of classes, the background included, the ignore value not."""
         return len(self.class_names)
 
+    @property
+    def resized(self):
+        """The size to which images and masks are resized before anything else, or ``None`` where they stay as they are."""
+        return self.test_size if self.test_by == "resize" else None
+
     def image_path(self, root, name, subset="train"):
         """Path of the image ``name``; ``subset`` is train, val or test, or ``UNLABELED``: then the image is looked for
         in ``unlabeled_images`` first. Raises ``UserError`` when two files match."""
