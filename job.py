@@ -5,7 +5,6 @@ import functools
 import sys
 from pathlib import Path
 
-from data import images
 from dmt.session import Data, Machine, Setting, choose_device, choose_network
 from utils import precision
 from utils.checkpoints import find_checkpoint
@@ -21,8 +20,8 @@ class Job:
 
     def __init__(self, options, processes):
         self.options = options
-        images.limit_pixels(options.max_pixels)
-        self.data = Data(options.dataset, options.data_root, options.lists_dir, options.crop_size, options.test_size)
+        self.data = Data(options.dataset, options.data_root, options.lists_dir, options.crop_size, options.test_size,
+                         options.max_pixels)
         self.spec = self.data.spec
         self.split = (options.train_set, options.sets_id)
         device = choose_device(options.device, processes)

@@ -40,7 +40,7 @@ class TrainingImages(Dataset):
         """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, grey confidence (h, w) uint8)."""
         kind, pass_number, index = key
         sample = self.samples[kind][index]
-        image, confidence = images.read_image(sample.image), None
+        image, confidence = images.read_image(sample.image, self.spec.max_pixels), None
         if kind == LABELED:
             label = images.read_mask(sample.mask, self.spec)
         elif self.store is None:
@@ -82,7 +82,8 @@ class WholeImages(Dataset):
         """
         sample, test_size = self.samples[index], self.spec.test_size
         label = None if sample.mask is None else images.read_mask(sample.mask, self.spec)
-        image, label = _matched(sample.name, images.read_image(sample.image), label, self.spec.resized)
+        image = images.read_image(sample.image, self.spec.max_pixels)
+        image, label = _matched(sample.name, image, label, self.spec.resized)
         size = image.shape[:2]
         if size[0] > test_size[0] or size[1] > test_size[1]:
             raise UserError(
@@ -103,7 +104,8 @@ class JudgedImages(Dataset):
     def __getitem__(self, index):
         """(name, image (H, W, 3) uint8 BGR, label (H, W) uint8 with 255 = ignored)."""
         name, image, mask = self.samples[index]
-        return name, *_matched(name, images.read_image(image), images.read_mask(mask, self.spec), self.size)
+        image, label = images.read_image(image, self.spec.max_pixels), images.read_mask(mask, self.spec)
+        return name, *_matched(name, image, label, self.size)
 
 
 def collate_whole(samples):

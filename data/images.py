@@ -1,6 +1,6 @@
 """Decoding: images to uint8 BGR, masks to uint8 classes, and the check of both before anything is trained."""
 
-import hashlib
+import contextlib
 import io
 import os
 import warnings
@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data import masks
+from data.patterns import files_in
+from data.specs import MAX_PIXELS
 from utils.errors import UserError
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xda", b"\xff\xd9"
@@ -20,37 +22,27 @@ NO_LABEL = ("no pixel of these masks has a label, all are ignored (the first is 
 TURN_IT = "viewers turn it, training and prediction do not: turn the file for good (mogrify -auto-orient)"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # masks carry no orientation tag, so images may not be turned
-
+_STRIDE = 8  # a side of 8 k + 1 pixels has k + 1 logits, the outermost ones right on its border
 
 warnings.filterwarnings("ignore", module="PIL")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what does not decode is reported here, in one line
 Image.MAX_IMAGE_PIXELS = None  # the limit below is ours, and an error, not a warning
-_limit = {"pixels": 100_000_000}
 
 
-def limit_pixels(pixels):
-    """Refuse images and masks with more than ``pixels`` pixels: a few bytes can claim to be terabytes."""
-    _limit["pixels"] = pixels
-
-
-def read_image(path):
+def read_image(path, max_pixels=MAX_PIXELS):
     """The image at ``path`` as (H, W, 3) uint8 in BGR order, as OpenCV decodes it.
 
     Of 16 bits the upper 8 are taken, grey becomes three equal channels, transparency and orientation tags are ignored.
-    Raises ``UserError`` when it is missing, truncated, too large or not an image.
+    Raises ``UserError`` when it is missing, truncated, no image, or claims more than ``max_pixels`` pixels.
     """
-    content = _read(path, "image")
-    _size(path, "image", content)
+    content, image = _read(path, "image", max_pixels), None
     # libjpeg fills a truncated image with grey and carries on; a file without its end marker is refused instead.
     truncated = content[:2] == _JPEG_START and not _has_end(content)
-    image = None
-    if content and not truncated:
-        try:
+    if not truncated:
+        with contextlib.suppress(cv2.error, OSError, SyntaxError):
             image = _tiff(path, content) if content[:4] in _TIFF_STARTS else None
             if image is None:
                 image = cv2.imdecode(np.frombuffer(content, np.uint8), _COLOR)
-        except (cv2.error, OSError, SyntaxError):
-            image = None
     if image is None:
         raise UserError(f"the image {path} does not decode: it is {'truncated' if truncated else 'no image'}; "
                         "replace the file or take its name out of the list")
@@ -62,9 +54,7 @@ def read_mask(path, spec):
 
     Raises ``UserError`` naming file and value when a value, or a colour, is no class.
     """
-    content = _read(path, "mask")
-    _size(path, "mask", content)
-    return masks.classes(path, content, spec)
+    return masks.classes(path, _read(path, "mask", spec.max_pixels), spec)
 
 
 def _has_end(jpeg):
@@ -96,14 +86,34 @@ def _tiff(path, content):
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
 
 
-def image_size(path):
-    """(height, width) of the image at ``path``, from its header."""
-    return _size(path, "image")
+def image_size(path, max_pixels=MAX_PIXELS):
+    """(height, width) of the image at ``path``, from its header. Raises ``UserError`` as ``read_image`` does."""
+    return _size(path, "image", path, max_pixels)
 
 
-def digest(path):
-    """What tells whether two files are copies of each other: bytes, a hash of the content."""
-    return hashlib.blake2b(_read(path, "image"), digest_size=16).digest()
+def largest_size(spec, root):
+    """(height, width) into which every image of the dataset fits, each side rounded up to 8 k + 1.
+
+    All image files that the spec's patterns match count, listed or not; only their headers are read, and those that are
+    damaged are left out. Raises ``UserError`` when there is none.
+    """
+    def size(path):
+        with contextlib.suppress(UserError):
+            return image_size(path, spec.max_pixels)
+
+    paths = {path for key in ("images", "unlabeled_images") for pattern in spec.patterns(key)
+             for subset in ("train", "val") for _, path in files_in(root, pattern, subset)}
+    with ThreadPoolExecutor(4) as pool:
+        sizes = list(filter(None, pool.map(size, paths)))
+    if not sizes:
+        raise UserError(f"test_size of the dataset {spec.name} is that of its largest image, but {root} has none; "
+                        "correct 'images' in the spec, or --data-root")
+    return tuple(rounded_up(max(side)) for side in zip(*sizes))
+
+
+def rounded_up(side):
+    """The smallest number of the form 8 k + 1 that is not below ``side``."""
+    return -(-(side - 1) // _STRIDE) * _STRIDE + 1
 
 
 def is_turned(path):
@@ -115,30 +125,13 @@ def is_turned(path):
         return False
 
 
-def _size(path, what, content=None):
-    """(height, width) that an image's header claims, if not too large; ``content`` is the file's, if it was read."""
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as file:
-            size = file.height, file.width
-    except FileNotFoundError as error:
-        raise UserError(_missing(path, what)) from error
-    except Exception as error:  # damaged bytes meet nearly every kind of exception
-        why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"the {what} {path} does not decode ({why}); replace the file or take its name out of the "
-                        "list") from error
-    if size[0] * size[1] > _limit["pixels"]:
-        raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
-                        f"{_limit['pixels']}; raise it with --max-pixels if the file is what it should be")
-    return size
-
-
 def check_pairs(spec, samples, workers=4):
     """Check every ``data.lists.Sample``: image and mask open, sizes agree, values are classes, and some pixel has one.
 
     Raises the ``UserError`` of the first in order that is wrong.
     """
     def check(sample):
-        size, classes = image_size(sample.image), read_mask(sample.mask, spec)
+        size, classes = image_size(sample.image, spec.max_pixels), read_mask(sample.mask, spec)
         if size != classes.shape:
             raise UserError(unequal(sample.image, sample.mask, size, classes.shape))
         return classes.min() != masks.IGNORED
@@ -163,14 +156,34 @@ def check_present(samples):
             raise UserError(_missing(sample.image, "image"))
 
 
-def _read(path, what):
+def _read(path, what, max_pixels):
+    """The bytes of an image file that does not claim to be too large: a few bytes can claim to be terabytes."""
     try:
         with open(path, "rb") as file:
-            return file.read()
+            content = file.read()
     except FileNotFoundError as error:
         raise UserError(_missing(path, what)) from error
     except OSError as error:
         raise UserError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
+    _size(path, what, io.BytesIO(content), max_pixels)
+    return content
+
+
+def _size(path, what, file, max_pixels):
+    """(height, width) that the header in ``file`` (``path`` itself, or its bytes) claims."""
+    try:
+        with Image.open(file) as image:
+            size = image.height, image.width
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, what)) from error
+    except Exception as error:  # damaged bytes meet nearly every kind of exception
+        why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"the {what} {path} does not decode ({why}); replace the file or take its name out of the "
+                        "list") from error
+    if size[0] * size[1] > max_pixels:
+        raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
+                        f"{max_pixels}; raise it with --max-pixels if the file is what it should be")
+    return size
 
 
 def _missing(path, what):

@@ -24,6 +24,7 @@ from dmt import memory
 from dmt.memory import gb, in_pixels
 from models.deeplab import traits
 from utils.errors import UserError
+from utils.files import sha256
 
 # Bytes of a labelling on the disk (see data/store.py), from above: generated images took up to 0.68 a pixel with what
 # comes with every file, and logits hardly shrink when compressed.
@@ -70,7 +71,7 @@ class Report:
 
 class _Examined(NamedTuple):
     size: tuple | None  # (height, width), where the image decodes
-    digest: bytes | None  # of its file
+    digest: str | None  # of its file
     turned: bool  # by an orientation tag
     counts: np.ndarray | None  # (num_classes + 1,) pixels of each class and, last, ignored ones
     errors: list
@@ -158,7 +159,7 @@ def _attempt(errors, function, *arguments):
 def _examine(spec, sample):
     """Decode an image and its mask, and compare them."""
     errors, counts, path = [], None, sample.image
-    image = _attempt(errors, images.read_image, path)
+    image = _attempt(errors, images.read_image, path, spec.max_pixels)
     size = None if image is None else image.shape[:2]
     mask = None if sample.mask is None else _attempt(errors, images.read_mask, sample.mask, spec)
     if mask is not None:
@@ -166,7 +167,7 @@ def _examine(spec, sample):
         if size is not None and size != mask.shape:
             errors.append(images.unequal(path, sample.mask, size, mask.shape))
     turned = not errors and images.is_turned(path)
-    return _Examined(size, None if image is None else images.digest(path), turned, counts, errors)
+    return _Examined(size, None if image is None else sha256(path), turned, counts, errors)
 
 
 def _list(spec, name, kind, samples, examined):

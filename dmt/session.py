@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from data import datasets, lists
+from data.images import largest_size
 from data.lists import Sample
-from data.sizes import largest_size
-from data.specs import UNLABELED, DatasetSpec, load_spec, resolve_root
+from data.specs import MAX_PIXELS, UNLABELED, DatasetSpec, load_spec, resolve_root
 from models import BACKBONES, deeplab_v2
 from models.deeplab import traits
 from models.description import Description, network_values, recognized, said, said_format
@@ -65,11 +65,11 @@ class Data:
     """One dataset on this machine: its spec, and the images of its lists.
 
     ``crop`` and ``test_size`` (height, width) replace the spec's when given; ``lists_dir`` is the folder of the split
-    lists when they are not inside the dataset.
+    lists when they are not inside the dataset. Images of more than ``max_pixels`` pixels are refused.
     """
 
-    def __init__(self, dataset, data_root, lists_dir=None, crop=None, test_size=None):
-        spec = load_spec(dataset)
+    def __init__(self, dataset, data_root, lists_dir=None, crop=None, test_size=None, max_pixels=MAX_PIXELS):
+        spec = dataclasses.replace(load_spec(dataset), max_pixels=max_pixels)
         self.root = resolve_root(spec, data_root)
         test_size = test_size or spec.test_size or largest_size(spec, self.root)
         self.spec = dataclasses.replace(spec, crop=tuple(crop or spec.crop), test_size=tuple(test_size))

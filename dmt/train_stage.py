@@ -221,6 +221,7 @@ def _fingerprint(setting, plan, manifest, lists):
             "val_num_steps": recipe.val_num_steps, "batch_size_labeling": machine.batch_size,
             "no_aug": not plan.augment_pseudo},
         "network": setting.network.identity(), "precision": machine.precision.kind, "device": machine.device.type,
-        "dataset": {**dataclasses.asdict(setting.data.spec), "root": None, "lists_root": None},
+        "dataset": {**dataclasses.asdict(setting.data.spec), "root": None, "lists_root": None,
+                    "max_pixels": None},
         "lists": {f"{name}_names": names_digest(samples) for name, samples in lists.items()},
         "start": sha256(plan.start) if plan.start else weights, "pseudo_labels": manifest}))

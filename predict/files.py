@@ -118,11 +118,11 @@ def ahead(work, items, count):
             yield waiting.popleft().result()
 
 
-def read_images(sources, problems):
+def read_images(sources, problems, max_pixels):
     """(source, image (H, W, 3) uint8 BGR) of every image that can be read; the others become ``problems``."""
     def read(source):
         try:
-            return source, read_image(source.path), is_turned(source.path)
+            return source, read_image(source.path, max_pixels), is_turned(source.path)
         except UserError as error:
             return source, error, False
 

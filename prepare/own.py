@@ -25,11 +25,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from data.images import TURN_IT, limit_pixels, unequal
+from data.images import TURN_IT, rounded_up, unequal
 from data.lists import read_list, split_list_names, write_list
 from data.masks import unpack
 from data.patterns import is_image, walk
-from data.sizes import rounded_up
 from data.specs import UNLABELED, load_spec
 from data.splits import hold_out
 from prepare import classes
@@ -66,7 +65,6 @@ class Split(NamedTuple):
 def main(arguments=None):
     """Look, print, write."""
     options = _parser().parse_args(arguments)
-    limit_pixels(options.max_pixels)
     warnings = []
     if options.images == options.masks and not (options.val_images or options.val_list):
         _take_subsets(options, warnings)
@@ -75,7 +73,7 @@ def main(arguments=None):
     out = Path(options.out or Path("datasets", _plain(root.name))).expanduser()
     refuse_existing((out / SPEC, out / LISTS), options.force)
     pairings, pool = _find(options, warnings)
-    facts, by_color = _look(pairings, pool)
+    facts, by_color = _look(pairings, pool, options.max_pixels)
     usable = [_usable(pairing, facts, warnings) for pairing in pairings]
     masked = {name: files for labeled, _ in usable for name, files in labeled.items()}
     choice = _choose_classes([facts[mask] for _, mask in masked.values()], by_color, options, warnings)
@@ -179,14 +177,15 @@ def _find(options, warnings):
     return pairings, pool
 
 
-def _look(pairings, pool):
+def _look(pairings, pool, max_pixels):
     """(dict from every file to its ``Facts``, whether the masks are read by colour)."""
     pairs = [each for pairing in pairings for each in pairing.pairs.values()]
     images = dict.fromkeys([*(image for image, _ in pairs), *pool.values()])
     masks = dict.fromkeys(mask for _, mask in pairs if mask)
     by_color = any(map(has_colors, masks))
-    facts = {**dict(zip(images, in_threads(image_facts, images, "image"))),
-             **dict(zip(masks, in_threads(functools.partial(mask_facts, by_color=by_color), masks, "mask")))}
+    look, look_at_mask = (functools.partial(function, max_pixels=max_pixels) for function in (image_facts, mask_facts))
+    facts = {**dict(zip(images, in_threads(look, images, "image"))),
+             **dict(zip(masks, in_threads(functools.partial(look_at_mask, by_color=by_color), masks, "mask")))}
     for what, sides in zip(("heights", "widths"), zip(*(facts[path].size for path in images if facts[path].size))):
         print(f"{what:<12} {min(sides)} to {max(sides)} pixels")
     return facts, by_color

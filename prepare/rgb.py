@@ -11,6 +11,7 @@ classes.txt, for tools/new_dataset.py --classes. Masks whose colours are exact n
 
 import argparse
 import collections
+import functools
 import os
 from pathlib import Path
 
@@ -31,7 +32,6 @@ _LISTED = 8  # unknown colours in the error
 def main(arguments=None):
     """Look at the colours of all masks, decide, and only then write."""
     options = _parser().parse_args(arguments)
-    images.limit_pixels(options.max_pixels)
     source, out = Path(os.path.abspath(options.masks)), Path(os.path.abspath(options.out))
     if source == out or out in source.parents:
         raise UserError(f"OUT is {out}, which holds the masks to be converted; give another folder")
@@ -42,7 +42,8 @@ def main(arguments=None):
     classes = colors_of(read_classes(options.colors), options.colors)
     check_number(classes, options.colors)
     pixels, first = collections.Counter(), {}
-    for path, (numbers, counts) in zip(targets, in_threads(_colors_of, targets, "mask")):
+    look = functools.partial(_colors_of, max_pixels=options.max_pixels)
+    for path, (numbers, counts) in zip(targets, in_threads(look, targets, "mask")):
         for color, count in zip(numbers.tolist(), counts.tolist()):
             pixels[color] += count
             first.setdefault(color, path)
@@ -77,9 +78,9 @@ def _parser():
     return parser
 
 
-def _colors_of(path):
+def _colors_of(path, max_pixels):
     """(packed colours, their numbers of pixels) of a mask."""
-    images.image_size(path)  # refuses what claims to be too large
+    images.image_size(path, max_pixels)  # refuses what claims to be too large
     return np.unique(masks.colors(path, path.read_bytes()), return_counts=True)
 
 

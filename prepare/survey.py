@@ -8,6 +8,7 @@ from PIL import Image
 from data import images, masks
 from prepare.classes import nearest
 from utils.errors import UserError
+from utils.files import sha256
 
 MOST_COLORS = 4096  # in one mask; more are painted by nobody
 _COLORED = ("RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")
@@ -23,7 +24,7 @@ class Facts:
     """
 
     size: tuple | None = None
-    digest: bytes = b""
+    digest: str = ""
     turned: bool = False
     counts: dict = field(default_factory=dict)
     areas: set = field(default_factory=set)
@@ -31,10 +32,10 @@ class Facts:
     error: str | None = None
 
 
-def image_facts(path):
+def image_facts(path, max_pixels):
     """The ``Facts`` of an image, which is decoded to its end."""
     try:
-        return Facts(images.read_image(path).shape[:2], images.digest(path), images.is_turned(path))
+        return Facts(images.read_image(path, max_pixels).shape[:2], sha256(path), images.is_turned(path))
     except UserError as error:
         return Facts(error=str(error))
 
@@ -51,10 +52,10 @@ def has_colors(path):
     return bool((found != (found & 255) * 0x10101).any())
 
 
-def mask_facts(path, by_color):
+def mask_facts(path, max_pixels, by_color):
     """The ``Facts`` of a mask, by its colours or by its values."""
     try:
-        images.image_size(path)  # refuses what claims to be too large
+        images.image_size(path, max_pixels)  # refuses what claims to be too large
         content = path.read_bytes()
         with Image.open(path) as file:
             palette = (file.getpalette("RGB") or []) if file.mode == "P" else []

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from data import images
 from data.lists import read_list
 from data.specs import UNLABELED, load_spec
 from dmt.check import LABELLED, UNLABELLED, VALIDATION, Report, Subset, check, disk_bytes, print_report
@@ -36,7 +35,7 @@ def listed(root, path, kind=LABELLED, dataset="shapes"):
 
 
 def run(root, tmp_path, lists=None, work=SMALL, dataset="shapes", **options):
-    sizes = {name: options.pop(name, getattr(SPEC, name)) for name in ("crop", "test_size")}
+    sizes = {name: options.pop(name, getattr(SPEC, name)) for name in ("crop", "test_size", "max_pixels")}
     data = Data(dataset, root, **sizes)
     return check(data, lists or subsets(root), dataclasses.replace(work, output_dir=tmp_path / "runs"), **options)
 
@@ -143,11 +142,7 @@ def test_only_images_that_are_padded_must_fit_the_test_size(shapes_root, tmp_pat
 
 
 def test_huge_images_are_refused(shapes_root, tmp_path):
-    images.limit_pixels(100)
-    try:
-        errors = run(shapes_root, tmp_path).errors
-    finally:
-        images.limit_pixels(100_000_000)
+    errors = run(shapes_root, tmp_path, max_pixels=100).errors
     assert len(errors) == 8 + 8 + 16 + 6 + 6 and all("--max-pixels" in line for line in errors)
 
 

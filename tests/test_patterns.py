@@ -5,7 +5,7 @@ import os
 import pytest
 
 from data import patterns
-from data.sizes import rounded_up
+from data.images import rounded_up
 from utils.errors import UserError
 
 

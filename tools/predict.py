@@ -44,12 +44,10 @@ def main(arguments=None):
     """Predict what the command line names."""
     options = parse(arguments)
     # Now torch is loaded, for which --help and wrong options need not wait.
-    from data.images import limit_pixels
     from data.specs import load_spec
     from predict import files
     from predict.pictures import FOLDERS, Output
 
-    limit_pixels(options.max_pixels)
     spec = load_spec(options.dataset) if options.dataset else None
     folder, suffix = Path(options.out).expanduser(), None if options.no_overlays else f".{options.overlay_format}"
     sources = files.find_sources(options.input, options.recursive, [folder / kind for kind in FOLDERS])
@@ -66,8 +64,8 @@ def main(arguments=None):
     problems = files.Problems()
     output = Output(folder, network.description, values, suffix, options.alpha, options.confidence, options.panel)
     images = [source for source in sources if not source.video]
-    done = predict(network, files.read_images(images, problems), output, problems, options.batch_size,
-                   progress_bar("predict", "image", len(images)))
+    done = predict(network, files.read_images(images, problems, options.max_pixels), output, problems,
+                   options.batch_size, progress_bar("predict", "image", len(images)))
     for source in sources:
         if source.video:
             done += predict_video(network, source, output, problems, options)

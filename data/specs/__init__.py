@@ -9,6 +9,7 @@ from data.specs import reader
 from utils.errors import UserError
 
 BUILT_IN = Path(__file__).parent
+MAX_PIXELS = 100_000_000  # of an image or a mask; what claims to have more is refused
 UNLABELED = "unlabeled"  # the subset of the images without masks, which may lie in a folder of their own
 
 
@@ -51,6 +52,7 @@ class DatasetSpec:
     mask_colors: tuple | None = None
     ignore_other_colors: bool | None = None
     lists_root: str | None = None
+    max_pixels: int = MAX_PIXELS  # set by no file
 
     @property
     def num_classes(self):
