@@ -26,13 +26,12 @@ def classes(path, content, spec):
 
     Raises ``UserError`` naming the file, the value or colour and its place when that is no class.
     """
-    colored = spec.mask_colors is not None
-    found = (colors if colored else values)(path, content)
+    found = (values if spec.mask_colors is None else colors)(path, content)
     table = _table(spec)
     result = cv2.LUT(found, table[:256]) if found.dtype == np.uint8 else table[found]
     wrong = result == _NO_CLASS
     if wrong.any():
-        raise (_no_color if colored else _no_class)(path, found, wrong, spec)
+        raise _no_class(path, found, wrong, spec)
     return result.astype(np.uint8)
 
 
@@ -63,12 +62,16 @@ def values(path, content):
             array, mode = np.array(file), file.mode
     except Exception as error:  # damaged bytes meet nearly every kind of exception
         raise _does_not_decode(path, error) from error
-    if mode in ("RGB", "RGBA", "LA", "PA"):
-        array = _one_channel(path, array, mode)
+    if mode in ("RGBA", "LA", "PA"):
+        _refuse_transparency(path, array[..., -1])
+        array = array[..., :-1]
+    if mode in ("RGB", "RGBA", "LA", "PA") and (array == array[..., :1]).all():  # as WebP and some BMP save greyscale
+        array = array[..., 0]
+    if array.ndim != 2:
+        raise UserError(f"the mask {path} has colours (mode {mode}) instead of one class number a pixel; if its colours "
+                        "say the class, add 'masks: color' to the spec, or convert it with tools/convert_rgb.py")
     if array.dtype == bool:
         return array.astype(np.uint8)
-    if array.ndim != 2:
-        raise _has_colors(path, mode)
     if array.dtype not in (np.uint8, np.uint16):  # TIFFs of 32 bits
         if (array < 0).any() or (array > _LARGEST).any() or (array != array.astype(np.int64)).any():
             raise UserError(f"the mask {path} holds values that are no whole numbers from 0 to {_LARGEST}; save it as "
@@ -124,51 +127,29 @@ def write_palette_png(path, values, palette, durable=False):
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def _no_color(path, found, wrong, spec):
-    y, x = np.argwhere(wrong)[0]
-    color = unpack(found[y, x])
-    others = len(np.unique(found[wrong])) - 1
-    which = f" and {others} more colours that belong" if others else ", that belongs"
-    jpeg = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)" if _is_jpeg(path) else ""
-    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; "
-                     f"give a class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the "
-                     f"mask{jpeg}")
-
-
 def _no_class(path, found, wrong, spec):
+    """What to say of a mask that holds ``found`` values or colours, of which the ``wrong`` ones are no class."""
     y, x = np.argwhere(wrong)[0]
-    value = int(found[y, x])
-    ignored = "" if spec.ignore is None else f" and {spec.ignore} for ignored pixels"
-    hint = " (JPEG changes values: save masks as PNG)" if _is_jpeg(path) else ""
-    return UserError(f"the mask {path} holds the value {value} (at x {x}, y {y}), but {spec.name} has the classes 0 to "
-                     f"{spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can have its "
-                     f"own values, as in 'ids: [{value}]'")
-
-
-def _has_colors(path, mode):
-    return UserError(f"the mask {path} has colours (mode {mode}) instead of one class number a pixel; if its colours "
-                     "say the class, add 'masks: color' to the spec, or convert it with tools/convert_rgb.py")
+    is_jpeg = str(path).lower().endswith((".jpg", ".jpeg"))
+    if spec.mask_colors is None:
+        value = int(found[y, x])
+        ignored = "" if spec.ignore is None else f" and {spec.ignore} for ignored pixels"
+        hint = " (JPEG changes values: save masks as PNG)" if is_jpeg else ""
+        return UserError(f"the mask {path} holds the value {value} (at x {x}, y {y}), but {spec.name} has the classes 0 "
+                         f"to {spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can have "
+                         f"its own values, as in 'ids: [{value}]'")
+    color, others = unpack(found[y, x]), len(np.unique(found[wrong])) - 1
+    which = f" and {others} more colours that belong" if others else ", that belongs"
+    hint = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)" if is_jpeg else ""
+    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; give "
+                     f"a class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the mask{hint}")
 
 
 def _does_not_decode(path, error):
     return UserError(f"the mask {path} does not decode ({error}); replace the file")
 
 
-def _one_channel(path, array, mode):
-    """The values of a mask that was saved with equal colour channels, as WebP and some BMP do for greyscale."""
-    if mode in ("RGBA", "LA", "PA"):
-        _refuse_transparency(path, array[..., -1])
-        array = array[..., :-1]
-    if any((array[..., 0] != array[..., channel]).any() for channel in range(1, array.shape[2])):
-        raise _has_colors(path, mode)
-    return array[..., 0]
-
-
 def _refuse_transparency(path, alpha):
     if alpha.min() != alpha.max():
         raise UserError(f"the mask {path} is transparent in part; say by a value or colour of its own what the "
                         "transparent pixels are, and save it without transparency")
-
-
-def _is_jpeg(path):
-    return str(path).lower().endswith((".jpg", ".jpeg"))
