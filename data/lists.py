@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import sys
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,11 +226,11 @@ def fault(name):
     """What is wrong with the name of an image, or ``None``."""
     if "\\" in name:
         return "has a backslash"
-    if any("\ud800" <= character <= "\udfff" for character in name):  # bytes that the file system's encoding cannot say
+    if re.search("[\ud800-\udfff]", name):  # bytes that the file system's encoding cannot say
         encoding = sys.getfilesystemencoding()
         return ("is not UTF-8" if encoding == "utf-8" else
                 f"has letters that this locale ({encoding}) does not know, but C.UTF-8")
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+    if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", name):
         return "has a control character"
     if name.startswith("/"):
         return "is an absolute path"

@@ -30,7 +30,6 @@ _FOLDERS = ("JPEGImages", "SegmentationClassAug", "ImageSets", "leftImg8bit", "g
 _FIRST_VALIDATION = 900001  # validation images keep their names when the number of training images changes
 _CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt", "munster"), "test": ("berlin",)}
 _VOC_TRAIN_SHARE = 1464 / 10582  # train.txt is a part of trainaug.txt, as in VOC
-_CHUNK = 64
 
 
 def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1, layout="voc"):
@@ -110,33 +109,31 @@ def _paths(root, layout, subset, name):
 
 
 def _write_images(root, names, seed, size, layout, workers):
-    jobs = [(root, layout, subset, list(enumerate(subset_names))[start:start + _CHUNK], seed, size)
-            for subset, subset_names in names.items() for start in range(0, len(subset_names), _CHUNK)]
+    write = functools.partial(_write_image, root, seed, size, layout)
+    images = [(subset, index, name) for subset, its_names in names.items() for index, name in enumerate(its_names)]
     if workers == 1:
-        for job in jobs:
-            _write_chunk(*job)
+        list(map(write, images))
         return
     # Forked copies of a process that has threads (PyTorch starts some) may hang, hence spawned ones.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads,
                              initargs=(1,)) as pool:  # the pieces are small: threads only cost time
-        for done in [pool.submit(_write_chunk, *job) for job in jobs]:
-            done.result()
+        list(pool.map(write, images, chunksize=64))
 
 
-def _write_chunk(root, layout, subset, numbered, seed, size):
-    """Write the images and labels of ``numbered``, pairs (index, name) of one subset."""
-    for index, name in numbered:
-        height, width = _size_of(seed, subset, index, size) if layout == "voc" else size
-        image, label = render(seed, subset, index, height, width)
-        image_path, label_path = _paths(root, layout, subset, name)
-        for path in (image_path, label_path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if layout == "voc" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        image_path.write_bytes(cv2.imencode(image_path.suffix, image, quality)[1].tobytes())
-        if layout == "voc":
-            write_palette_png(label_path, label, _spec("voc").palette)
-        else:
-            label_path.write_bytes(cv2.imencode(".png", _label_ids()[label])[1].tobytes())
+def _write_image(root, seed, size, layout, image):
+    """Draw and write one image, a triple (subset, index there, name), and its label."""
+    subset, index, name = image
+    height, width = _size_of(seed, subset, index, size) if layout == "voc" else size
+    pixels, label = render(seed, subset, index, height, width)
+    image_path, label_path = _paths(root, layout, subset, name)
+    for path in (image_path, label_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if layout == "voc" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    image_path.write_bytes(cv2.imencode(image_path.suffix, pixels, quality)[1].tobytes())
+    if layout == "voc":
+        write_palette_png(label_path, label, _spec("voc").palette)
+    else:
+        label_path.write_bytes(cv2.imencode(".png", _label_ids()[label])[1].tobytes())
 
 
 def _size_of(seed, subset, index, size):
