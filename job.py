@@ -5,13 +5,13 @@ import functools
 import sys
 from pathlib import Path
 
+from data.datasets import check_shared_memory, loaders
 from dmt.session import Data, Machine, Setting, choose_device, choose_network
 from utils import precision
 from utils.checkpoints import find_checkpoint
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import make_folder
-from utils.processors import check_shared_memory, loaders
 from utils.runs import known_parts
 
 

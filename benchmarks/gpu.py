@@ -34,7 +34,6 @@ from data.synthetic import generate
 from models import deeplab_v2
 from utils.checkpoints import save_weights
 from utils.errors import UserError, reports_user_errors
-from utils.processors import usable
 
 LAUNCHER = "dmt_ple-voc-106-1lr.sh"
 LIMITS = {"tests": 300, "training": 400, "labelling": 240, "validation": 120, "chain": 900, "table": 3600}  # seconds
@@ -55,7 +54,7 @@ class Bench:
             self.backbone, counts, image, self.batches = "small", (24, 6), (48, 64), (4,)
             self.size, self.split = ("--crop-size", "33", "33", "--test-size", "65", "65"), ("8", "1")
             self.chain_split = "8"
-        generate(self.root, *counts, size=image, workers=1 if options.quick else usable())
+        generate(self.root, *counts, size=image, workers=1 if options.quick else len(os.sched_getaffinity(0)))
         with contextlib.redirect_stdout(io.StringIO()):
             divisors = ["--divisors", "8:3"] if options.quick else []
             generate_splits.main(["--dataset=voc", f"--data-root={self.root}", *divisors])

@@ -3,6 +3,7 @@
 Everything stays uint8 until the device.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 
 from data import images, transforms
 from data.batches import generator
-from utils.errors import UserError
+from utils.errors import NO_SHARED_MEMORY, UserError
 
 LABELED, PSEUDO = "labeled", "pseudo"
 CERTAIN = 255  # grey confidence of a human label: 1
@@ -121,6 +122,39 @@ def collate_whole(samples):
     return torch.from_numpy(np.stack(stacked)), whole, list(indices), list(sizes)
 
 
+def _matched(name, image, label, size=None):
+    """Image and label (or None), resized to ``size`` where it is given. Raises ``UserError`` where they differ in size."""
+    if size is not None:
+        image = transforms.resize_image(image, size)
+        label = None if label is None else transforms.resize_nearest(label, size)
+    if label is not None and image.shape[:2] != label.shape:
+        raise UserError(f"the image {name} is {image.shape[1]} x {image.shape[0]} but its label is {label.shape[1]} x "
+                        f"{label.shape[0]} pixels; make the labels again")
+    return image, label
+
+
+# --- loader processes ---------------------------------------------------------------------------------------------------
+
+
+def loaders(shares=1):
+    """How many loader processes feed a GPU of a machine with ``shares`` of them; the rest is for what else is done.
+
+    On 16 processors of an H200's machine 8 loaders gave validation fewer images a second than the network takes.
+    """
+    # Containers and batch systems give a process fewer processors than the machine has; not every system can say.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = usable // shares
+    return max(1, min(own, 8), min(own * 3 // 4, 12))
+
+
+def check_shared_memory():
+    """Raise ``UserError`` where the system has no memory that loader processes could share."""
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise UserError(NO_SHARED_MEMORY) from error
+
+
 def start_worker(_):
     """Loader workers decode with one thread each: the processes are the parallelism. They end with their parent.
 
@@ -137,14 +171,3 @@ def _obey_parent():
     while signal.sigwaitinfo(_ENDING).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def _matched(name, image, label, size=None):
-    """Image and label (or None), resized to ``size`` where it is given. Raises ``UserError`` where they differ in size."""
-    if size is not None:
-        image = transforms.resize_image(image, size)
-        label = None if label is None else transforms.resize_nearest(label, size)
-    if label is not None and image.shape[:2] != label.shape:
-        raise UserError(f"the image {name} is {image.shape[1]} x {image.shape[0]} but its label is {label.shape[1]} x "
-                        f"{label.shape[0]} pixels; make the labels again")
-    return image, label

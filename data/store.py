@@ -22,7 +22,7 @@ from PIL import Image
 
 from data.masks import write_palette_png
 from utils.errors import UserError
-from utils.files import read_json, remove_left_overs, sync, write_bytes, write_json
+from utils.files import read_json, remove_left_overs, write_bytes, write_json
 
 FORMAT = 2
 
@@ -110,7 +110,6 @@ class PseudoLabelStore:
 
     def write_manifest(self, values):
         """Write the manifest, which makes the store valid. It comes last, when all the rest is on the disk."""
-        sync()
         write_json(self.folder / "manifest.json", {"format": FORMAT, **values})
 
     def read_manifest(self):

@@ -28,5 +28,5 @@ def evaluate(model, forward, loader, machine, progress=iter, see=None):
         for number, (index, (height, width)) in enumerate(zip(indices, sizes)) if see is not None else ():
             see(index, images[number], targets[number, :height, :width], classes[number, :height, :width])
     model.train(was_training)
-    matrix.restore(machine.processes.sum_array(matrix.state()))
+    matrix.restore(machine.processes.sum_array(matrix.matrix))
     return matrix

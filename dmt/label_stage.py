@@ -45,7 +45,8 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
                 print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with "
                       "them", file=sys.stderr)
                 raise
-            processes.each_machine(sync)  # all is on the disks when the manifest says so
+            sync()  # all is on the disks when the manifest says so
+            processes.wait()
             manifest = {**expected, "checkpoint": checkpoint.name, "images": len(samples), "labeled_share": shares,
                         "thresholds": thresholds.tolist()}
             processes.first(write_json, folder / "timing.json", {  # the manifest has to stay the same bytes

@@ -105,7 +105,7 @@ class Records:
             values.update(scale=precision.scale(), skipped_steps=int(precision.skipped.item()))
         self._write("train", values)
         if end_of_epoch:
-            counts.epoch.restore(self.processes.sum_array(counts.epoch.state()))
+            counts.epoch.restore(self.processes.sum_array(counts.epoch.matrix))
             result = counts.epoch.compute()
             self._write("epoch", {"epoch": self.step // self.steps.per_epoch, "miou": result["miou"],
                                   "pixel_accuracy": result["pixel_accuracy"]})
@@ -193,7 +193,7 @@ class Records:
         return {"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
                 "precision": trainer.machine.precision.state_dict(), "step": self.step, "best_miou": self.best_miou,
                 "best_step": self.best_step, "best_sha256": self.best_sha256,
-                "epoch_matrix": torch.from_numpy(self.processes.sum_array(trainer.counts.epoch.state())),
+                "epoch_matrix": torch.from_numpy(self.processes.sum_array(trainer.counts.epoch.matrix)),
                 "fingerprint": json.dumps(self.fingerprint)}
 
     def load_state_dict(self, state):

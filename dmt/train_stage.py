@@ -23,7 +23,7 @@ from models.deeplab import average_parts, synchronize
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import sha256
-from utils.runs import Stage
+from utils.runs import Board, Stage
 
 _SHOWN = 4  # validation images in TensorBoard
 _ECHO = 5  # seconds in which a signal comes to each of several processes more than once: torchrun passes on its own
@@ -145,7 +145,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
 
     state = processes.first(begin)
     step = state["step"] if state else 0
-    board = stage.tensorboard(step) if processes.is_first else None
+    board = Board(stage.folder / "tensorboard", step) if processes.is_first else None
     view = LiveView(board, spec, spread(len(validation), _SHOWN))
     trainer = Trainer(model, plan.recipe, machine, network.input_format, Counts(model.num_classes, machine.device))
     records = Records(trainer, steps, stage, network.describe(fingerprint), fingerprint, view, setting.on_collapse,

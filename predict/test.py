@@ -46,7 +46,7 @@ def test(data, samples, network, machine):
         for matrix, decision in zip(matrices.values(), decisions):
             matrix.update(label, decision.classes)
     for matrix in matrices.values():
-        matrix.restore(machine.processes.sum_array(matrix.state()))
+        matrix.restore(machine.processes.sum_array(matrix.matrix))
     return matrices
 
 

@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.metrics import ConfusionMatrix, count_apart
 from utils.precision import Precision
 from utils.replay import Replay
-from utils.transfer import Upload, download
+from utils.transfer import Upload
 
 
 @pytest.mark.parametrize("at_once", [1, 2**26])
@@ -188,7 +188,7 @@ def test_on_a_cpu_nothing_is_recorded_nor_copied():
     for _ in range(6):
         replay(tensor, 3)
     assert len(calls) == 6 and calls[0][0] is tensor
-    assert Upload("cpu")(tensor)[0] is tensor and (download(tensor)() == 1).all()
+    assert Upload("cpu")(tensor)[0] is tensor
 
 
 # --- with a GPU ---------------------------------------------------------------------------------------------------------

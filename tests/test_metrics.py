@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_and_not_counted(kind, target, prediction, 
 def test_state_restores_and_reset_forgets():
     confusion, other = ConfusionMatrix(2), ConfusionMatrix(2)
     confusion.update(np.array([0, 1, 1]), np.array([0, 1, 0]))
-    other.restore(confusion.state())
+    other.restore(confusion.matrix)
     other.update(np.array([0]), np.array([1]))
     assert other.matrix.tolist() == [[1, 1], [1, 1]]
     assert confusion.matrix.tolist() == [[1, 0], [1, 1]]
@@ -118,13 +118,12 @@ def test_views_and_read_only_arrays():
 
 def test_devices_other_than_the_cpu_are_fetched_only_when_read(monkeypatch):
     confusion = ConfusionMatrix(2)
-    # Without a GPU: what _count leaves on one is an int64 tensor that update must only add up.
-    monkeypatch.setattr(confusion, "_take", lambda counts: pytest.fail("fetched too early"))
+    # Without a GPU: what is left on one is an int64 tensor that update must only add up.
+    monkeypatch.setattr(confusion, "_fetch", lambda: pytest.fail("fetched too early"))
     target = torch.zeros(6, dtype=torch.int64, device="meta")
     confusion.update(target, target)
     confusion.update(target, target)
-    assert list(confusion._pending) == [torch.device("meta")]
-    assert confusion._pending[torch.device("meta")].shape == (6,)
+    assert confusion._counts.device.type == "meta" and confusion._counts.shape == (6,)
 
 
 @pytest.mark.gpu
@@ -150,8 +149,8 @@ def test_counts_that_were_left_on_a_device_are_fetched_once_and_stay_where_they_
     matrix = ConfusionMatrix(2)
     with torch.inference_mode():
         counts = torch.tensor([3, 1, 0, 2, 5, 0])  # the matrix, ignored pixels, invalid ones
-    matrix._pending["somewhere"] = counts
+    matrix._counts = counts
     assert matrix.matrix.tolist() == matrix.matrix.tolist() == [[3, 1], [0, 2]]
-    assert matrix._pending["somewhere"] is counts and counts.tolist() == [0] * 6
+    assert matrix._counts is counts and counts.tolist() == [0] * 6
     matrix.reset()
     assert matrix.matrix.sum() == 0

@@ -9,7 +9,7 @@ _SECONDS_BETWEEN_LINES = 30
 
 
 def progress_bar(what, unit, total=None):
-    """A function that wraps an iterable and shows how far it is; ``total`` where the iterable does not know its length."""
+    """A function that wraps an iterable and shows how far it is; ``total`` where that does not know its length."""
     def wrap(items):
         length = total if total is not None else len(items)
         if sys.stderr.isatty():
@@ -27,5 +27,5 @@ def _lines(items, what, unit, total):
             last = now
             rate = done / (now - start)
             left = tqdm.format_interval((total - done) / rate)
-            print(f"{what}: {done} of {total} {unit}es" if unit.endswith("ch") else f"{what}: {done} of {total} {unit}s",
-                  f"({rate:.2f} a second, {left} left)", file=sys.stderr, flush=True)
+            units = f"{unit}es" if unit.endswith("ch") else f"{unit}s"
+            print(f"{what}: {done} of {total} {units} ({rate:.2f} a second, {left} left)", file=sys.stderr, flush=True)

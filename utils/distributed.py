@@ -32,10 +32,11 @@ class Processes:
 
     def __init__(self, environment=None):
         environment = os.environ if environment is None else environment
-        started = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys()
-        for name, variable, alone in (("rank", "RANK", 0), ("size", "WORLD_SIZE", 1), ("local_rank", "LOCAL_RANK", 0),
-                                      ("local_size", "LOCAL_WORLD_SIZE", 1)):
-            setattr(self, name, int(environment.get(variable, alone)) if started else alone)
+        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys():
+            environment = {}
+        self.rank, self.size = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
+        self.local_rank = int(environment.get("LOCAL_RANK", 0))
+        self.local_size = int(environment.get("LOCAL_WORLD_SIZE", 1))
         self.is_first = self.rank == 0
         self._silence = contextlib.ExitStack()
 
@@ -49,20 +50,24 @@ class Processes:
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_WAIT)
 
     def agree(self, value, what):
-        """Raise ``UserError`` unless ``value`` (comparable, picklable) is the same on all processes; ``what`` names it."""
-        values = self.gather(value)
-        if any(other != values[0] for other in values):
-            ranks = ", ".join(str(rank) for rank, other in enumerate(values) if other != values[0])
-            raise UserError(f"the processes differ in {what} (rank {ranks} from rank 0): start the same command, with the "
-                            "same numbers and data, on every machine")
+        """Raise ``UserError`` unless ``value`` (comparable, picklable) is the same everywhere; ``what`` names it."""
+        first, *others = self.gather(value)
+        ranks = [str(rank) for rank, other in enumerate(others, start=1) if other != first]
+        if ranks:
+            raise UserError(f"the processes differ in {what} (rank {', '.join(ranks)} from rank 0): start the same "
+                            "command, with the same numbers and data, on every machine")
 
     def sum(self, tensor):
         """Add up ``tensor`` (of one shape and type everywhere) over the processes, in its place; returns it."""
-        return self._reduce(tensor, "SUM")
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def min(self, tensor):
         """As ``sum``, but take the smallest."""
-        return self._reduce(tensor, "MIN")
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MIN)
+        return tensor
 
     def sum_array(self, array):
         """The sum of the numpy array over the processes, exact for integers."""
@@ -101,10 +106,8 @@ class Processes:
         self.first(lambda: made.append(function()))
         return made[0] if made else function()
 
-    def each_machine(self, function):
-        """Call ``function`` on one process of every machine; all go on when all calls have ended. Alone: nothing."""
-        if self.size > 1 and self.local_rank == 0:
-            function()
+    def wait(self):
+        """Go on when every process has come here."""
         self.any(False)
 
     @contextlib.contextmanager
@@ -131,11 +134,6 @@ class Processes:
 
         replica.register_comm_hook(None, add_up)
         return replica
-
-    def _reduce(self, tensor, operation):
-        if self.size > 1:
-            dist.all_reduce(tensor, getattr(dist.ReduceOp, operation))
-        return tensor
 
     def __enter__(self):
         if not self.is_first:

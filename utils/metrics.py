@@ -9,23 +9,16 @@ _COPIES = 64  # a power of two
 class ConfusionMatrix:
     """Counts of (target class, predicted class) over any number of images; exact integers.
 
-    Counting happens on the device of the tensors it is given, without waiting for it; reading (``matrix``,
-    ``compute``, ``state``) fetches the sums.
+    Counting happens on the device of the tensors that come first, without waiting for it; reading (``matrix``,
+    ``compute``) fetches the sums.
     """
 
     def __init__(self, num_classes, ignore_index=255):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
-        self.num_classes = int(num_classes)
-        self.ignore_index = int(ignore_index)
-        self._pending = {}  # device -> int64 counts that have not been fetched yet: kept, for a CUDA graph adds to them
-        self.reset()
-
-    def reset(self):
-        """Forget everything counted."""
+        self.num_classes, self.ignore_index = int(num_classes), int(ignore_index)
         self._matrix = np.zeros((self.num_classes, self.num_classes), np.int64)
-        for counts in self._pending.values():
-            _clear(counts)
+        self._counts = None  # not fetched yet: the flattened matrix, ignored pixels, invalid ones
 
     def update(self, target, prediction):
         """Count pixels.
@@ -39,27 +32,24 @@ class ConfusionMatrix:
         target, prediction = _as_tensor("target", target), _as_tensor("prediction", prediction)
         if target.shape != prediction.shape:
             raise ValueError(f"target is {tuple(target.shape)} but prediction is {tuple(prediction.shape)}")
-        counts = self._count(target.reshape(-1), prediction.reshape(-1).to(target.device))
-        if counts.device.type == "cpu":
-            self._take(counts.numpy())
-        elif counts.device in self._pending:
-            self._pending[counts.device] += counts
-        else:
-            self._pending[counts.device] = counts
-
-    def _count(self, target, prediction):
-        """(C·C + 2,) int64: the flattened matrix, then the ignored pixels, then those with values that are invalid."""
         classes = self.num_classes
         ignored, invalid = classes * classes, classes * classes + 1
-        target, prediction = target.long(), prediction.long()
+        target, prediction = target.reshape(-1).long(), prediction.reshape(-1).to(target.device).long()
         valid = (target >= 0) & (target < classes) & (prediction >= 0) & (prediction < classes)
-        cell = torch.where(valid, target * classes + prediction, invalid)
-        cell = cell.masked_fill_(target == self.ignore_index, ignored)
-        if cell.device.type == "cpu":
-            return torch.bincount(cell, minlength=invalid + 1)
-        return count_apart(cell, invalid + 1)
+        cells = torch.where(valid, target * classes + prediction, invalid)
+        counts = count_apart(cells.masked_fill_(target == self.ignore_index, ignored), invalid + 1)
+        if self._counts is None:
+            self._counts = counts
+        else:
+            self._counts += counts.to(self._counts.device)  # in place, for a CUDA graph adds to them
+        if self._counts.device.type == "cpu":
+            self._fetch()
 
-    def _take(self, counts):
+    def _fetch(self):
+        if self._counts is None:
+            return
+        counts = self._counts.to("cpu", copy=True).numpy()
+        _clear(self._counts)
         if counts[-1]:
             raise ValueError(f"{counts[-1]} pixels have a target or a prediction outside 0..{self.num_classes - 1} "
                              f"(and the target is not {self.ignore_index}, which would be ignored)")
@@ -74,23 +64,22 @@ class ConfusionMatrix:
     @property
     def matrix(self):
         """The counts so far, a (C, C) int64 array: rows are target classes, columns predicted classes."""
-        for counts in self._pending.values():
-            found = counts.to("cpu", copy=True).numpy()
-            _clear(counts)
-            self._take(found)
+        self._fetch()
         return self._matrix.copy()
 
-    def state(self):
-        """The counts, as ``restore`` takes them: a (C, C) int64 array."""
-        return self.matrix
-
-    def restore(self, state):
-        """Replace the counts by ``state`` ((C, C) integers). Raises ``ValueError`` for another shape."""
-        state = np.array(state, np.int64)
-        if state.shape != (self.num_classes, self.num_classes):
-            raise ValueError(f"a state of shape {state.shape} does not fit {self.num_classes} classes")
+    def restore(self, matrix):
+        """Replace the counts by ``matrix`` ((C, C) integers). Raises ``ValueError`` for another shape."""
+        matrix = np.array(matrix, np.int64)
+        if matrix.shape != self._matrix.shape:
+            raise ValueError(f"a matrix of shape {matrix.shape} does not fit {self.num_classes} classes")
         self.reset()
-        self._matrix = state
+        self._matrix = matrix
+
+    def reset(self):
+        """Forget everything counted."""
+        if self._counts is not None:
+            _clear(self._counts)
+        self._matrix = np.zeros_like(self._matrix)
 
     def compute(self):
         """The metrics, as fractions: a dict of
@@ -121,9 +110,9 @@ def _clear(counts):
 
 
 def count_apart(cells, size):
-    """How often each number occurs in ``cells`` (n,), int64 in 0..size - 1: (size,) int64. For GPUs.
+    """How often each number occurs in ``cells`` (n,), int64 in 0..size - 1: (size,) int64.
 
-    There ``bincount`` makes the host wait for the largest value, and additions to one place queue up; so neighbours,
+    On a GPU ``bincount`` makes the host wait for the largest value, and additions to one place queue up; so neighbours,
     which mostly agree, count in different copies.
     """
     places = torch.arange(len(cells), device=cells.device).bitwise_and_(_COPIES - 1).mul_(size).add_(cells)

@@ -162,13 +162,12 @@ class Stage:
         except OSError as error:
             raise UserError(f"{self._metrics} cannot be written: {error.strerror or error}") from error
 
-    def tensorboard(self, after_step=0):
-        """A ``Board`` in the stage's folder; events after ``after_step`` are dropped."""
-        return Board(self.folder / "tensorboard", after_step)
-
 
 class Board:
-    """TensorBoard events. They are a convenience: when they cannot be written, the training goes on without them."""
+    """TensorBoard events in ``folder``; those after ``after_step`` are dropped.
+
+    They are a convenience: when they cannot be written, the training goes on without them.
+    """
 
     def __init__(self, folder, after_step):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and labelling has no use for it
