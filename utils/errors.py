@@ -10,13 +10,11 @@ import sys
 
 NO_SHARED_MEMORY = ("the loader processes have too little shared memory (/dev/shm); give --workers=0, or start the "
                     "container with more (docker run --shm-size=8g, or --ipc=host)")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and how to mend it, in one line."""
-
-    status = 2  # exit status of the command
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -35,38 +33,46 @@ class OneLineParser(argparse.ArgumentParser):
 
 def report(error):
     """Print what a user can mend as one line on standard error and return the exit status; None for any other error."""
-    if isinstance(error, UserError):
-        # A loader worker's error comes with its traceback; the line itself stands at the end.
-        text = str(error).rsplit("UserError: ", 1)[-1]
-        print("error: " + " ".join(text.split()), file=sys.stderr)
-        return error.status
-    if isinstance(error, UnicodeEncodeError):  # a file name from a list, in a locale that has no such letters
-        print(f"error: {ascii(error.object[:200])} cannot be written in the encoding {error.encoding}; "
-              + ("rename what is not UTF-8" if error.encoding.startswith("utf") else "set LC_ALL=C.UTF-8"), file=sys.stderr)
-        return 2
-    if any(words in str(error) for words in ("shared memory", "Bus error")):  # torch's words
-        print(f"error: {NO_SHARED_MEMORY}", file=sys.stderr)
-        return 2
     if isinstance(error, BrokenPipeError):  # `main.py --help | head`: the reader has gone, there is no one to tell
         sys.stderr.close()
         return 141
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        print(f"error: {error.filename or 'a file'} cannot be written: {error.strerror}; make room and start the "
-              "same command again", file=sys.stderr)
-        return 2
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; it is not imported for this
-        print("error: the GPU's memory is full; train in parts of a batch (--accumulate N, or --max-memory GB, which "
-              "picks N), add --mixed-precision or --no-cuda-graphs, or lower --batch-size-labeling (main.py --check "
-              "estimates the need)",
-              file=sys.stderr)
-        return 2
     if isinstance(error, KeyboardInterrupt):
         for number in (signal.SIGINT, signal.SIGTERM):  # Python's own clean-up would show where it was interrupted
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(number, signal.SIG_IGN)
         print("interrupted", file=sys.stderr)
         return 130
+    line = _line(error)
+    if line is None:
+        return None
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+def _line(error):
+    """What a user can mend, in one line, or None."""
+    if isinstance(error, UserError):
+        # A loader worker's error comes with its traceback; the line itself stands at the end.
+        return " ".join(str(error).rsplit("UserError: ", 1)[-1].split())
+    if isinstance(error, UnicodeEncodeError):  # a file name from a list, in a locale that has no such letters
+        mend = "rename what is not UTF-8" if error.encoding.startswith("utf") else "set LC_ALL=C.UTF-8"
+        return f"{ascii(error.object[:200])} cannot be written in the encoding {error.encoding}; {mend}"
+    if any(words in str(error) for words in ("shared memory", "Bus error")):  # torch's words
+        return NO_SHARED_MEMORY
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return not_written(error.filename or "a file", error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; it is not imported for this
+        return ("the GPU's memory is full; train in parts of a batch (--accumulate N, or --max-memory GB, which picks "
+                "N), add --mixed-precision or --no-cuda-graphs, or lower --batch-size-labeling (main.py --check "
+                "estimates the need)")
     return None
+
+
+def not_written(path, error):
+    """What to say where writing ``path`` ended in ``error``, an ``OSError``."""
+    mend = ("make room and start the same command again" if error.errno in _NO_ROOM
+            else "check the folder and its permissions")
+    return f"{path} cannot be written: {error.strerror or error}; {mend}"
 
 
 def reports_user_errors(main):

@@ -7,8 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from utils.errors import NO_ROOM, UserError
-
+from utils.errors import UserError, not_written
 
 
 @contextlib.contextmanager
@@ -16,7 +15,6 @@ def replacing(path, durable=True):
     """Yield a temporary path in the folder of ``path``; on a clean exit flush it and rename it to ``path``.
 
     With ``durable`` false the disk may take its time: for many small files that ``sync`` flushes together.
-
     On an exception the temporary file is removed and ``path`` stays as it was.
     Raises ``UserError`` when the folder cannot be written or the disk is full.
     """
@@ -27,26 +25,20 @@ def replacing(path, durable=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if durable:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            _flush(temporary)
         os.replace(temporary, path)
         if durable:
-            _sync_folder(path.parent)  # the new name, too, has to survive a power cut
+            _flush(path.parent)  # the new name, too, has to survive a power cut
     except OSError as error:
-        raise UserError(_why_not_written(path, error)) from error
+        raise UserError(not_written(path, error)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def _why_not_written(path, error):
-    if error.errno in NO_ROOM:
-        return f"{path} cannot be written: {error.strerror}; make room and start the same command again"
-    return f"{path} cannot be written: {error.strerror or error}; check the folder and its permissions"
-
-
-def _sync_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flush(path):
+    """Write a file, or what a folder lists, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -114,7 +106,7 @@ def locked(path, what, wait=False, instead="choose another --output-dir or --exp
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(_why_not_written(path, error)) from error
+        raise UserError(not_written(path, error)) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
