@@ -12,10 +12,8 @@ Logits are not compressed: that would save a tenth of them and take longer than 
 
 import io
 import shutil
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -65,14 +63,13 @@ class PseudoLabelStore:
                 part, size, map_size = file["steps"], file["size"].tolist(), file["map_size"].tolist()
             steps = np.zeros((len(part), *map_size), np.uint16)
             steps[:, : part.shape[1], : part.shape[2]] = part
-        except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, BadZipFile,
-                zlib.error) as error:
+        except Exception as error:  # damaged bytes meet nearly every kind of exception
             raise UserError(f"the prediction {path} is missing or damaged ({error}); delete the folder "
                             f"{self.folder / 'logits'} and run the labelling again") from error
         return steps, tuple(size)
 
     def write_label(self, name, labels, grey):
-        """Store a pseudo label: ``labels`` (H, W) uint8 with 255 = ignored, and the ``grey`` confidence (H, W) uint8."""
+        """Store a pseudo label: ``labels`` (H, W) uint8, 255 = ignored, and the ``grey`` confidence (H, W) uint8."""
         write_palette_png(self.label_path(name), labels, self.palette)
         content = io.BytesIO()
         Image.fromarray(grey).save(content, "PNG", compress_level=1)
@@ -129,7 +126,7 @@ def _is_whole(path):
         with Image.open(path) as image:
             image.verify()  # the CRC of every chunk
         return True
-    except (OSError, SyntaxError, ValueError, IndexError):
+    except Exception:  # as above
         return False
 
 
@@ -141,6 +138,6 @@ def _read_png(path):
             if image.mode not in ("P", "L"):
                 raise ValueError(f"mode {image.mode}")
             return np.array(image)
-    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
+    except Exception as error:  # as above
         raise UserError(f"the pseudo label {path} is missing or damaged ({error}); "
                         "run the labelling again, it makes damaged files anew") from error

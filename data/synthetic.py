@@ -17,9 +17,9 @@ import numpy as np
 
 from data.lists import write_list
 from data.masks import write_palette_png
-from data.shapes import SUBSETS, render
+from data.shapes import STAR, SUBSETS, render
 from data.specs import load_spec
-from utils.errors import OneLineParser, UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, not_written, reports_user_errors
 from utils.files import locked, make_folder, read_json, write_json
 
 VERSION = 2  # raise it when the images change, so that existing folders are made again
@@ -57,20 +57,20 @@ def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1
                  "test": _city_names("test", max(1, num_val // 4))}
     parameters = {"version": VERSION, "seed": seed, "size": list(size), "layout": layout,
                   "counts": {subset: len(subset_names) for subset, subset_names in names.items()}}
+    spec = load_spec(LAYOUTS[layout])
     make_folder(root)
     with locked(root / _LOCK, root, wait=True):  # the next process then finds the dataset complete
-        if _is_complete(root, parameters, names):
+        if _is_complete(root, spec, parameters, names):
             return root
         try:
             for folder in _FOLDERS:  # what another or an unfinished generation left, lists of splits included
                 if (root / folder).exists():
                     shutil.rmtree(root / folder)
             write_json(root / MANIFEST, {**parameters, "complete": False})
-            _write_images(root, names, seed, tuple(size), layout, workers)
+            _write_images(root, spec, names, seed, tuple(size), workers)
         except OSError as error:
-            raise UserError(f"{error.filename or root} cannot be written: {error.strerror or error}; make room or "
-                            "check the permissions, and start the same command again") from error
-        _write_lists(root, names, layout)
+            raise UserError(not_written(error.filename or root, error)) from error
+        _write_lists(root, spec, names, layout)
         write_json(root / MANIFEST, {**parameters, "complete": True})
     return root
 
@@ -81,7 +81,7 @@ def _city_names(subset, count):
                   for index in range(count))
 
 
-def _is_complete(root, parameters, names):
+def _is_complete(root, spec, parameters, names):
     """Whether ``root`` holds the finished dataset with these parameters. ``UserError`` when it holds something else."""
     if not (root / MANIFEST).exists():
         foreign = sorted(path.name for path in root.iterdir() if path.name != _LOCK)
@@ -93,23 +93,12 @@ def _is_complete(root, parameters, names):
     except UserError:
         return False
     return manifest == {**parameters, "complete": True} and all(
-        path.is_file() for subset, subset_names in names.items() for name in subset_names
-        for path in _paths(root, parameters["layout"], subset, name))
+        path(root, name, subset).is_file() for subset, its_names in names.items() for name in its_names
+        for path in (spec.image_path, spec.label_path))
 
 
-@functools.cache
-def _spec(layout):
-    return load_spec(LAYOUTS[layout])
-
-
-def _paths(root, layout, subset, name):
-    """Paths of the image and the label."""
-    spec = _spec(layout)
-    return spec.image_path(root, name, subset), spec.label_path(root, name, subset)
-
-
-def _write_images(root, names, seed, size, layout, workers):
-    write = functools.partial(_write_image, root, seed, size, layout)
+def _write_images(root, spec, names, seed, size, workers):
+    write = functools.partial(_write_image, root, spec, seed, size)
     images = [(subset, index, name) for subset, its_names in names.items() for index, name in enumerate(its_names)]
     if workers == 1:
         list(map(write, images))
@@ -120,20 +109,23 @@ def _write_images(root, names, seed, size, layout, workers):
         list(pool.map(write, images, chunksize=64))
 
 
-def _write_image(root, seed, size, layout, image):
+def _write_image(root, spec, seed, size, image):
     """Draw and write one image, a triple (subset, index there, name), and its label."""
     subset, index, name = image
-    height, width = _size_of(seed, subset, index, size) if layout == "voc" else size
+    as_voc = spec.label_ids is None
+    height, width = _size_of(seed, subset, index, size) if as_voc else size
     pixels, label = render(seed, subset, index, height, width)
-    image_path, label_path = _paths(root, layout, subset, name)
+    image_path, label_path = spec.image_path(root, name, subset), spec.label_path(root, name, subset)
     for path in (image_path, label_path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if layout == "voc" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if as_voc else [cv2.IMWRITE_PNG_COMPRESSION, 1]
     image_path.write_bytes(cv2.imencode(image_path.suffix, pixels, quality)[1].tobytes())
-    if layout == "voc":
-        write_palette_png(label_path, label, _spec("voc").palette)
+    if as_voc:
+        write_palette_png(label_path, label, spec.palette)
     else:
-        label_path.write_bytes(cv2.imencode(".png", _label_ids()[label])[1].tobytes())
+        ids = np.zeros(256, np.uint8)  # Cityscapes' label id of each class of the shapes; 0, unlabelled, where ignored
+        ids[: STAR + 1] = [spec.label_ids.index(shape) for shape in range(STAR + 1)]
+        label_path.write_bytes(cv2.imencode(".png", ids[label])[1].tobytes())
 
 
 def _size_of(seed, subset, index, size):
@@ -142,17 +134,7 @@ def _size_of(seed, subset, index, size):
     return tuple(int(side - rng.integers(0, side // 8 + 1)) for side in size)
 
 
-@functools.cache
-def _label_ids():
-    """(256,) uint8: the Cityscapes label id of each class of the shapes, 0 (unlabelled) for ignored pixels."""
-    ids = np.zeros(256, np.uint8)
-    for shape in range(_spec("voc").num_classes):
-        ids[shape] = _spec("cityscapes").label_ids.index(shape)
-    return ids
-
-
-def _write_lists(root, names, layout):
-    spec = _spec(layout)
+def _write_lists(root, spec, names, layout):
     if layout == "voc":
         part = max(1, round(len(names["train"]) * _VOC_TRAIN_SHARE))
         lists = {"trainaug.txt": names["train"], "train.txt": names["train"][:part], "val.txt": names["val"]}
