@@ -1,4 +1,4 @@
-"""Datasets for a DataLoader: training samples (labelled and pseudo-labelled) and whole images (validation, labelling).
+"""Datasets for a DataLoader: training samples (labelled and pseudo-labelled) and whole images (for all else).
 
 Everything stays uint8 until the device.
 """
@@ -26,8 +26,8 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 class TrainingImages(Dataset):
     """Training samples by key (kind, pass, index), as ``data.batches.Steps`` gives them.
 
-    ``labeled`` and ``pseudo`` are lists of ``data.lists.Sample``; ``store`` is the ``PseudoLabelStore`` of the latter, or
-    None where their labels are made on the fly: then they come with label 0, and 255 in the padding. With
+    ``labeled`` and ``pseudo`` are lists of ``data.lists.Sample``; ``store`` is the ``PseudoLabelStore`` of the latter,
+    or None where their labels are made on the fly: then they come with label 0, and 255 in the padding. With
     ``augment_pseudo`` false, pseudo-labelled images are only resized to the spec's crop.
     Every random draw is a function of (seed, kind, pass, index).
     """
@@ -68,62 +68,43 @@ class TrainingImages(Dataset):
 
 
 class WholeImages(Dataset):
-    """The images of a list of ``data.lists.Sample`` at the spec's test size, with their masks where they have some."""
+    """The images of a list of ``data.lists.Sample``, with their masks where they have some: as they are, or resized to
+    the test size where the spec says so (not with ``resize`` false)."""
 
-    def __init__(self, spec, samples):
-        self.spec, self.samples = spec, samples
+    def __init__(self, spec, samples, resize=True):
+        self.spec, self.samples, self.size = spec, samples, spec.resized if resize else None
 
     def __len__(self):
         return len(self.samples)
 
     def __getitem__(self, index):
-        """(image (*test_size, 3) uint8 BGR, label (*size) uint8 with 255 = ignored, or None, index, size).
-
-        ``size`` (height, width) is the part of the test size that the image covers: all of it where images are resized.
-        """
-        sample, test_size = self.samples[index], self.spec.test_size
-        label = None if sample.mask is None else images.read_mask(sample.mask, self.spec)
+        """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, or None, index)."""
+        sample = self.samples[index]
         image = images.read_image(sample.image, self.spec.max_pixels)
-        image, label = _matched(sample.name, image, label, self.spec.resized)
-        size = image.shape[:2]
-        if size[0] > test_size[0] or size[1] > test_size[1]:
-            raise UserError(
-                f"the image {sample.image} is {size[1]} x {size[0]} pixels, larger than the test size {test_size[1]} x "
-                f"{test_size[0]} it is padded to; raise test_size in the dataset's spec or give --test-size")
-        return transforms.pad(image, test_size, 0), label, index, size
+        label = None if sample.mask is None else images.read_mask(sample.mask, self.spec)
+        return *_matched(sample.name, image, label, self.size), index
 
+    def collate(self, items):
+        """(images (N, *test_size, 3) uint8, labels (N, *test_size) uint8 or None, list of indices, list of sizes).
 
-class JudgedImages(Dataset):
-    """The images of a list of ``data.lists.Sample`` with their masks, unpadded: as they are, or resized to ``size``."""
-
-    def __init__(self, spec, samples, size=None):
-        self.spec, self.samples, self.size = spec, samples, size
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        """(name, image (H, W, 3) uint8 BGR, label (H, W) uint8 with 255 = ignored)."""
-        name, image, mask = self.samples[index]
-        image, label = images.read_image(image, self.spec.max_pixels), images.read_mask(mask, self.spec)
-        return name, *_matched(name, image, label, self.size)
-
-
-def collate_whole(samples):
-    """(images (N, *test_size, 3) uint8, labels (N, *test_size) uint8 or None, list of indices, list of sizes).
-
-    Labels are padded with 255 at bottom and right.
-    """
-    stacked, labels, indices, sizes = zip(*samples)
-    whole = None
-    if labels[0] is not None:
-        whole = torch.from_numpy(np.stack([transforms.pad(label, image.shape[:2], 255)
-                                           for image, label in zip(stacked, labels)]))
-    return torch.from_numpy(np.stack(stacked)), whole, list(indices), list(sizes)
+        Images are padded with 0 and labels with 255 at bottom and right; the sizes (height, width) are without. Raises
+        ``UserError`` for an image that is larger.
+        """
+        test_size, (pictures, labels, indices) = self.spec.test_size, zip(*items)
+        sizes = [picture.shape[:2] for picture in pictures]
+        for index, (height, width) in zip(indices, sizes):
+            if height > test_size[0] or width > test_size[1]:
+                raise UserError(
+                    f"the image {self.samples[index].image} is {width} x {height} pixels, larger than the test size "
+                    f"{test_size[1]} x {test_size[0]} it is padded to; raise test_size in the dataset's spec or give "
+                    "--test-size")
+        padded = [torch.from_numpy(np.stack([transforms.pad(array, test_size, fill) for array in arrays]))
+                  for arrays, fill in ((pictures, 0), (labels, 255)) if arrays[0] is not None]
+        return padded[0], padded[1] if padded[1:] else None, list(indices), sizes
 
 
 def _matched(name, image, label, size=None):
-    """Image and label (or None), resized to ``size`` where it is given. Raises ``UserError`` where they differ in size."""
+    """Image and label (or None), resized to ``size`` where it is given; ``UserError`` where they differ in size."""
     if size is not None:
         image = transforms.resize_image(image, size)
         label = None if label is None else transforms.resize_nearest(label, size)
@@ -133,7 +114,7 @@ def _matched(name, image, label, size=None):
     return image, label
 
 
-# --- loader processes ---------------------------------------------------------------------------------------------------
+# --- loader processes -------------------------------------------------------------------------------------------------
 
 
 def loaders(shares=1):

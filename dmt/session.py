@@ -140,7 +140,8 @@ class Machine:
     def whole_images(self, spec, samples, positions=None):
         """A loader of whole images in batches, by ``positions`` in ``samples`` (default: all of this process)."""
         batches = self.whole_batches(len(samples)) if positions is None else positions
-        return self.loader(datasets.WholeImages(spec, samples), datasets.collate_whole, batch_sampler=batches)
+        dataset = datasets.WholeImages(spec, samples)
+        return self.loader(dataset, dataset.collate, batch_sampler=batches)
 
 
 def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coco=None, output_stride=None):

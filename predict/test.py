@@ -30,7 +30,7 @@ def test(data, samples, network, machine):
     """
     images.check_pairs(data.spec, samples)
     papers = network.protocol.kind == PAPERS
-    judged = datasets.JudgedImages(data.spec, samples, data.spec.resized if papers else None)
+    judged = datasets.WholeImages(data.spec, samples, resize=papers)
     loader = machine.loader(judged, operator.itemgetter(0))  # single samples, of which no tensors are made
     count = len(network.members)
     choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}
@@ -38,7 +38,7 @@ def test(data, samples, network, machine):
         choices[ENSEMBLE] = tuple(range(count))
     matrices = {name: ConfusionMatrix(data.spec.num_classes) for name in choices}
     # Every process looks at every image, so that groups are formed as by one, and predicts some of the groups.
-    predicted = network.predict_all((((name, label), image) for name, image, label in loader),
+    predicted = network.predict_all((((samples[index].name, label), image) for image, label, index in loader),
                                     choices=list(choices.values()), batch_size=machine.batch_size, failed=_fail,
                                     share=machine.processes.share)
     for (_, label), _, decisions in progress_bar("test", "image", len(samples) // machine.processes.size)(predicted):

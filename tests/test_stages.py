@@ -163,7 +163,7 @@ def test_previous_statistics_of_each_batch_are_those_of_train_mode(shapes_root, 
 
 def plain_predictions(root, checkpoint, batch_size, training=False):
     """{name: (classes, confidences)} of the unlabelled images: the network, upsampling, float32 softmax."""
-    from data.datasets import WholeImages, collate_whole
+    from data.datasets import WholeImages
     from data.lists import Sample, read_list
     from data.specs import load_spec
     from models import deeplab_v2
@@ -175,7 +175,7 @@ def plain_predictions(root, checkpoint, batch_size, training=False):
     data = WholeImages(spec, [Sample(name, spec.image_path(root, name), None) for name in names])
     found = {}
     for start in range(0, len(names), batch_size):
-        images, _, indices, sizes = collate_whole([data[i] for i in range(start, min(start + batch_size, len(names)))])
+        images, _, indices, sizes = data.collate([data[i] for i in range(start, min(start + batch_size, len(names)))])
         with torch.inference_mode():
             logits = torch.nn.functional.interpolate(model(input_format(False).normalize(images)), (65, 65),
                                                      mode="bilinear", align_corners=True)
