@@ -17,11 +17,11 @@ def generator(seed, purpose, *position):
 class Steps:
     """The batches of a whole training, for a DataLoader's ``batch_sampler``.
 
-    ``streams`` are triples (kind, number of images, images a step): pass after pass over the images of a kind, reshuffled
-    at each pass, incomplete last batches included. An epoch is one pass over the first stream; the others cycle beside
-    it. A batch is cut into ``accumulate`` parts, and each part among ``size`` processes, of which this one is ``rank``:
-    by dealing out, so that shares differ by one sample at most. Of its own samples each part's come together, and of
-    them the first stream's first.
+    ``streams`` are triples (kind, number of images, images a step): pass after pass over the images of a kind,
+    reshuffled at each pass, incomplete last batches included. An epoch is one pass over the first stream; the others
+    cycle beside it. A batch is cut into ``accumulate`` parts, and each part among ``size`` processes, of which this one
+    is ``rank``: by dealing out, so that shares differ by one sample at most. Of its own samples each part's come
+    together, and of them the first stream's first.
     """
 
     def __init__(self, streams, seed, epochs, accumulate=1, rank=0, size=1):
@@ -40,7 +40,7 @@ class Steps:
             yield [key for part in self._shares(step) for key in part]
 
     def parts(self, step):
-        """Of every part of batch ``step`` that is not empty everywhere, (samples, pseudo-labelled ones) here: a tuple."""
+        """Of every part of batch ``step`` that is not empty everywhere: (samples, pseudo-labelled ones) here."""
         return tuple((len(part), sum(kind == "pseudo" for kind, *_ in part)) for part in self._shares(step))
 
     def batch(self, step):

@@ -32,8 +32,8 @@ def encode(confidences):
     """The code of the nearest level of every confidence: (...) floating point in [0, 1] -> int32 of that shape.
 
     Values outside are clamped, other precisions go through float32. The error is at most 1/65536; where 1 - p is below
-    1/16 it is at most 2^-11 of 1 - p (or half the float32 step). Code 0 stands for "no confidence": the winning class of
-    a softmax never falls below 1 / classes, so no prediction takes it, and NaN is turned into it.
+    1/16 it is at most 2^-11 of 1 - p (or half the float32 step). Code 0 stands for "no confidence": the winning class
+    of a softmax never falls below 1 / classes, so no prediction takes it, and NaN is turned into it.
     Raises ``TypeError`` for integers (which are probably codes already).
     """
     if not confidences.is_floating_point():
@@ -66,5 +66,5 @@ _GREY_OF_CODE = _grey_of_codes()
 
 
 def grey_values(labels, confidences):
-    """What the store keeps of ``confidences`` (H, W) float: grey (H, W) uint8, 0 where ``labels`` are 255. On the CPU."""
+    """What the store keeps of ``confidences`` (H, W) float: grey (H, W) uint8, 0 where ``labels`` are 255; on a CPU."""
     return torch.where(labels == 255, 0, _GREY_OF_CODE[encode(confidences)])

@@ -68,8 +68,9 @@ def values(path, content):
     if mode in ("RGB", "RGBA", "LA", "PA") and (array == array[..., :1]).all():  # as WebP and some BMP save greyscale
         array = array[..., 0]
     if array.ndim != 2:
-        raise UserError(f"the mask {path} has colours (mode {mode}) instead of one class number a pixel; if its colours "
-                        "say the class, add 'masks: color' to the spec, or convert it with tools/convert_rgb.py")
+        raise UserError(f"the mask {path} has colours (mode {mode}) instead of one class number a pixel; if its "
+                        "colours say the class, add 'masks: color' to the spec, or convert it with "
+                        "tools/convert_rgb.py")
     if array.dtype == bool:
         return array.astype(np.uint8)
     if array.dtype not in (np.uint8, np.uint16):  # TIFFs of 32 bits
@@ -135,14 +136,15 @@ def _no_class(path, found, wrong, spec):
         value = int(found[y, x])
         ignored = "" if spec.ignore is None else f" and {spec.ignore} for ignored pixels"
         hint = " (JPEG changes values: save masks as PNG)" if is_jpeg else ""
-        return UserError(f"the mask {path} holds the value {value} (at x {x}, y {y}), but {spec.name} has the classes 0 "
-                         f"to {spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can have "
-                         f"its own values, as in 'ids: [{value}]'")
+        return UserError(f"the mask {path} holds the value {value} (at x {x}, y {y}), but {spec.name} has the classes "
+                         f"0 to {spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can "
+                         f"have its own values, as in 'ids: [{value}]'")
     color, others = unpack(found[y, x]), len(np.unique(found[wrong])) - 1
     which = f" and {others} more colours that belong" if others else ", that belongs"
     hint = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)" if is_jpeg else ""
-    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; give "
-                     f"a class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the mask{hint}")
+    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; "
+                     f"give a class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the "
+                     f"mask{hint}")
 
 
 def _does_not_decode(path, error):

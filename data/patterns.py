@@ -76,7 +76,7 @@ def files_in(root, pattern, subset="train"):
 
     Hidden files and folders are left out. Raises ``UserError`` when the folder is missing.
     """
-    top = os.path.join(root, fixed_folder(pattern))
+    top = os.path.join(root, pattern.partition("{")[0].rpartition("/")[0])
     if not os.path.isdir(top):
         raise UserError(f"the folder {top} of the pattern {pattern} does not exist; correct the pattern in the "
                         "dataset's spec, or --data-root")
@@ -102,11 +102,6 @@ def name_of(patterns, path):
 def is_image(file_name):
     """Whether the file name ends like an image's: JPEG, PNG, TIFF, WebP or BMP."""
     return file_name.lower().endswith(SUFFIXES)
-
-
-def fixed_folder(pattern):
-    """The folder in which all files of a pattern lie: "JPEGImages" of "JPEGImages/{name}.jpg", "" for the root."""
-    return pattern.partition("{")[0].rpartition("/")[0]
 
 
 def fault(pattern):

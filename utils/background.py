@@ -5,10 +5,10 @@ import contextlib
 
 
 class Background:
-    """Runs one function at a time in a thread of its own. What it raises comes once, from the next ``check`` or ``wait``.
+    """Runs one function at a time in a thread of its own.
 
-    Used as a context, it ends when the work has, whatever signals come; after an error within, an error of the work is
-    left aside.
+    What it raises comes once, from the next ``check`` or ``wait``. Used as a context, it ends when the work has,
+    whatever signals come; after an error within, an error of the work is left aside.
     """
 
     def __init__(self):

@@ -128,7 +128,7 @@ class Processes:
         with warnings.catch_warnings(action="ignore"):  # torch 2.14 has a new name for it, which 2.11 does not know
             replica = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-        def add_up(_, bucket):  # by default they would be averaged: divided first, and in half precision that underflows
+        def add_up(_, bucket):  # by default they would be divided first, and in half precision that underflows
             work = dist.all_reduce(bucket.buffer(), async_op=True)
             return work.get_future().then(lambda done: done.value()[0])
 
@@ -143,7 +143,7 @@ class Processes:
         return self
 
     def __exit__(self, kind, error, trace):
-        """One of several processes leaves at once: Python's own clean-up would wait for threads that wait for others."""
+        """One of several processes leaves at once: Python's clean-up would wait for threads that wait for others."""
         self._silence.close()
         if self.size == 1:
             return

@@ -41,8 +41,8 @@ class Precision:
     def prepare(self, model, optimizer):
         """Hand model and optimizer to Apex where it is the backend; otherwise return them as they are.
 
-        An optimizer of torch's that skips steps by itself (``fused=True``) gets its momentum here, as zeros: in its first
-        step it would take memory nobody wrote to, and if that step overflows it leaves it so and goes on from there.
+        An optimizer of torch's that skips steps by itself (``fused=True``) gets its momentum here, as zeros: in its
+        first step it would take memory nobody wrote to, and if that overflows it leaves it so and goes on from there.
         """
         if self._apex is None:
             for group in optimizer.param_groups if self.kind == "fp16" else ():

@@ -14,8 +14,8 @@ class Replay:
     Arguments are tensors on ``device`` and plain values; plain values are part of the shape. ``function`` must not make
     the host wait for the GPU, and what it changes it must change in place. What it returns (a tensor or None) is
     overwritten by the next call of the recorded shape. One shape is recorded, that of the full batches: any other is
-    computed without a graph. The graph holds on to the GPU memory that the function needed: where another shape comes and
-    less than that is free, the graph is given up, and recorded again later if it had served for long. Raises
+    computed without a graph. The graph holds on to the GPU memory that the function needed: where another shape comes
+    and less than that is free, the graph is given up, and recorded again later if it had served for long. Raises
     ``UserError`` when the work cannot be recorded.
     """
 

@@ -68,12 +68,12 @@ class Stage:
             return None
         try:
             result = read_json(path)
-            reason = difference(result["fingerprint"], fingerprint)
-            if reason is None and (not self.checkpoint.is_file()
-                                   or sha256(self.checkpoint) != result["checkpoint_sha256"]):
-                reason = f"{self.checkpoint} is missing or damaged"
-        except (UserError, KeyError, TypeError) as error:
-            reason = f"{path} is damaged" if not isinstance(error, UserError) else str(error)
+            reason = (difference(result["fingerprint"], fingerprint)
+                      or _damage(self.checkpoint, result["checkpoint_sha256"]))
+        except UserError as error:
+            reason = str(error)
+        except (KeyError, TypeError):
+            reason = f"{path} is damaged"
         if reason is None:
             self._clear(result)
             return result
@@ -82,15 +82,14 @@ class Stage:
         return None
 
     def interrupted_state(self, fingerprint):
-        """The saved state of an interrupted training with this ``fingerprint``, or None (saying why, if there is one)."""
+        """The saved state of an interrupted training with this ``fingerprint``; None (saying why, if there is one)."""
         if not self.state.is_file():
             return None
         try:
             state = checkpoints.load(self.state)
             reason = difference(json.loads(state["fingerprint"]), fingerprint)
-            best = self.best(state["best_step"])
-            if reason is None and state["best_step"] and (not best.is_file() or sha256(best) != state["best_sha256"]):
-                reason = f"{best} is missing or damaged"
+            if reason is None and state["best_step"]:
+                reason = _damage(self.best(state["best_step"]), state["best_sha256"])
         except UserError as error:
             reason = str(error)
         if reason is None:
@@ -147,12 +146,13 @@ class Stage:
 
         A line that a kill has cut off is left out.
         """
-        kept, path = [], self._metrics
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if after_step and path.is_file() else ():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                if json.loads(line)["step"] <= after_step:
-                    kept.append(line + "\n")
-        write_text(path, "".join(kept))
+        kept = []
+        if after_step and self._metrics.is_file():
+            for line in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if json.loads(line)["step"] <= after_step:
+                        kept.append(line + "\n")
+        write_text(self._metrics, "".join(kept))
 
     def log_metrics(self, **values):
         """Append one line of JSON to metrics.jsonl."""
@@ -204,6 +204,11 @@ class Board:
                   file=sys.stderr)
 
 
+def _damage(path, digest):
+    """In words, what is wrong with the file at ``path`` whose SHA-256 was ``digest``, or None."""
+    return None if path.is_file() and sha256(path) == digest else f"{path} is missing or damaged"
+
+
 def difference(before, now, name=""):
     """In words, the first difference between two nested dicts of plain values, or None when they are equal."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -226,7 +231,7 @@ def environment():
 
 
 def peak_memory(device="cpu"):
-    """The most memory so far: {"peak_memory_mb": of this process, "gpu_peak_memory_mb": of torch's tensors, or None}."""
+    """The most memory so far: {"peak_memory_mb": of this process, "gpu_peak_memory_mb": of torch's tensors or None}."""
     on_gpu = torch.device(device).type == "cuda"
     return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
             "gpu_peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if on_gpu else None}

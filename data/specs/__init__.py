@@ -61,7 +61,7 @@ class DatasetSpec:
 
     @property
     def resized(self):
-        """The size to which images and masks are resized before anything else, or ``None`` where they stay as they are."""
+        """The size to which images and masks are resized before anything else; ``None``: they stay as they are."""
         return self.test_size if self.test_by == "resize" else None
 
     def image_path(self, root, name, subset="train"):
