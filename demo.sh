@@ -6,32 +6,21 @@
 set -euo pipefail
 ARMS_PARALLEL=${ARMS_PARALLEL:-1}  # both arms at the same time, and b beside them; 0: one stage after the other
 MIXED_PRECISION=${MIXED_PRECISION:-0}  # 1: 16-bit network, on a GPU
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 
 SEED=${SEED:-0}  # of the images, of the split id (SEED modulo 3) and of every training
 images=${images:-800}  # training images
 val_images=${val_images:-80}  # validation images
 size=${size:-80}  # largest height and width of an image in pixels
 
-case $SEED in
-    *[!0-9]* | 0?*) fail "SEED is '$SEED'; it must be a whole number, as in $0 SEED=1" ;;
-esac
-
 dataset=shapes
 split=${split:-50}  # 1/50 of the images are labelled
-id=${id:-$((SEED % 3))}  # which of the random splits
-suffix=
-if [ "$SEED" != 0 ]; then suffix=-$SEED; fi
-exp=${exp:-demo$suffix}  # name of the experiment: demo, demo-1, ...
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
-DATA_ROOT=${DATA_ROOT:-$OUTPUT_DIR/data}  # where the images go
+suffix=-$SEED
+exp=${exp:-demo${suffix%-0}}  # name of the experiment: demo, demo-1, ...
 
 backbone=${backbone:-small}  # or timm/NAME, resnet50, resnet101
-output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
 weights=${weights:-none}  # first weights of the backbone: a file, or none for random ones
 coco_arms=
 coco_weights=
-seed_b=$((10 * SEED + 1)) seed_l=$((10 * SEED + 2)) seed_r=$((10 * SEED + 3))
 crop=${crop:-65 65}  # height and width of the training crops
 test_size=${test_size:-81 81}  # images are padded to this for validation and labelling
 weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
@@ -49,7 +38,6 @@ ep_b=${ep_b:-700}  # epochs
 # (three instead of the papers' five, to save time; in so short a run the least sure fifth of the pixels is wrong too often)
 ratios=${ratios:-0.4 0.6 0.8}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 ep=${ep:-3}  # epochs a round
 batch_labeled=${batch_labeled:-2}  # labelled images a step
 batch_pseudo=${batch_pseudo:-6}  # pseudo-labelled images a step
@@ -58,6 +46,17 @@ gamma1=${gamma1:-5}  # dynamic weight where the arms agree
 gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-100}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
+
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+
+case $SEED in
+    *[!0-9]* | 0?*) fail "SEED is '$SEED'; it must be a whole number, as in $0 SEED=1" ;;
+esac
+
+# The images and their split:
+DATA_ROOT=${DATA_ROOT:-$OUTPUT_DIR/data}  # where they go
+id=${id:-$((SEED % 3))}  # which of the random splits
+seed_b=$((10 * SEED + 1)) seed_l=$((10 * SEED + 2)) seed_r=$((10 * SEED + 3))
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two stages run side by side instead
 all_options=(--crop-size $crop --test-size $test_size --workers=0)

@@ -2,16 +2,12 @@
 # DMT+PLE on PASCAL VOC 2012 with 1/20 of the labels: two arms with different pre-training, c (COCO) and i (ImageNet).
 # For other splits: ./dmt_ple-voc-20-1.sh split=8 id=2 ep0=54
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 
 dataset=${dataset:-voc}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-20}  # 1/20 of the images are labelled
 id=${id:-1}  # which of the random splits
 exp=${exp:-dmt_ple-voc-$split-$id}  # name of the experiment
 
-backbone=${backbone:-resnet101}  # or resnet50, small, timm/NAME: of arms that do not start from COCO weights
-output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
-weights=${weights:-}  # first weights of the backbone: a file, or none for random ones; empty: downloaded
 coco_arms=${coco_arms:-c}  # arms from COCO weights; the other starts from ImageNet weights
 coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
 seed_c=${seed_c:-1}  # of every random draw of arm c
@@ -27,7 +23,6 @@ val0=${val0:-220}  # steps between validations
 # Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 ep=${ep:-4}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
@@ -37,12 +32,11 @@ gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-500}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
 start c i
-
 round0_of_both c "$split" i "$split"
-
 round=0
 for ratio in $ratios; do
     round=$((round + 1))

@@ -2,16 +2,12 @@
 # DMT+PLE beyond human labels: VOC's own 1464 labels, and the images of SBD without theirs. Two arms with different
 # pre-training, c (COCO) and i (ImageNet).
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 
 dataset=${dataset:-voc}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-train}  # labelled: VOC's own 1464 images, unlabelled: the 9118 of SBD
 id=${id:-0}  # which of the random splits
 exp=${exp:-dmt_ple-voc-sbd-$id}  # name of the experiment
 
-backbone=${backbone:-resnet101}  # or resnet50, small, timm/NAME: of arms that do not start from COCO weights
-output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
-weights=${weights:-}  # first weights of the backbone: a file, or none for random ones; empty: downloaded
 coco_arms=${coco_arms:-c}  # arms from COCO weights; the other starts from ImageNet weights
 coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
 seed_c=${seed_c:-1}  # of every random draw of arm c
@@ -27,7 +23,6 @@ val0=${val0:-350}  # steps between validations
 # Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 ep=${ep:-5}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
@@ -43,12 +38,11 @@ ep_oracle=${ep_oracle:-30}  # its epochs
 seed_oracle=${seed_oracle:-$id}  # its seed
 val_oracle=${val_oracle:-500}  # its steps between validations
 
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
 start c i
-
 round0_of_both c "$split" i "$split"
-
 round=0
 for ratio in $ratios; do
     round=$((round + 1))

@@ -7,7 +7,6 @@
 set -euo pipefail
 positional=DATA_ROOT
 KEEP=${KEEP:-1}  # 0: remove the predictions that have served; the table at the end shows less of these rounds then
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
 dataset=${dataset:-camvid}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-8}  # 1/8 of the images are labelled
@@ -15,7 +14,6 @@ id=${id:-0}  # which of the random splits
 exp=${exp:-dmt_ple-camvid-$split-$id}  # name of the experiment
 
 backbone=${backbone:-small}  # or resnet101, resnet50, timm/NAME
-output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
 weights=${weights:-none}  # none: random; or a file with torchvision's weights of the backbone
 coco_arms=${coco_arms:-}  # arms from COCO weights: none
 coco_weights=${coco_weights-}  # their weights; empty: no arm has COCO weights
@@ -35,7 +33,6 @@ val0=${val0:-100}  # steps between validations
 # Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 ep=${ep:-4}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
@@ -45,17 +42,14 @@ gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-92}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
 all_options=(--crop-size $crop)
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
-LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}  # folder of the split lists; this one is made
-prepare() { make_lists; }
+own_lists
 start l r
-
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 round0_of_both l "$split-l" r "$split-r"
-
 round=0
 for ratio in $ratios; do
     round=$((round + 1))

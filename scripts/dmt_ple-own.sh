@@ -5,7 +5,6 @@
 # dms_sample.py makes beside the lists. On a CPU add backbone=small.
 set -euo pipefail
 positional=dataset
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
 dataset=${dataset:-}  # the spec, a YAML file; may be given as an argument
 split=${split:-all}  # the lists SPLIT_labeled_ID.txt and SPLIT_unlabeled_ID.txt
@@ -15,7 +14,6 @@ if [ "$data_name" = dataset ]; then data_name=$(basename "$(dirname "$(realpath 
 exp=${exp:-$data_name}  # name of the experiment; empty: the name of the spec, or of its folder
 
 backbone=${backbone:-resnet101}  # or resnet50, timm/NAME, or small for a CPU
-output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
 weights=${weights:-}  # empty: ImageNet weights, downloaded (small: none); none: random; or a file
 coco_arms=${coco_arms:-l r}  # arms from COCO weights, if there are such
 coco_weights=${coco_weights-}  # COCO weights made for your number of classes; empty: no arm has COCO weights
@@ -33,7 +31,6 @@ val0=${val0:-200}  # steps between validations
 # Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 ep=${ep:-4}  # epochs a round: passes over the unlabelled images; about 1500 steps or more are good
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
@@ -48,7 +45,7 @@ BASELINE=${BASELINE:-}  # 1: train it too, as arm b of round 0
 ep_b=${ep_b:-$ep0}  # its epochs; as many steps as an arm takes in all rounds make a fair comparison
 seed_b=${seed_b:-1}  # of every random draw of arm b
 
-if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
 if [ ! -f "$dataset" ]; then
     fail "there is no spec '$dataset': give one as in $0 datasets/weeds/dataset.yaml (tools/new_dataset.py writes it)"
@@ -71,7 +68,6 @@ if [ -n "$BASELINE" ] && [ "$BASELINE" != 0 ]; then
     train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 fi
 round0_of_both l "$first" r "$second"
-
 round=0
 for ratio in $ratios; do
     round=$((round + 1))

@@ -8,7 +8,6 @@
 # chosen on split id 0 alone: so weak a network learns too little under the papers' gammas of 5.
 set -euo pipefail
 positional=DATA_ROOT
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
 dataset=${dataset:-voc-animals}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-31}  # 1/31.31 of the images are labelled: 100; or 8: 391
@@ -37,7 +36,6 @@ val0=${val0:-120}  # steps between validations
 # Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 ep=${ep:-1}  # epochs a round: 433 steps
 batch_labeled=${batch_labeled:-1}  # labelled images a step
 batch_pseudo=${batch_pseudo:-7}  # pseudo-labelled images a step
@@ -47,16 +45,13 @@ gamma2=${gamma2:-3}  # and where they disagree and the teacher is surer
 val=${val:-217}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
-LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}  # folder of the split lists; this one is made
-prepare() { make_lists; }
+own_lists
 start l r
-
 train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 round0_of_both l "$split-l" r "$split-r"
-
 round=0
 for ratio in $ratios; do
     round=$((round + 1))

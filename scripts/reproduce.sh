@@ -11,9 +11,9 @@
 # only. voc-sbd has id 0 alone; its method "oracle" is voc-full of id 0. Numbers not named here are those of the launchers
 # dmt_ple-*.sh and can be set in the same way, as in ep=1; VOC_ROOT and CITYSCAPES_ROOT say where the datasets are.
 set -euo pipefail
-passed_on="backbone output_stride weights coco_arms coco_weights seed_c seed_i seed_l seed_r seed0_l seed0_r weight_decay batch0
-    lr0 val0 ratios previous_statistics ep batch_labeled batch_pseudo lr gamma1 gamma2 val batch_labeling"
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+exp=reproduce
+passed_on="coco_arms coco_weights seed_c seed_i seed_l seed_r seed0_l seed0_r weight_decay batch0 lr0 val0 ratios ep batch_labeled
+    batch_pseudo lr gamma1 gamma2 val batch_labeling"
 
 CELLS=${CELLS:-voc-106 voc-50 voc-20 voc-8 voc-full voc-sbd city-30 city-8 city-full}  # in this order
 IDS=${IDS:-0 1 2}  # random splits; the published numbers are means over these three
@@ -37,6 +37,8 @@ batch_pseudo_dmt_city=${batch_pseudo_dmt_city:-6}  # pseudo-labelled images a st
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
 seed_whole=${seed_whole:-1}  # of supervised training on the whole split where arm c is no arm of the rounds
 
+source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+
 all_cells="voc-106 voc-50 voc-20 voc-8 voc-full voc-sbd city-30 city-8 city-full"
 
 # one_of WHAT "CHOICES" WORD ...: fail unless there are words and all are among the choices.
@@ -59,10 +61,10 @@ link() {
     done
 }
 
-# run_method CELL ID METHOD: into the run folder TOP/CELL-ID/METHOD, by the cell's launcher with the numbers of the cell.
+# run_method CELL ID METHOD: into the run folder OUTPUT_DIR/CELL-ID/METHOD, by the cell's launcher with the numbers of the cell.
 # What a method before it has in common with it is linked: the launcher finds it finished.
 run_method() {
-    local dataset=${1%-*} split=${1#*-} launcher epochs=ep0_${1//-/_} folder=$TOP/$1-$2 numbers=()
+    local dataset=${1%-*} split=${1#*-} launcher epochs=ep0_${1//-/_} folder=$OUTPUT_DIR/$1-$2 numbers=()
     case $1 in
         voc-106 | voc-50) launcher=dmt_ple-voc-106-1lr.sh ;;
         voc-sbd) launcher=dmt_ple-voc-sbd-0.sh split=train ;;
@@ -123,7 +125,6 @@ one_of method "supervised dmt ple oracle" $METHODS
 if [[ " $CELLS" == *" voc"* && " $CELLS" == *" city"* && -n "$DATA_ROOT$LISTS_DIR" ]]; then
     fail "DATA_ROOT and LISTS_DIR are for one dataset; set VOC_ROOT and CITYSCAPES_ROOT, or choose cells of one"
 fi
-TOP=${OUTPUT_DIR:-${root}runs/reproduce}
 runs=()  # run folders that the table is made of
 if [ -z "$DRY_RUN" ]; then commands | "$PYTHON" "${root}main.py" --plan ${REDO:+--redo}; fi
 for cell in $CELLS; do

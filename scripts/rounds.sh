@@ -1,62 +1,42 @@
 #!/usr/bin/env bash
-# Sourced first by every launcher: takes NAME=VALUE arguments, names the stages and calls main.py. A launcher then gives
-# the numbers of its experiment, calls "start ARM ...", and writes its rounds down with the functions below.
+# Sourced by every launcher after the numbers of its experiment: names the stages and calls main.py. A launcher then calls
+# "start ARM ...", and writes its rounds down with the functions below.
 #
 # The stage EXP__pROUND--ARM trains ARM in ROUND and writes OUTPUT_DIR/EXP__pROUND--ARM.pt; round 0 is supervised. Round
 # N starts from the checkpoints of round N-1: with them the arms label, into OUTPUT_DIR/pseudo/EXP__p(N-1)--ARM.
 set -euo pipefail
-
-# "" in the repository's root, else the root's path with a slash: paths in commands stay short where they can, and since
-# the working directory is left alone, relative paths mean what the user meant.
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)/
-if [ "$root" = "$(pwd -P)/" ]; then root=; fi
-sources=()  # the files that say what can be set, the launcher first
-for file in "${BASH_SOURCE[@]}"; do sources=("$file" "${sources[@]}"); done
 
 fail() {
     echo "error: $*" >&2
     exit 2
 }
 
-# The comment on top of the launcher, then everything that can be set, with its default and its meaning.
-print_help() {
-    sed -n '2,/^[^#]/ { s/^# \{0,1\}//p; }' "$0"
-    printf '\nNumbers, as in: %s ep=1 DRY_RUN=1 (in the environment, too)\n' "$0"
-    sed -snE '/^set -/,$ { s/^# (.*:)$/\1/p
-        s/^([A-Za-z0-9_]+)=\$\{\1:?-?(.*)\}([[:space:]]+#[[:space:]]*(.*))?$/  \1=\2\t\4/p; }' "${sources[@]}" |
-        awk -F'\t' 'NF == 1 { heading = "\n" $1 "\n"; next }
-            !seen[substr($1, 1, index($1, "="))]++ { printf "%s%-36s %s\n", heading, $1, $2; heading = "" }'
-}
+# "" in the repository's root, else the root's path with a slash: paths in commands stay short where they can, and since
+# the working directory is left alone, relative paths mean what the user meant.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)/
+if [ "$root" = "$(pwd -P)/" ]; then root=; fi
+python=${root}.venv/bin/python
+if [ ! -x "$python" ]; then python=python3; fi
 
-# set_number NAME=VALUE: refused when no launcher knows the name. "passed_on" are names that it hands on to others.
-set_number() {
-    local known
-    known="$(sed -nE 's/^([A-Za-z0-9_]+)=\$\{\1.*/\1/p' "${sources[@]}") ${passed_on:-}"
-    if [[ " ${known//$'\n'/ } " != *" ${1%%=*} "* ]]; then
-        fail "unknown number '${1%%=*}'; did you mean $(python3 -c 'import difflib, sys
-print(*(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0) or "?"))' "${1%%=*}" $known)? ($0 --help lists all)"
-    fi
-    export "$1"
-}
-
-for word in "$@"; do
-    case $word in
-        -h | --help) print_help; exit ;;
-        --arms-parallel) export ARMS_PARALLEL=1 ;;
-        [A-Za-z_]*=*) set_number "$word" ;;
-        *)  # one argument without a name, where the launcher takes one: "positional" is its variable
-            if [ -z "${positional:-}" ] || [[ $word = -* ]]; then
-                fail "unknown argument '$word'; numbers are given as in $0 ep=1 (see $0 --help)"
-            fi
-            export "$positional=$word"
-            unset positional ;;
-    esac
-done
+# Arguments become variables of the environment, and the launcher starts again. "positional" is the number that one word
+# without a name is for; "passed_on" are names that a launcher hands on to others.
+if [ $# != 0 ]; then
+    "$python" "${root}scripts/numbers.py" "$0" "${positional:-}" "${passed_on:-}" "${BASH_SOURCE[@]}" -- "$@"
+    for word in "$@"; do
+        case $word in
+            -h | --help) exit ;;
+            --arms-parallel) export ARMS_PARALLEL=1 ;;
+            [A-Za-z_]*=*) export "$word" ;;
+            *) export "$positional=$word" ;;
+        esac
+    done
+    exec bash "$0"
+fi
 
 # Of every launcher:
-OUTPUT_DIR=${OUTPUT_DIR:-}  # folder for everything written; empty: runs/EXP
+OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
 DATA_ROOT=${DATA_ROOT:-}  # folder of the dataset; empty: VOC_ROOT, CITYSCAPES_ROOT, ... from the environment
-LISTS_DIR=${LISTS_DIR:-}  # folder of the split lists; empty: inside the dataset
+LISTS_DIR=${LISTS_DIR:-}  # folder of the split lists; empty: inside the dataset, or OUTPUT_DIR/lists where those are made
 MIXED_PRECISION=${MIXED_PRECISION:-1}  # 0: float32 throughout
 PYTHON=${PYTHON:-}  # interpreter; empty: the repository's .venv/bin/python if it is there, else python3
 NPROC=${NPROC:-1}  # processes that share every stage on this machine, one for each GPU (torchrun)
@@ -70,11 +50,16 @@ CHECK=${CHECK:-1}  # 0: do not check images, lists, weights, disk and memory bef
 REDO=${REDO:-}  # 1: finished stages whose numbers have changed may be done again
 DRY_RUN=${DRY_RUN:-}  # 1: print every command instead of running it
 
+# The network, where it is not the papers':
+backbone=${backbone:-resnet101}  # or resnet50, small, timm/NAME: of arms that do not start from COCO weights
+output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
+weights=${weights:-}  # first weights of the backbone: a file, or none for random ones; empty: downloaded
+
+# Rounds of mutual training, one for each ratio:
+previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
+
+PYTHON=${PYTHON:-$python}
 for name in ARMS_PARALLEL KEEP REDO DRY_RUN; do if [ "${!name}" = 0 ]; then declare "$name="; fi; done
-if [ -z "$PYTHON" ]; then
-    PYTHON=python3
-    if [ -x "${root}.venv/bin/python" ]; then PYTHON=${root}.venv/bin/python; fi
-fi
 if [ -n "$LAUNCH" ] && [[ " $LAUNCH " != *" torchrun "* || -n $ARMS_PARALLEL ]]; then
     fail "LAUNCH is '$LAUNCH'; it needs the word torchrun, and goes without ARMS_PARALLEL, which is for one machine"
 fi
@@ -89,22 +74,16 @@ all_options=() label_options=() train_options=()  # more options: of every main.
 name() { echo "${exp}__p$1--$2"; }                       # name ROUND ARM
 checkpoint() { echo "$OUTPUT_DIR/$(name "$@").pt"; }     # checkpoint ROUND ARM
 pseudo_dir() { echo "$OUTPUT_DIR/pseudo/$(name "$@")"; } # pseudo_dir ROUND ARM: labels made by that checkpoint
-seed_of() { local variable=seed_$1; echo "${!variable}"; }
-seed0_of() { local variable=seed0_$1; echo "${!variable:-$(seed_of "$1")}"; }  # in round 0
-is_coco() { [ -n "$coco_weights" ] && [[ " $coco_arms " == *" $1 "* ]]; }      # does the arm descend from COCO weights?
 rounds() { wc -w <<< "$ratios"; }
 
-# coco_file: the COCO weights, beside the launcher when they are not where it was started.
-coco_file() {
-    if [ -f "$coco_weights" ] || [ "${coco_weights#/}" != "$coco_weights" ]; then echo "$coco_weights"; return; fi
-    echo "$root$coco_weights"
-}
+# coco ARM: --coco where the arm descends from COCO weights.
+coco() { if [ -n "$coco_weights" ] && [[ " $coco_arms " == *" $1 "* ]]; then echo --coco; fi; }
 
 # of_round "VALUES" ROUND: the value of that round; the last one serves all further rounds.
 of_round() {
     local values
     read -ra values <<< "$1"
-    echo "${values[$2 <= ${#values[@]} ? $2 - 1 : ${#values[@]} - 1]}"
+    echo "${values[$2 - 1]:-${values[-1]}}"
 }
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -124,19 +103,18 @@ call() {
 # module NAME WORD ...: one of the repository's modules, from wherever the launcher was started.
 module() { call env PYTHONPATH="${root:-.}" "$PYTHON" -m "$@"; }
 
-# stage OPTION ...: main.py with these options and those of every stage.
+# stage OPTION ...: main.py with these options and those of every stage, in one process or by torchrun.
 stage() {
-    local words=("$PYTHON") launch extra word
+    local words=() launch=("$PYTHON") extra word
     read -ra extra <<< "$EXTRA"
     if [ -n "$LAUNCH" ]; then
         read -ra launch <<< "$LAUNCH"
-        words=()
-        for word in "${launch[@]}"; do
-            if [ "$word" = torchrun ]; then words+=("$PYTHON" -m torch.distributed.run); else words+=("$word"); fi
-        done
     elif [ "$NPROC" != 1 ]; then
-        words+=(-m torch.distributed.run --standalone --nproc-per-node="$NPROC")
+        launch=(torchrun --standalone --nproc-per-node="$NPROC")
     fi
+    for word in "${launch[@]}"; do
+        if [ "$word" = torchrun ]; then words+=("$PYTHON" -m torch.distributed.run); else words+=("$word"); fi
+    done
     words+=("${root}main.py" "$@" --dataset="$dataset" --output-dir="$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
         ${LISTS_DIR:+--lists-dir="$LISTS_DIR"})
     if [ "$MIXED_PRECISION" != 0 ]; then words+=(--mixed-precision); fi
@@ -145,47 +123,45 @@ stage() {
 
 # train_labeled STAGE ARM SPLIT EPOCHS SEED VAL_NUM_STEPS: supervised training of an arm from its first weights.
 train_labeled() {
-    local options=(--exp-name="$1" --state=2 --train-set="$3" --sets-id="$id")
-    if is_coco "$2"; then
-        options+=(--coco --continue-from="$(coco_file)")
-    else  # all later stages know their network from the checkpoint
-        if [ "$backbone" != resnet101 ]; then options+=(--backbone="$backbone"); fi
-        options+=(${output_stride:+--output-stride="$output_stride"} ${weights:+--weights="$weights"})
+    local first=("$(coco "$2")" --continue-from="$coco_weights")
+    if [ -z "${first[0]}" ]; then  # all later stages know their network from the checkpoint
+        first=(${output_stride:+--output-stride="$output_stride"} ${weights:+--weights="$weights"})
+        if [ "$backbone" != resnet101 ]; then first=(--backbone="$backbone" "${first[@]}"); fi
+    elif [ ! -f "$coco_weights" ] && [[ $coco_weights != /* ]]; then  # not where the launcher was started: beside it
+        first=(--coco --continue-from="$root$coco_weights")
     fi
-    stage "${options[@]}" --epochs="$4" --batch-size-labeled="$batch0" --lr="$lr0" --weight-decay="$weight_decay" \
-        --seed="$5" --val-num-steps="$6"
+    stage --exp-name="$1" --state=2 --train-set="$3" --sets-id="$id" "${first[@]}" --epochs="$4" \
+        --batch-size-labeled="$batch0" --lr="$lr0" --weight-decay="$weight_decay" --seed="$5" --val-num-steps="$6"
     report --progress
 }
 
-# round0 ARM SPLIT: round 0 of an arm, on the labelled images of SPLIT.
+# round0 ARM SPLIT: round 0 of an arm, on the labelled images of SPLIT. Arms may have another seed in round 0.
 round0() {
-    train_labeled "$(name 0 "$1")" "$1" "$2" "$ep0" "$(seed0_of "$1")" "$val0"
+    local seed=seed_$1 seed0=seed0_$1
+    train_labeled "$(name 0 "$1")" "$1" "$2" "$ep0" "${!seed0:-${!seed}}" "$val0"
 }
 
 # label ROUND ARM RATIO: the arm labels the unlabelled images with its checkpoint of the round before; from round 2 on
 # with PLE, for which the checkpoint of yet a round earlier labels too. An empty beta leaves PLE out: plain DMT.
 label() {
-    local last=$(($1 - 1)) arm=$2
-    local options=(--labeling --train-set="$split" --sets-id="$id")
-    if is_coco "$arm"; then options+=(--coco); fi
-    options+=(--continue-from="$(checkpoint $last "$arm")")
+    local last=$(($1 - 1)) ple=()
     if [ $last -gt 0 ] && [ -n "$beta" ]; then
-        options+=(--oldfilename="$(checkpoint $((last - 1)) "$arm")" --Increment="$beta")
-        if [ "$previous_statistics" != running ]; then options+=(--previous-statistics="$previous_statistics"); fi
+        ple=(--oldfilename="$(checkpoint $((last - 1)) "$2")" --Increment="$beta")
+        if [ "$previous_statistics" != running ]; then ple+=(--previous-statistics="$previous_statistics"); fi
     fi
-    stage "${options[@]}" --label-ratio="$3" --batch-size-labeling="$batch_labeling" \
-        --pseudo-dir="$(pseudo_dir $last "$arm")" "${label_options[@]}"
+    stage --labeling --train-set="$split" --sets-id="$id" $(coco "$2") --continue-from="$(checkpoint $last "$2")" \
+        "${ple[@]}" --label-ratio="$3" --batch-size-labeling="$batch_labeling" \
+        --pseudo-dir="$(pseudo_dir $last "$2")" "${label_options[@]}"
 }
 
 # train ROUND ARM TEACHER: the arm goes on from its checkpoint of the round before, on labels of the teacher's.
 train() {
-    local last=$(($1 - 1)) arm=$2
-    local options=(--exp-name="$(name "$1" "$arm")" --state=1 --train-set="$split" --sets-id="$id")
-    if is_coco "$arm"; then options+=(--coco); fi
-    stage "${options[@]}" --continue-from="$(checkpoint $last "$arm")" --pseudo-dir="$(pseudo_dir $last "$3")" \
+    local last=$(($1 - 1)) seed=seed_$2
+    stage --exp-name="$(name "$1" "$2")" --state=1 --train-set="$split" --sets-id="$id" $(coco "$2") \
+        --continue-from="$(checkpoint $last "$2")" --pseudo-dir="$(pseudo_dir $last "$3")" \
         --epochs="$ep" --batch-size-labeled="$(of_round "$batch_labeled" "$1")" \
         --batch-size-pseudo="$(of_round "$batch_pseudo" "$1")" --lr="$lr" --weight-decay="$weight_decay" \
-        --gamma1="$gamma1" --gamma2="$gamma2" --seed="$(seed_of "$arm")" --val-num-steps="$val" "${train_options[@]}"
+        --gamma1="$gamma1" --gamma2="$gamma2" --seed="${!seed}" --val-num-steps="$val" "${train_options[@]}"
     report --progress
 }
 
@@ -275,26 +251,26 @@ finish() {
 commands() { DRY_RUN=plan bash "$0"; }
 prepare() { :; }
 
-# make_lists: the split lists go to OUTPUT_DIR/lists, unless LISTS_DIR says where they are: the data are only read.
-make_lists() {
-    local data=(--dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"})
+# own_lists: the split lists are made for this run, unless LISTS_DIR says where they are: the data are only read.
+own_lists() {
+    LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}
     if [ "$LISTS_DIR" != "$OUTPUT_DIR/lists" ]; then return; fi
-    call "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
-    call "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
+    prepare() {
+        local data=(--dataset="$dataset" ${DATA_ROOT:+--data-root="$DATA_ROOT"})
+        call "$PYTHON" "${root}generate_splits.py" "${data[@]}" --out="$LISTS_DIR"
+        call "$PYTHON" "${root}dms_sample.py" "${data[@]}" --lists="$LISTS_DIR" --out="$LISTS_DIR"
+    }
 }
 
 # start ARM ...: before the night, not after: main.py reads all commands that are to come, then nothing else works in the
 # folder, then main.py looks at everything that the commands need.
 start() {
-    local arm others= plan line
+    local plan line read_plan=("$PYTHON" "${root}main.py" --plan ${REDO:+--redo})
     arms=$*
-    OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}
-    for arm in $arms; do if ! is_coco "$arm"; then others+=$arm; fi; done
-    if [ "$backbone" != resnet101 ] && [ -z "$others" ]; then
+    if [ "$backbone" != resnet101 ] && [ "$(for arm in $arms; do coco "$arm"; done | wc -w)" -eq $# ]; then
         fail "backbone=$backbone: all arms start from COCO weights, which are those of resnet101; set coco_weights= (empty), too"
     fi
     if [ -n "$DRY_RUN" ]; then prepare; return; fi
-    local read_plan=("$PYTHON" "${root}main.py" --plan ${REDO:+--redo})
     plan=$(commands | awk '/main\.py/')
     "${read_plan[@]}" <<< "$plan" > /dev/null
     if [ -z "$several_runs" ]; then lock_run; fi
@@ -305,7 +281,7 @@ start() {
     while IFS= read -r line; do : "${planned[$line]:=$((${#planned[@]} + 1))}"; done <<< "$plan"
     if [ "$REPORT" = 0 ] || [ -n "$several_runs" ]; then return; fi
     echo "report: $OUTPUT_DIR/report/index.html, brought up to date after every stage"
-    report --progress
+    if compgen -G "$OUTPUT_DIR/${exp}__*/config.json" > /dev/null; then report --progress; fi  # a stage has begun
 }
 
 # lock_run: one launcher at a time in a run folder. The stages inherit the lock, so it lasts as long as any of them, and
@@ -327,15 +303,16 @@ lock_run() {
 # report [--progress]: the page of the run, with everything drawn anew, or only how far the chain is. A night's work does
 # not stop for it, but for Ctrl-C.
 report() {
-    local words=("$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)") status=0 line
+    local words=("$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)") status=0
     if [ "$REPORT" = 0 ] || [[ -n $DRY_RUN && $# != 0 ]]; then return; fi
     if compgen -G "${BASELINE:-none}/*/result.json" > /dev/null; then words+=(--baseline="$BASELINE"); fi
+    words+=("$@" --arms $arms)
     if [ $# = 0 ]; then
-        call "${words[@]}" --arms $arms || status=$?
-    elif compgen -G "$OUTPUT_DIR/${exp}__*/config.json" > /dev/null; then  # a stage has begun
-        line=$("${words[@]}" "$1" --arms $arms) || status=$?
-        # Side by side, the log of a job ends with what its stage came to.
-        if [ $status = 0 ] && [ -z "$ARMS_PARALLEL" ]; then echo "$line"; fi
+        call "${words[@]}" || status=$?
+    elif [ -z "$ARMS_PARALLEL" ]; then
+        "${words[@]}" || status=$?
+    else  # the log of a job ends with what its stage came to
+        "${words[@]}" > /dev/null || status=$?
     fi
     if [ $status -gt 128 ]; then exit $status; fi
     if [ $status != 0 ]; then echo "warning: the report was not written; the chain goes on" >&2; fi

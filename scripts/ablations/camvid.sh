@@ -29,17 +29,4 @@ gamma=$gamma1 beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # ids run side by side instead
 all_options=(--crop-size $crop)
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
-
-of_id() {
-    id=$1 ARMS_PARALLEL=
-    run_rows "${@:2}"
-}
-
-for number in $IDS; do
-    [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in $0 IDS='0 1'"
-done
-LISTS_DIR=${LISTS_DIR:-$OUTPUT_DIR/lists}  # folder of the split lists; this one is made
-prepare() { make_lists; }
-start $baseline_arms
-run_all of_id camvid $IDS
+run_ids camvid

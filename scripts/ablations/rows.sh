@@ -76,10 +76,10 @@ first_round() {
 
 # One model on labels that it makes on the fly, for as many steps as the rounds of the others have.
 online_training() {
-    local options=(--exp-name="$(name 1 c)" --state=1 --train-set="$split" --sets-id="$id") arms=c
+    local arms=c
     from_baseline c
-    if is_coco c; then options+=(--coco); fi
-    stage "${options[@]}" --continue-from="$(checkpoint 0 c)" --online="$online" --epochs=$((ep * $(rounds))) \
+    stage --exp-name="$(name 1 c)" --state=1 --train-set="$split" --sets-id="$id" $(coco c) \
+        --continue-from="$(checkpoint 0 c)" --online="$online" --epochs=$((ep * $(rounds))) \
         --batch-size-labeled="$(of_round "$batch_labeled" 1)" --batch-size-pseudo="$(of_round "$batch_pseudo" 1)" \
         --lr="$lr" --weight-decay="$weight_decay" --seed="$seed_c" --val-num-steps="$val"
     report
@@ -127,23 +127,38 @@ run_rows() {
 # run_all FUNCTION PREFIX VALUE ...: "FUNCTION VALUE ROW ..." for every value with the rows of ROWS, JOBS values at a time:
 # the main rows of all of them first. RUNS is OUTPUT_DIR/PREFIX-VALUE. Then the table of everything.
 run_all() {
-    local wave value wanted row first=() later=() runs=() TOP=$OUTPUT_DIR
+    local wave value row first=() later=() jobs=() runs=()
     [[ $JOBS =~ ^[1-9][0-9]*$ ]] || fail "JOBS is '$JOBS'; it must be a positive whole number"
     ARMS_PARALLEL=$([ "$JOBS" = 1 ] || echo 1)  # here: the values side by side
     for row in $ROWS; do
-        if [[ " baseline full dmt ple " == *" $row "* ]]; then first+=("$row"); else later+=("$row"); fi
+        case $row in baseline | full | dmt | ple) first+=("$row") ;; *) later+=("$row") ;; esac
     done
     for wave in "${first[*]}" "${later[*]}"; do
-        if [ -z "$wave" ]; then continue; fi
-        wanted=()
-        for value in "${@:3}"; do
-            RUNS=$TOP/$2-$value OUTPUT_DIR=$TOP
+        for value in ${wave:+"${@:3}"}; do
+            RUNS=$OUTPUT_DIR/$2-$value
             begin "$2-$value" "$1" "$value" $wave
-            wanted+=("$2-$value")
-            if [ ${#wanted[@]} = "$JOBS" ]; then finish "${wanted[@]}"; wanted=(); fi
+            jobs+=("$2-$value")
+            if [ ${#jobs[@]} = "$JOBS" ]; then finish "${jobs[@]}"; jobs=(); fi
         done
-        finish "${wanted[@]}"
+        finish "${jobs[@]}"
+        jobs=()
     done
-    for value in "${@:3}"; do for row in $(all_rows $ROWS); do runs+=("$TOP/$2-$value/$row"); done; done
+    for value in "${@:3}"; do for row in $(all_rows $ROWS); do runs+=("$OUTPUT_DIR/$2-$value/$row"); done; done
     module tools.tables "${runs[@]}"
+}
+
+# run_ids PREFIX: all rows for every split id of IDS.
+run_ids() {
+    local number
+    for number in $IDS; do
+        [[ $number == [012] ]] || fail "a split id is '$number'; there are 0, 1 and 2, as in $0 IDS='0 1'"
+    done
+    own_lists
+    start $baseline_arms
+    run_all of_id "$1" $IDS
+}
+
+of_id() {
+    id=$1 ARMS_PARALLEL=
+    run_rows "${@:2}"
 }

@@ -5,7 +5,6 @@
 set -euo pipefail
 MIXED_PRECISION=${MIXED_PRECISION:-0}  # 1: 16-bit network, on a GPU
 KEEP=${KEEP:-1}  # predictions of every round, to see what was forgotten; 0: remove what has served
-source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
 
 SEEDS=${SEEDS:-0 1 2 3 4}  # each has its own images, split and trainings
 JOBS=${JOBS:-2}  # seeds that run side by side
@@ -18,7 +17,6 @@ dataset=shapes
 split=${split:-25}  # 1/25 of the images are labelled
 exp=${exp:-ablations-shapes}  # name of the experiment
 backbone=${backbone:-small}  # or resnet101, resnet50, timm/NAME
-output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
 weights=${weights:-none}  # first weights of the backbone: a file, or none for random ones
 crop=${crop:-65 65}  # height and width of the training crops
 test_size=${test_size:-81 81}  # images are padded to this for validation and labelling
@@ -35,7 +33,7 @@ batch0=${batch0:-8}  # images a step
 lr0=${lr0:-0.04}  # initial learning rate
 val0=${val0:-100}  # steps between validations
 
-# Rounds, one for each ratio:
+# Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.4 0.6 0.8}  # share of each class's pixels that gets pseudo labels
 ep=${ep:-3}  # epochs a round
 batch_labeled=${batch_labeled:-2}  # labelled images a step
@@ -45,10 +43,10 @@ gamma=${gamma:-5}  # both exponents of the dynamic weight; cbst has 0
 val=${val:-96}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 
+source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
 CHECK=0  # the images are made by the launcher
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"

@@ -4,7 +4,6 @@
 # OUTPUT_DIR/ROW becomes the run folder of a row. With several GPUs: first ROWS="baseline dmt", then one launcher a GPU,
 # each with a part of the other rows.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
 
 dataset=${dataset:-voc}  # its spec: a built-in one's name, or the path of a YAML file
 split=${split:-50}  # 1/50 of the images are labelled
@@ -12,9 +11,6 @@ id=${id:-2}  # which of the random splits
 exp=${exp:-ablations-$dataset-$split-$id}  # name of the experiment
 ROWS=${ROWS:-baseline cbst dst dmt naive flip online ple ple-no-conflict-reduction beta}  # rows to run, in this order
 
-backbone=${backbone:-resnet101}  # of arms that do not start from COCO weights
-output_stride=${output_stride:-}  # of a timm encoder, 8 or 16; empty: its default
-weights=${weights:-}  # first weights of the backbone: a file, or none for random ones; empty: downloaded
 coco_arms=${coco_arms-c f l r}  # arms from COCO weights
 coco_weights=${coco_weights-voc_coco_resnet101.pt}  # from prepare_coco.sh; empty: no arm has COCO weights
 seed_c=${seed_c:-1}  # of every random draw of arm c
@@ -33,7 +29,7 @@ batch0=${batch0:-8}  # images a step
 lr0=${lr0:-0.002}  # initial learning rate
 val0=${val0:-220}  # steps between validations
 
-# Rounds, one for each ratio:
+# Rounds of mutual training, one for each ratio:
 ratios=${ratios:-0.2 0.4 0.6 0.8 1.0}  # share of each class's pixels that gets pseudo labels
 ep=${ep:-4}  # epochs a round
 batch_labeled=${batch_labeled:-1}  # labelled images a step
@@ -43,12 +39,11 @@ gamma=${gamma:-5}  # both exponents of the dynamic weight; cbst has 0
 val=${val:-500}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
-previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 
+source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
-OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
 RUNS=$OUTPUT_DIR
 start $baseline_arms
 run_rows $ROWS
