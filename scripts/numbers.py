@@ -10,6 +10,7 @@ NAMEs are known, too.
 import difflib
 import itertools
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def print_help(launcher, headings):
     """The comment on top of the launcher, then every number with its default and its meaning."""
     lines = Path(launcher).read_text(encoding="utf-8", errors="replace").splitlines()[1:]
     for line in itertools.takewhile(lambda line: line.startswith("#"), lines):
-        print(line[1:].removeprefix(" "))
+        print(re.sub("^# ?", "", line))
     print(f"\nNumbers, as in: {launcher} ep=1 DRY_RUN=1 (in the environment, too)")
     for heading, numbers in headings.items():
         if heading:
@@ -55,7 +56,7 @@ def main(launcher, positional, passed_on, *words):
         if word in ("-h", "--help"):
             print_help(launcher, headings)
             return 0
-        if re.match("[A-Za-z_].*=", word):
+        if re.match("[A-Za-z_].*=", word, re.DOTALL):
             if name not in known:
                 nearest, = difflib.get_close_matches(name, known, 1, 0)
                 print(f"error: unknown number '{name}'; did you mean {nearest}? ({launcher} --help lists all)",
@@ -71,4 +72,5 @@ def main(launcher, positional, passed_on, *words):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # --help | head
     sys.exit(main(*sys.argv[1:]))

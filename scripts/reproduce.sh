@@ -61,10 +61,13 @@ link() {
     done
 }
 
-# run_method CELL ID METHOD: into the run folder OUTPUT_DIR/CELL-ID/METHOD, by the cell's launcher with the numbers of the cell.
-# What a method before it has in common with it is linked: the launcher finds it finished.
+# run_method CELL ID METHOD: into OUTPUT_DIR/CELL-ID/METHOD, by the cell's launcher with the numbers of the cell. What a
+# method before it has in common with it is linked: the launcher finds it finished.
 run_method() {
     local dataset=${1%-*} split=${1#*-} launcher epochs=ep0_${1//-/_} folder=$OUTPUT_DIR/$1-$2 numbers=()
+    if [[ " ${runs[*]} " == *" $folder/$3 "* ]]; then return; fi  # voc-full of id 0 is the oracle, too
+    runs+=("$folder/$3")
+    echo "# --- $1-$2/$3 ---"
     case $1 in
         voc-106 | voc-50) launcher=dmt_ple-voc-106-1lr.sh ;;
         voc-sbd) launcher=dmt_ple-voc-sbd-0.sh split=train ;;
@@ -78,22 +81,15 @@ run_method() {
         city-*/ple) epochs=ep0_ple_${1//-/_} ;;
         city-*/dmt) numbers+=(batch_labeled="$batch_labeled_dmt_city" batch_pseudo="$batch_pseudo_dmt_city") ;;
     esac
-    case $3 in
-        supervised) numbers+=(BASELINE=) ;;
-        dmt) numbers+=(beta= BASELINE="$folder/supervised") ;;
-        ple) numbers+=(beta="$beta_ple" BASELINE="$folder/supervised") ;;
-    esac
-    numbers+=(dataset="$dataset" split="$split" id="$2" exp="$1-$2" ep0="${!epochs}" OUTPUT_DIR="$folder/$3")
-    if [[ " ${runs[*]} " == *" $folder/$3 "* ]]; then return; fi  # voc-full of id 0 is the oracle, too
-    runs+=("$folder/$3")
-    echo "# --- $1-$2/$3 ---"
-    case $dataset/$3 in
-        */dmt) link "$folder/supervised" "$folder/dmt" "$1-$2__p0--c" ;;
-        voc/ple)
-            link "$folder/supervised" "$folder/ple" "$1-$2__p0--c"
-            link "$folder/dmt" "$folder/ple" "$1-$2__p0--"{c,i,l,r} "pseudo/$1-$2__p0--"{c,i,l,r} "$1-$2__p1--"{c,i,l,r} ;;
-    esac
-    if [ "$3" = supervised ]; then (supervised); else env "${numbers[@]}" bash "$root$launcher"; fi
+    numbers+=(dataset="$dataset" split="$split" id="$2" exp="$1-$2" ep0="${!epochs}" OUTPUT_DIR="$folder/$3"
+        BASELINE="$folder/supervised")
+    if [ "$3" = supervised ]; then (numbers+=(BASELINE=); supervised); return; fi
+    if [ "$3" = dmt ]; then numbers+=(beta=); else numbers+=(beta="$beta_ple"); fi
+    if [ "$dataset/$3" != city/ple ]; then link "$folder/supervised" "$folder/$3" "$1-$2__p0--c"; fi
+    if [ "$dataset/$3" = voc/ple ]; then
+        link "$folder/dmt" "$folder/ple" "$1-$2__p0--"{c,i,l,r} "pseudo/$1-$2__p0--"{c,i,l,r} "$1-$2__p1--"{c,i,l,r}
+    fi
+    env "${numbers[@]}" bash "$root$launcher"
 }
 
 # On the whole split, from COCO weights. Where c is an arm of the rounds, this is its round 0.
