@@ -35,7 +35,7 @@ val0=${val0:-100}  # steps between validations
 ep_b=${ep_b:-700}  # epochs
 
 # Rounds of mutual training, one for each ratio:
-# (three instead of the papers' five, to save time; in so short a run the least sure fifth of the pixels is wrong too often)
+# (three, not the papers' five, to save time; in so short a run the least sure fifth of the pixels is wrong too often)
 ratios=${ratios:-0.4 0.6 0.8}  # share of each class's pixels that gets pseudo labels
 beta=${beta-0.15}  # increment of PLE, from round 2 on; empty: no PLE, plain DMT
 ep=${ep:-3}  # epochs a round
@@ -93,5 +93,6 @@ module tools.summarize "$OUTPUT_DIR"
 if [ -z "$DRY_RUN" ]; then
     mkdir -p "$OUTPUT_DIR/logs"
     times > "$OUTPUT_DIR/logs/times.txt"  # in a pipe it would be another shell's
-    echo "The demo took $SECONDS s; its processes computed for $(tail -n 1 "$OUTPUT_DIR/logs/times.txt") (user, system)."
+    computed=$(tail -n 1 "$OUTPUT_DIR/logs/times.txt")
+    echo "The demo took $SECONDS s; its processes computed for $computed (user, system)."
 fi

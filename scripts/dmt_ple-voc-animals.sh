@@ -4,8 +4,8 @@
 # see in round 0 (the two subsets that dms_sample.py makes) and by their seeds; arm b is the supervised baseline on all
 # labels of the split.
 #     scripts/dmt_ple-voc-animals.sh DATA_ROOT
-# The folder of the data is only read: the split lists go to OUTPUT_DIR/lists. Gammas and learning rate of the rounds were
-# chosen on split id 0 alone: so weak a network learns too little under the papers' gammas of 5.
+# The folder of the data is only read: the split lists go to OUTPUT_DIR/lists. Gammas and learning rate of the rounds
+# were chosen on split id 0 alone: so weak a network learns too little under the papers' gammas of 5.
 set -euo pipefail
 positional=DATA_ROOT
 

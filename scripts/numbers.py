@@ -2,9 +2,9 @@
 
     python3 scripts/numbers.py LAUNCHER "POSITIONAL" "NAME ..." FILE ... -- WORD ...
 
-A number is a line ``NAME=${NAME:-DEFAULT}  # MEANING`` in one of the FILEs, of which the launcher is the last; the last
-comment before it that ends with a colon is its heading. POSITIONAL is the number that one WORD without a name is for; the
-NAMEs are known, too.
+A number is a line ``NAME=${NAME:-DEFAULT}  # MEANING`` in one of the FILEs, of which the launcher is the last; the
+last comment before it that ends with a colon is its heading. POSITIONAL is the number that one WORD without a name is
+for; the NAMEs are known, too.
 """
 
 import difflib

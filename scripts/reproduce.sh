@@ -3,17 +3,18 @@
 #     scripts/reproduce.sh        scripts/reproduce.sh CELLS="voc-106 city-8" IDS="0 1" METHODS="supervised dmt"
 # OUTPUT_DIR/CELL-ID/METHOD becomes a run folder; what methods of a cell have in common (round 0, and round 1 of DMT and
 # DMT+PLE; on Cityscapes, where DMT+PLE has a recipe of its own, the round 0 of supervised and DMT) is computed once and
-# linked. Interrupted, the same command goes on. Ends with the table beside the published numbers. With several GPUs: one
-# such command a GPU, each with CELLS or IDS of its own.
+# linked. Interrupted, the same command goes on. Ends with the table beside the published numbers. With several GPUs:
+# one such command a GPU, each with CELLS or IDS of its own.
 #
 # The cells voc-20, voc-8, voc-sbd, city-30 and city-8 have arms c and i, voc-106 and voc-50 have arms l and r (run
-# dms_sample.py first). With all labels (voc-full, city-full) there is nothing to be learnt from other images: supervised
-# only. voc-sbd has id 0 alone; its method "oracle" is voc-full of id 0. Numbers not named here are those of the launchers
-# dmt_ple-*.sh and can be set in the same way, as in ep=1; VOC_ROOT and CITYSCAPES_ROOT say where the datasets are.
+# dms_sample.py first). With all labels (voc-full, city-full) there is nothing to be learnt from other images:
+# supervised only. voc-sbd has id 0 alone; its method "oracle" is voc-full of id 0. Numbers not named here are those of
+# the launchers dmt_ple-*.sh and can be set in the same way, as in ep=1; VOC_ROOT and CITYSCAPES_ROOT say where the
+# datasets are.
 set -euo pipefail
 exp=reproduce
-passed_on="coco_arms coco_weights seed_c seed_i seed_l seed_r seed0_l seed0_r weight_decay batch0 lr0 val0 ratios ep batch_labeled
-    batch_pseudo lr gamma1 gamma2 val batch_labeling"
+passed_on="coco_arms coco_weights seed_c seed_i seed_l seed_r seed0_l seed0_r weight_decay batch0 lr0 val0 ratios ep
+    batch_labeled batch_pseudo lr gamma1 gamma2 val batch_labeling"
 
 CELLS=${CELLS:-voc-106 voc-50 voc-20 voc-8 voc-full voc-sbd city-30 city-8 city-full}  # in this order
 IDS=${IDS:-0 1 2}  # random splits; the published numbers are means over these three
@@ -32,7 +33,7 @@ ep0_city_full=${ep0_city_full:-22}  # 8184 steps
 # On Cityscapes DMT+PLE has numbers of its own in round 0 and round 1, supervised and DMT have these:
 ep0_ple_city_30=${ep0_ple_city_30:-1189}  # 15457 steps
 ep0_ple_city_8=${ep0_ple_city_8:-329}  # 15463 steps
-batch_labeled_dmt_city=${batch_labeled_dmt_city:-2}  # labelled images a step of DMT, in every round; DMT+PLE: the launcher's
+batch_labeled_dmt_city=${batch_labeled_dmt_city:-2}  # labelled images a step of DMT; DMT+PLE: the launcher's
 batch_pseudo_dmt_city=${batch_pseudo_dmt_city:-6}  # pseudo-labelled images a step
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
 seed_whole=${seed_whole:-1}  # of supervised training on the whole split where arm c is no arm of the rounds

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sourced by every launcher after the numbers of its experiment: names the stages and calls main.py. A launcher then calls
-# "start ARM ...", and writes its rounds down with the functions below.
+# Sourced by every launcher after the numbers of its experiment: names the stages and calls main.py. A launcher then
+# calls "start ARM ...", and writes its rounds down with the functions below.
 #
 # The stage EXP__pROUND--ARM trains ARM in ROUND and writes OUTPUT_DIR/EXP__pROUND--ARM.pt; round 0 is supervised. Round
 # N starts from the checkpoints of round N-1: with them the arms label, into OUTPUT_DIR/pseudo/EXP__p(N-1)--ARM.
@@ -36,7 +36,7 @@ fi
 # Of every launcher:
 OUTPUT_DIR=${OUTPUT_DIR:-${root}runs/$exp}  # folder for everything written
 DATA_ROOT=${DATA_ROOT:-}  # folder of the dataset; empty: VOC_ROOT, CITYSCAPES_ROOT, ... from the environment
-LISTS_DIR=${LISTS_DIR:-}  # folder of the split lists; empty: inside the dataset, or OUTPUT_DIR/lists where those are made
+LISTS_DIR=${LISTS_DIR:-}  # folder of the split lists; empty: inside the dataset, or OUTPUT_DIR/lists if they are made
 MIXED_PRECISION=${MIXED_PRECISION:-1}  # 0: float32 throughout
 PYTHON=${PYTHON:-}  # interpreter; empty: the repository's .venv/bin/python if it is there, else python3
 NPROC=${NPROC:-1}  # processes that share every stage on this machine, one for each GPU (torchrun)
@@ -67,7 +67,7 @@ fi
 declare -A planned=()  # command -> which of all stages it is
 declare -A running=()  # job beside this shell -> process group
 several_runs=  # 1: OUTPUT_DIR is not a run folder itself, but holds some
-all_options=() label_options=() train_options=()  # more options: of every main.py, of a labelling, of a training in a round
+all_options=() label_options=() train_options=()  # more options: of every main.py, a labelling, a training in a round
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ of_round() {
 
 # --- stages -----------------------------------------------------------------------------------------------------------
 
-# call WORD ...: print the command, ready for a shell, and run it. In a plan, words are separated by a control character.
+# call WORD ...: print the command, ready for a shell, and run it. In a plan a control character separates the words.
 call() {
     local IFS=$'\x1f'
     local line="$*"
@@ -178,8 +178,8 @@ round0_of_both() {
     finish "$(name 0 "$1")" "$(name 0 "$3")"
 }
 
-# teach_each_other ROUND ARM ARM RATIO: the first arm labels, the second learns from that; then the other way round. Both
-# label with their checkpoints of the round before, so the order does not matter, and both halves may run at once.
+# teach_each_other ROUND ARM ARM RATIO: the first arm labels, the second learns from that; then the other way round.
+# Both label with their checkpoints of the round before, so the order does not matter, and both halves may run at once.
 teach_each_other() {
     begin "$(name "$1" "$3")" half "$1" "$2" "$3" "$4"
     begin "$(name "$1" "$2")" half "$1" "$3" "$2" "$4"
@@ -203,7 +203,7 @@ end_running() {
     for job in "${!running[@]}"; do echo "$job: $(tail -n 1 "$OUTPUT_DIR/logs/$job.txt")" >&2; done
 }
 
-# begin JOB WORD ...: run the words; with ARMS_PARALLEL beside what follows, and what they print goes to OUTPUT_DIR/logs.
+# begin JOB WORD ...: run the words; with ARMS_PARALLEL beside what follows, and their output goes to OUTPUT_DIR/logs.
 begin() {
     if [ -n "$DRY_RUN" ] || [ -z "$ARMS_PARALLEL" ]; then "${@:2}"; return; fi
     mkdir -p "$OUTPUT_DIR/logs"
@@ -262,13 +262,14 @@ own_lists() {
     }
 }
 
-# start ARM ...: before the night, not after: main.py reads all commands that are to come, then nothing else works in the
-# folder, then main.py looks at everything that the commands need.
+# start ARM ...: before the night, not after: main.py reads all commands that are to come, then nothing else works in
+# the folder, then main.py looks at everything that the commands need.
 start() {
     local plan line read_plan=("$PYTHON" "${root}main.py" --plan ${REDO:+--redo})
     arms=$*
     if [ "$backbone" != resnet101 ] && [ "$(for arm in $arms; do coco "$arm"; done | wc -w)" -eq $# ]; then
-        fail "backbone=$backbone: all arms start from COCO weights, which are those of resnet101; set coco_weights= (empty), too"
+        fail "backbone=$backbone: all arms start from COCO weights, which are those of resnet101;" \
+            "set coco_weights= (empty), too"
     fi
     if [ -n "$DRY_RUN" ]; then prepare; return; fi
     plan=$(commands | awk '/main\.py/')
@@ -300,8 +301,8 @@ lock_run() {
     flock 9
 }
 
-# report [--progress]: the page of the run, with everything drawn anew, or only how far the chain is. A night's work does
-# not stop for it, but for Ctrl-C.
+# report [--progress]: the page of the run, with everything drawn anew, or only how far the chain is. A night's work
+# does not stop for it, but for Ctrl-C.
 report() {
     local words=("$PYTHON" "${root}tools/report.py" "$OUTPUT_DIR" --exp="$exp" --rounds="$(rounds)") status=0
     if [ "$REPORT" = 0 ] || [[ -n $DRY_RUN && $# != 0 ]]; then return; fi
@@ -329,7 +330,7 @@ end_round() {
 
 # print_results: the mIoU of every stage, and what can be done with them.
 print_results() {
-    local last one other
+    local last one other predict=("$PYTHON" "${root}tools/predict.py")
     if [ -n "$DRY_RUN" ]; then return; fi
     printf '\n%-44s %s\n' "stage" "best validation mIoU (%)"
     awk -F': ' '{ printf "%-44s %.2f\n", $1, $2 }' "$OUTPUT_DIR/log.txt"
@@ -339,5 +340,5 @@ print_results() {
     if [ ! -f "$one" ] || [ ! -f "$other" ]; then return; fi
     printf '\ntest both arms, and label images of your own:\n'
     DRY_RUN=1 stage --state=3 --continue-from="$one" --second-arm="$other"
-    DRY_RUN=1 call "$PYTHON" "${root}tools/predict.py" --checkpoint "$one" --checkpoint "$other" --out predictions IMAGES
+    DRY_RUN=1 call "${predict[@]}" --checkpoint "$one" --checkpoint "$other" --out predictions IMAGES
 }

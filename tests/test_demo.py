@@ -33,7 +33,8 @@ def test_stages_are_a_baseline_two_arms_and_rounds_of_which_two_have_ple(stages)
                          "demo__p2--l", "demo__p3--r", "demo__p3--l"]
     labelings = [stage for stage in stages if stage.labeling]
     assert [bool(stage.oldfilename) for stage in labelings] == [False, False, True, True, True, True]
-    assert [stage.label_ratio for stage in labelings[::2]] == [0.4, 0.6, 0.8] and {stage.increment for stage in labelings} == {0.15}
+    assert [stage.label_ratio for stage in labelings[::2]] == [0.4, 0.6, 0.8]
+    assert {stage.increment for stage in labelings} == {0.15}
     assert {(stage.gamma1, stage.gamma2) for stage in stages if stage.state == 1 and not stage.labeling} == {(5, 5)}
 
 

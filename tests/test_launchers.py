@@ -20,8 +20,8 @@ from utils.options import parse_options
 
 ROOT = Path(__file__).parent.parent
 CHAINS = ["dmt_ple-voc-20-1", "dmt_ple-voc-106-1lr", "dmt_ple-city-8-1", "dmt_ple-voc-sbd-0"]
-LAUNCHERS = ["demo.sh", *(f"{chain}.sh" for chain in CHAINS), "scripts/dmt_ple-camvid.sh", "scripts/dmt_ple-voc-animals.sh",
-             "scripts/dmt_ple-own.sh", "scripts/reproduce.sh",
+LAUNCHERS = ["demo.sh", *(f"{chain}.sh" for chain in CHAINS),
+             *(f"scripts/{name}.sh" for name in ("dmt_ple-camvid", "dmt_ple-voc-animals", "dmt_ple-own", "reproduce")),
              *(f"scripts/ablations/{name}.sh" for name in ("voc", "shapes", "camvid", "voc-animals"))]
 RATIOS = ("0.2", "0.4", "0.6", "0.8", "1.0")
 
@@ -73,7 +73,8 @@ def expected_chain(exp, dataset, first, second, round0, split, rounds, coco, coc
                          f"--pseudo-dir={out}/pseudo/{exp}__p{last}--{teacher} {common}")
             lines.append(f"--exp-name={exp}__p{number}--{student} --state=1 {sets} {flag(student)}"
                          f"--continue-from={out}/{exp}__p{last}--{student}.pt "
-                         f"--pseudo-dir={out}/pseudo/{exp}__p{last}--{teacher} {rounds['first' if number == 1 else 'later']} --seed={seeds[student]} "
+                         f"--pseudo-dir={out}/pseudo/{exp}__p{last}--{teacher} "
+                         f"{rounds['first' if number == 1 else 'later']} --seed={seeds[student]} "
                          f"--val-num-steps={rounds['val']} {common}")
     return lines
 
@@ -125,7 +126,8 @@ def test_one_stage_word_for_word():
     assert lines[7] == (
         f"python main.py --exp-name=dmt_ple-voc-20-1__p2--c --state=1 --train-set=20 --sets-id=1 --coco "
         f"--continue-from={out}/dmt_ple-voc-20-1__p1--c.pt --pseudo-dir={out}/pseudo/dmt_ple-voc-20-1__p1--i "
-        "--epochs=4 --batch-size-labeled=1 --batch-size-pseudo=7 --lr=0.001 --weight-decay=0.0005 --gamma1=5 --gamma2=5 --seed=1 "
+        "--epochs=4 --batch-size-labeled=1 --batch-size-pseudo=7 --lr=0.001 --weight-decay=0.0005 --gamma1=5 "
+        "--gamma2=5 --seed=1 "
         f"--val-num-steps=500 --dataset=voc --output-dir={out} --mixed-precision")
 
 
@@ -155,9 +157,9 @@ def test_the_oracle_is_trained_on_request():
 
 
 def test_numbers_come_as_arguments_or_from_the_environment():
-    numbers = {"ep": "1", "split": "8", "id": "2", "ratios": "0.5", "beta": "", "MIXED_PRECISION": "0", "DATA_ROOT": "/my data",
-               "EXTRA": "--aspp-branches=4 --workers=0", "coco_weights": "", "LISTS_DIR": "lists", "OUTPUT_DIR": "here",
-               "backbone": "small", "weights": "none"}
+    numbers = {"ep": "1", "split": "8", "id": "2", "ratios": "0.5", "beta": "", "MIXED_PRECISION": "0",
+               "DATA_ROOT": "/my data", "EXTRA": "--aspp-branches=4 --workers=0", "coco_weights": "",
+               "LISTS_DIR": "lists", "OUTPUT_DIR": "here", "backbone": "small", "weights": "none"}
     printed = commands("dmt_ple-voc-20-1.sh", **numbers)
     assert printed == commands("dmt_ple-voc-20-1.sh", *(f"{name}={value}" for name, value in numbers.items()), ep="7")
     assert len(printed) == 6
@@ -177,7 +179,7 @@ def test_numbers_come_as_arguments_or_from_the_environment():
 
 
 def test_torchrun_on_one_machine_and_on_several():
-    own, = (words for words in commands("dmt_ple-voc-20-1.sh", NPROC="2", ratios="0.5") if "--exp-name=dmt_ple-voc-20-1__p0--c" in words)
+    own, *_ = commands("dmt_ple-voc-20-1.sh", NPROC="2")
     assert own[:6] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
     own, *_ = commands("dmt_ple-voc-20-1.sh", LAUNCH="srun -N2 torchrun --nnodes=2", PYTHON="/my python/bin/python")
     assert own[:7] == ["srun", "-N2", "/my python/bin/python", "-m", "torch.distributed.run", "--nnodes=2", "main.py"]
@@ -185,7 +187,8 @@ def test_torchrun_on_one_machine_and_on_several():
 
 @pytest.mark.parametrize("words, message", [
     (("epp=1",), "unknown number 'epp'; did you mean ep?"), (("bachbone=small",), "did you mean backbone?"),
-    (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"), (("--epochs=3",), "unknown argument '--epochs=3'"),
+    (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"),
+    (("--epochs=3",), "unknown argument '--epochs=3'"),
     (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"), (("NPROC=0",), "NPROC"),
     (("LAUNCH=srun",), "torchrun"), (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug")])
 def test_wrong_words_are_refused_before_anything_is_written(words, message, tmp_path):
@@ -256,14 +259,15 @@ def test_help_gives_every_number_a_meaning_under_its_heading(script):
     assert len(names) == len(set(names)) and {"OUTPUT_DIR", "PYTHON", "DRY_RUN"} <= set(names)
     assert lines.index("Of every launcher:") > 0
     if script != "scripts/reproduce.sh":
-        zero, rounds = (next(place for place, line in enumerate(lines) if line.startswith(word)) for word in ("Round 0", "Rounds"))
+        zero, rounds = (next(place for place, line in enumerate(lines) if line.startswith(word))
+                        for word in ("Round 0", "Rounds"))
         assert zero < next(place for place, line in enumerate(lines) if line.startswith("  batch0=")) < rounds
         assert rounds < next(place for place, line in enumerate(lines) if line.startswith("  batch_labeling="))
 
 
 def test_missing_coco_weights_are_noticed_before_the_first_stage(shapes_root, tmp_path):
-    done = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, coco_weights="absent_coco.pt", dataset="shapes", DATA_ROOT=str(shapes_root),
-                 split="8", id="0", OUTPUT_DIR="out", PYTHON=sys.executable)
+    done = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, coco_weights="absent_coco.pt", dataset="shapes",
+                 DATA_ROOT=str(shapes_root), split="8", id="0", OUTPUT_DIR="out", PYTHON=sys.executable)
     assert done.returncode == 2 and "prepare_coco.sh" in done.stderr and "--exp-name" not in done.stdout
 
 
@@ -303,7 +307,7 @@ def test_both_arms_at_the_same_time_give_the_same_bytes(chain, tmp_path):
     numbers, _ = chain
     out, one_by_one = tmp_path / "out", Path(numbers["OUTPUT_DIR"])
     together = start("dmt_ple-voc-106-1lr.sh", "--arms-parallel", f"OUTPUT_DIR={out}", "ratios=0.5", "CHECK=0",
-                     **{name: value for name, value in numbers.items() if name not in ("OUTPUT_DIR", "ratios", "REPORT")})
+                     **{name: numbers[name] for name in numbers if name not in ("OUTPUT_DIR", "ratios", "REPORT")})
     assert together.returncode == 0 and "warning: the report" not in together.stderr, together.stderr
     assert (out / "report" / "index.html").is_file()
     names = [f"e__p{n}--{arm}" for n in range(2) for arm in "lr"]
@@ -319,15 +323,16 @@ def test_changed_numbers_are_listed_and_a_folder_has_one_launcher(chain, tmp_pat
     numbers, _ = chain
     out = Path(numbers["OUTPUT_DIR"])
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
-    changed = start("dmt_ple-voc-106-1lr.sh", "ep=2", cwd=tmp_path, **{name: numbers[name] for name in numbers if name != "ep"})
+    others = {name: numbers[name] for name in numbers if name != "ep"}
+    changed = start("dmt_ple-voc-106-1lr.sh", "ep=2", cwd=tmp_path, **others)
     assert changed.returncode == 2 and len(changed.stderr.splitlines()) == 1
     assert "e__p1--r (--epochs was 1, now it is 2)" in changed.stderr and "REDO=1" in changed.stderr
     with locked(out / ".lock", "it"):
         refused = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, **numbers)
     assert refused.returncode == 2 and "another launcher" in refused.stderr and len(refused.stderr.splitlines()) == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    words = [line.split("\x1f") for line in start("dmt_ple-voc-106-1lr.sh", "lr0=0.5", DRY_RUN="plan", **numbers).stdout.splitlines()]
-    plan = Plan(["\x1f".join(line) for line in words], parse_options)
+    printed = start("dmt_ple-voc-106-1lr.sh", "lr0=0.5", DRY_RUN="plan", **numbers).stdout
+    plan = Plan(printed.splitlines(), parse_options)
     assert plan.finished == len(plan.changed) == 10 and list(plan.changed.values()).count(None) == 8
     again = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, CHECK="0", **{**numbers, "ratios": "0.5"})
     assert again.returncode == 0, again.stderr
@@ -336,8 +341,8 @@ def test_changed_numbers_are_listed_and_a_folder_has_one_launcher(chain, tmp_pat
 
 def test_a_failed_job_ends_the_other_and_its_line_says_why(chain, tmp_path):
     numbers, _ = chain
-    done = start("dmt_ple-voc-106-1lr.sh", "--arms-parallel", "CHECK=0", **{**numbers, "OUTPUT_DIR": str(tmp_path), "seed0_l": "1",
-                 "EXTRA": numbers["EXTRA"] + " --weights=/no/such/file"})
+    done = start("dmt_ple-voc-106-1lr.sh", "--arms-parallel", "CHECK=0", **{
+        **numbers, "OUTPUT_DIR": str(tmp_path), "EXTRA": numbers["EXTRA"] + " --weights=/no/such/file"})
     assert done.returncode == 2 and done.stderr.startswith("error: 'e__p0--l' failed (status 2): ")
     assert "/no/such/file" in done.stderr
 
@@ -345,8 +350,8 @@ def test_a_failed_job_ends_the_other_and_its_line_says_why(chain, tmp_path):
 @pytest.mark.parametrize("parallel", ["0", "1"])
 def test_ctrl_c_stops_what_runs_and_says_what_is_kept(chain, parallel, tmp_path):
     numbers, _ = chain
-    environment = {"PATH": os.environ["PATH"], **numbers, "OUTPUT_DIR": str(tmp_path / "out"), "ep0": "100000", "CHECK": "0",
-                   "ARMS_PARALLEL": parallel}
+    environment = {"PATH": os.environ["PATH"], **numbers, "OUTPUT_DIR": str(tmp_path / "out"), "ep0": "100000",
+                   "CHECK": "0", "ARMS_PARALLEL": parallel}
     with subprocess.Popen([ROOT / "dmt_ple-voc-106-1lr.sh"], env=environment, cwd=tmp_path, start_new_session=True,
                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
@@ -356,7 +361,8 @@ def test_ctrl_c_stops_what_runs_and_says_what_is_kept(chain, parallel, tmp_path)
             time.sleep(0.2)
         os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does
         _, errors = launcher.communicate(timeout=200)
-    assert launcher.returncode == 130 and "its state is saved" in errors and "stopped: what is finished is kept" in errors
+    assert launcher.returncode == 130
+    assert "its state is saved" in errors and "stopped: what is finished is kept" in errors
     with locked(tmp_path / "out" / ".lock", "it"):  # nothing runs on
         pass
 

@@ -2,20 +2,21 @@
 # Sourced by the launchers of this folder after their numbers: the rows of the papers' ablation table, each a function
 # that shows its rounds.
 #
-# RUNS/ROW is the run folder of a row and whole in itself. What rows have in common is computed once and linked: all start
-# from the checkpoints of RUNS/baseline, and PLE's round 1 is DMT's. Several launchers may work on rows of their own.
+# RUNS/ROW is the run folder of a row and whole in itself. What rows have in common is computed once and linked: all
+# start from the checkpoints of RUNS/baseline, and PLE's round 1 is DMT's. Several launchers may work on rows of their
+# own.
 several_runs=1
 all_options+=(--on-collapse=warn)  # a variant that collapses is a result
 
 # share ROW STAGE ...: finished stages of another row as this one's, without copying their content where the disk can.
 share() {
-    local stage
+    local stage line
     for stage in "${@:2}"; do
         call rm -rf "$OUTPUT_DIR/$stage.pt" "${OUTPUT_DIR:?}/$stage"
         call cp -al "$RUNS/$1/$stage.pt" "$RUNS/$1/$stage" "$OUTPUT_DIR"
-        if [ -z "$DRY_RUN" ] && ! grep -qxF "$(grep "^$stage: " "$RUNS/$1/log.txt")" "$OUTPUT_DIR/log.txt" 2> /dev/null; then
-            grep "^$stage: " "$RUNS/$1/log.txt" >> "$OUTPUT_DIR/log.txt"
-        fi
+        if [ -n "$DRY_RUN" ]; then continue; fi
+        line=$(grep "^$stage: " "$RUNS/$1/log.txt")
+        if ! grep -qxFs "$line" "$OUTPUT_DIR/log.txt"; then echo "$line" >> "$OUTPUT_DIR/log.txt"; fi
     done
 }
 
@@ -101,8 +102,8 @@ run_row() {
         ple-no-conflict-reduction) beta=$beta_ple label_options=(--no-conflict-reduction); mutual_training ;;
         ple-batch-statistics) beta=$beta_ple; local previous_statistics=batch; mutual_training ;;
         beta-*) beta=${1#beta-}; mutual_training ;;
-        *) fail "there is no row '$1'; choose of baseline full cbst dst dmt naive flip online ple ple-no-conflict-reduction" \
-            "ple-batch-statistics beta" ;;
+        *) fail "there is no row '$1'; choose of baseline full cbst dst dmt naive flip online ple" \
+            "ple-no-conflict-reduction ple-batch-statistics beta" ;;
     esac
     print_results
 }
@@ -124,8 +125,8 @@ run_rows() {
     done
 }
 
-# run_all FUNCTION PREFIX VALUE ...: "FUNCTION VALUE ROW ..." for every value with the rows of ROWS, JOBS values at a time:
-# the main rows of all of them first. RUNS is OUTPUT_DIR/PREFIX-VALUE. Then the table of everything.
+# run_all FUNCTION PREFIX VALUE ...: "FUNCTION VALUE ROW ..." for every value with the rows of ROWS, JOBS values at a
+# time: the main rows of all of them first. RUNS is OUTPUT_DIR/PREFIX-VALUE. Then the table of everything.
 run_all() {
     local wave value row first=() later=() jobs=() runs=()
     [[ $JOBS =~ ^[1-9][0-9]*$ ]] || fail "JOBS is '$JOBS'; it must be a positive whole number"

@@ -24,7 +24,7 @@ coco_arms=
 coco_weights=
 weight_decay=${weight_decay:-0.0005}  # of SGD, in round 0 and in the rounds
 
-# Round 0, the row baseline with b and c on the whole split, l and r on its halves; and the row full with f on all labels:
+# Round 0, the row baseline with b and c on the whole split, l and r on its halves; the row full with f on all labels:
 baseline_arms=${baseline_arms:-b c l r}
 ep0=${ep0:-100}  # epochs
 ep_b=${ep_b:-390}  # epochs of b: as many steps as a whole chain
@@ -55,7 +55,8 @@ all_options+=(--crop-size $crop --test-size $test_size --workers=0)
 # of_seed SEED ROW ...: its own images, split and seeds.
 of_seed() {
     id=$(($1 % 3)) ARMS_PARALLEL=
-    seed_b=$((10 * $1 + 1)) seed_c=$((10 * $1 + 1)) seed_f=$((10 * $1 + 1)) seed_l=$((10 * $1 + 2)) seed_r=$((10 * $1 + 3))
+    seed_b=$((10 * $1 + 1)) seed_l=$((10 * $1 + 2)) seed_r=$((10 * $1 + 3))
+    seed_c=$seed_b seed_f=$seed_b
     DATA_ROOT=$OUTPUT_DIR/data-$1
     module data.synthetic --out="$DATA_ROOT" --train="$images" \
         --val="$val_images" --seed="$1" --size "$size" "$size" --workers=1
