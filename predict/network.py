@@ -14,7 +14,7 @@ import torch
 from data.images import read_image
 from data.specs import DatasetSpec, built_in_names, load_spec
 from dmt.prediction import Forward
-from dmt.session import choose_device
+from dmt.session import Machine, choose_device
 from models.deeplab import deeplab_v2
 from models.description import Description, describe_checkpoint
 from models.encoder import check_size
@@ -65,7 +65,8 @@ class Member:
 
     @functools.cached_property
     def _forward(self):
-        return Forward(self.network, self.description.input_format, self.precision, self.device)
+        machine = Machine(self.device, self.precision, workers=0, batch_size=1)
+        return Forward(self.network, self.description.input_format, machine)
 
     def logits(self, images):
         """``images`` (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""

@@ -67,6 +67,7 @@ fi
 declare -A planned=()  # command -> which of all stages it is
 declare -A running=()  # job beside this shell -> process group
 several_runs=  # 1: OUTPUT_DIR is not a run folder itself, but holds some
+exec 3>&1  # what the launcher prints, from within a job, too
 all_options=() label_options=() train_options=()  # more options: of every main.py, a labelling, a training in a round
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -224,14 +225,28 @@ use_gpus() {
     export CUDA_VISIBLE_DEVICES
 }
 
-# finish JOB ...: wait for what has begun, and print how it ended; on a terminal every few seconds how far it is, too.
+# how_far: which stage each job is in, and how far that is.
+how_far() {
+    local job log line
+    for job in "${!running[@]}"; do
+        log=$OUTPUT_DIR/logs/$job.txt
+        line=$(tail -n 1 "$log")
+        if [[ $line == *main.py* ]]; then line=begins; fi  # its command is all that is there
+        printf '%5d s  %s, %s: %s\n' $SECONDS "$job" "$(sed -n 's/^# //p' "$log" | tail -n 1)" "$line"
+    done
+}
+
+# finish JOB ...: wait for what has begun, and print how it ended; on a terminal every few seconds how far all are, too.
 finish() {
-    local job log status=0
+    local job log status=0 shown=$SECONDS
     for job in "$@"; do
         if [ -z "${running[$job]:-}" ]; then continue; fi
         log=$OUTPUT_DIR/logs/$job.txt
         while [ -t 1 ] && kill -0 "${running[$job]}" 2> /dev/null; do
-            if ((SECONDS % 8 == 0)); then printf '%5d s  %s: %s\n' $SECONDS "$job" "$(tail -n 1 "$log")"; fi
+            if ((SECONDS >= shown + 7)); then
+                how_far
+                shown=$SECONDS
+            fi
             sleep 1
         done
         wait "${running[$job]}" || status=$?
@@ -312,8 +327,8 @@ report() {
         call "${words[@]}" || status=$?
     elif [ -z "$ARMS_PARALLEL" ]; then
         "${words[@]}" || status=$?
-    else  # the log of a job ends with what its stage came to
-        "${words[@]}" > /dev/null || status=$?
+    else  # past the log of the job, which ends with what its stage came to
+        "${words[@]}" >&3 || status=$?
     fi
     if [ $status -gt 128 ]; then exit $status; fi
     if [ $status != 0 ]; then echo "warning: the report was not written; the chain goes on" >&2; fi

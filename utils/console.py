@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LINES = 30
+_SECONDS_BETWEEN_LINES = 10
 
 
 def progress_bar(what, unit, total=None):
