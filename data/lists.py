@@ -229,7 +229,7 @@ def fault(name):
     if re.search("[\ud800-\udfff]", name):  # bytes that the file system's encoding cannot say
         encoding = sys.getfilesystemencoding()
         return ("is not UTF-8" if encoding == "utf-8" else
-                f"has letters that this locale ({encoding}) does not know, but C.UTF-8")
+                f"has letters that this locale ({encoding}) does not know: set LC_ALL=C.UTF-8")
     if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", name):
         return "has a control character"
     if name.startswith("/"):

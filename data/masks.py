@@ -70,7 +70,7 @@ def values(path, content):
     if array.ndim != 2:
         raise UserError(f"the mask {path} has colours (mode {mode}) instead of one class number a pixel; if its "
                         "colours say the class, add 'masks: color' to the spec, or convert it with "
-                        "tools/convert_rgb.py")
+                        "python -m tools.convert_rgb")
     if array.dtype == bool:
         return array.astype(np.uint8)
     if array.dtype not in (np.uint8, np.uint16):  # TIFFs of 32 bits
@@ -141,7 +141,7 @@ def _no_class(path, found, wrong, spec):
                          f"have its own values, as in 'ids: [{value}]'")
     color, others = unpack(found[y, x]), len(np.unique(found[wrong])) - 1
     which = f" and {others} more colours that belong" if others else ", that belongs"
-    hint = " (JPEG changes colours: tools/convert_rgb.py --tolerance takes the nearest one)" if is_jpeg else ""
+    hint = " (JPEG changes colours: python -m tools.convert_rgb --tolerance takes the nearest one)" if is_jpeg else ""
     return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; "
                      f"give a class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the "
                      f"mask{hint}")

@@ -11,7 +11,7 @@ from models.input_format import IMAGENET, InputFormat
 from utils.errors import UserError
 from utils.kinds import fits
 
-_ANEW = "export it anew with tools/export.py"
+_ANEW = "export it anew with python -m tools.export"
 
 
 class OnnxNetwork:
@@ -28,7 +28,7 @@ class OnnxNetwork:
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0][2][1:2] != [3] or any(
                 kind != "tensor(float)" or len(shape) != 4 for _, kind, shape in (*inputs, *outputs)):
             raise UserError(f"{path} is no segmentation network of this software: it must take images (N, 3, H, W) and "
-                            "give logits (N, C, h, w), float32 both; give a file that tools/export.py made")
+                            "give logits (N, C, h, w), float32 both; give a file that tools.export made")
         self._input = inputs[0][0]
 
     def __call__(self, images):
@@ -83,7 +83,7 @@ def _describe(strings, path):
     lacking = [key for key in ("num_classes", "class_names", "palette", "preprocessing") if key not in values]
     if lacking:
         raise UserError(f"{path} does not say what it is ({lacking[0]} is not in its metadata); give a file that "
-                        "tools/export.py made")
+                        "tools.export made")
     how, name = values["preprocessing"], str(values.pop("input_format", "own"))[:80]
     if not (isinstance(how, dict) and how.get("channels") in ("RGB", "BGR") and fits(how.get("range"), float)
             and how["range"] > 0 and fits(how.get("mean"), KINDS["mean"]) and fits(how.get("std"), KINDS["std"])

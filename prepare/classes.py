@@ -215,7 +215,7 @@ def _refuse_soft_edges(pixels, areas, folder, what):
 
 def nearest(folder):
     """The command that mends masks with soft edges, for an error."""
-    return (f"give each pixel the nearest class: python tools/convert_rgb.py {folder} NEW --colors FILE --tolerance "
+    return (f"give each pixel the nearest class: python -m tools.convert_rgb {folder} NEW --colors FILE --tolerance "
             "221 (FILE has lines such as 'thing 255 255 255')")
 
 

@@ -7,7 +7,7 @@ Every annotated image gets a mask OUT/NAME.png, NAME being its file_name without
 the categories follow in the order of their ids. Where objects overlap, the smaller one lies on top. Crowds (iscrowd),
 and the boxes of objects without an outline, become 255: ignored. Some tools (CVAT) mark every mask as a crowd: --crowds
 says what they are then. Images without annotations get no mask, so they count as unlabelled; --empty says that nothing
-is on them. OUT/classes.txt lists the classes for tools/new_dataset.py --classes.
+is on them. OUT/classes.txt lists the classes for python -m tools.new_dataset --classes.
 """
 
 import argparse

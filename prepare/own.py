@@ -229,9 +229,9 @@ def _choose_classes(facts, by_color, options, warnings):
         for value, color in fact.palette.items():
             if palette.setdefault(value, color) != color and not (by_color or options.ignore or options.classes):
                 raise UserError(f"the palettes of the masks differ: the value {value} is {list(palette[value])} in one "
-                                f"and {list(color)} in another. If the colours say the class, convert them: python "
-                                f"tools/convert_rgb.py {options.masks} NEW --colors FILE; if the values do, give "
-                                "--ignore 255 (or another value, or none)")
+                                f"and {list(color)} in another. If the colours say the class, convert them: "
+                                f"python -m tools.convert_rgb {options.masks} NEW --colors FILE; if the values do, "
+                                "give --ignore 255 (or another value, or none)")
     texts, value = options.ignore, "unsaid"
     if by_color:
         ignored = [] if texts == ["none"] else [classes.read_color(text, "--ignore") for text in texts]
@@ -362,7 +362,7 @@ def _spec(out, root, pairings, pool_folder, pool, choice, labeled, sizes):
     crop = [min(CROP, max(33, int(0.85 * side) // 8 * 8 + 1)) for side in median]
     divisors = [f"{divisor}: {divisor}" for divisor in DIVISORS if divisor == DIVISORS[0] or labeled >= 2 * divisor]
     return "\n".join([
-        "# Written by tools/new_dataset.py, to be edited; docs/own_data.md explains every key.",
+        "# Written by tools.new_dataset, to be edited; docs/own_data.md explains every key.",
         f"name: {quoted(_plain(Path(os.path.abspath(out)).name))}",
         "# Names are yours to change, colours where masks hold values: they are used in pictures.",
         "classes:", *entries,

@@ -6,7 +6,7 @@ Every mask below the first folder becomes a PNG of the same name below the secon
 palette and 255 for pixels without a label. The file of colours has one class a line, as in weed 200 0 0, or is CVAT's
 labelmap.txt. Colours of no class are an error, which lists them with their shares; --ignore says which of them mean "no
 label", and --tolerance takes the nearest class instead, for masks that were saved as JPEG or with soft edges. OUT gets
-classes.txt, for tools/new_dataset.py --classes. Masks whose colours are exact need no conversion.
+classes.txt, for python -m tools.new_dataset --classes. Masks whose colours are exact need no conversion.
 """
 
 import argparse

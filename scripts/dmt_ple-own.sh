@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DMT+PLE on your own images, described by the spec that tools/new_dataset.py writes (docs/own_data.md):
+# DMT+PLE on your own images, described by the spec that tools.new_dataset writes (docs/own_data.md):
 #     scripts/dmt_ple-own.sh datasets/weeds/dataset.yaml
 # The arms l and r differ by their seeds and by the labelled images they see in round 0: two overlapping subsets, which
 # dms_sample.py makes beside the lists. On a CPU add backbone=small.
@@ -48,7 +48,8 @@ seed_b=${seed_b:-1}  # of every random draw of arm b
 source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
 
 if [ ! -f "$dataset" ]; then
-    fail "there is no spec '$dataset': give one as in $0 datasets/weeds/dataset.yaml (tools/new_dataset.py writes it)"
+    fail "there is no spec '$dataset': give one as in $0 datasets/weeds/dataset.yaml" \
+        "(python -m tools.new_dataset writes it)"
 fi
 if [ "$backbone" = small ]; then : "${weights:=none}"; fi
 if [ "$weights" = none ]; then : "${lr0:=0.02}" "${lr:=0.01}"; fi

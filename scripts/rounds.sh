@@ -343,6 +343,17 @@ end_round() {
     for arm in $arms; do rm -rf "$(pseudo_dir $(($1 - 2)) "$arm")/logits"; done
 }
 
+# an_image: one of the dataset's, with which a printed command runs.
+an_image() {
+    PYTHONPATH=${root:-.} "$PYTHON" -c '
+import sys
+from data import patterns, specs
+spec = specs.load_spec(sys.argv[1])
+root = specs.resolve_root(spec, *sys.argv[2:])
+print(next(patterns.files_in(root, spec.patterns("images")[0]))[1])
+' "$dataset" ${DATA_ROOT:+"$DATA_ROOT"} 2> /dev/null || echo IMAGES
+}
+
 # print_results: the mIoU of every stage, and what can be done with them.
 print_results() {
     local last one other predict=("$PYTHON" "${root}tools/predict.py")
@@ -353,7 +364,7 @@ print_results() {
     last=$(rounds)
     one=$(checkpoint "$last" "${arms%% *}") other=$(checkpoint "$last" "${arms##* }")
     if [ ! -f "$one" ] || [ ! -f "$other" ]; then return; fi
-    printf '\ntest both arms, and label images of your own:\n'
+    printf '\ntest both arms, and label an image, or as many files and folders as you like:\n'
     DRY_RUN=1 stage --state=3 --continue-from="$one" --second-arm="$other"
-    DRY_RUN=1 call "${predict[@]}" --checkpoint "$one" --checkpoint "$other" --out predictions IMAGES
+    DRY_RUN=1 call "${predict[@]}" --checkpoint "$one" --checkpoint "$other" --out predictions "$(an_image)"
 }

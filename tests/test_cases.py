@@ -103,7 +103,7 @@ def test_values_that_are_not_certain_are_refused_with_their_shares(tmp_path, wiz
         array[0, :3] = stray
         Image.fromarray(array).save(tmp_path / "m/3.png")
         refused(wizard("p", "m"), f"0 (49.96 %), {stray} (0.04 %), 255 (50.00 %)", "--ignore 255", "--ignore none",
-                "--classes FILE", "tools/convert_rgb.py")
+                "--classes FILE", "python -m tools.convert_rgb")
     (tmp_path / "classes.txt").write_text("ground 0\nthing 255\n")  # what the error says
     spec, _, warnings = made(wizard("p", "m", "--classes=classes.txt", "--out=datasets/d"))
     assert spec.label_ids[1] == 255 and spec.label_ids[255] == 1 and "no class has the values 1" in warnings
@@ -125,7 +125,7 @@ def test_masks_with_soft_edges_and_jpegs_are_refused(tmp_path, wizard, kind):
         else:
             Image.fromarray(picture).convert(kind).save(path.with_suffix(".jpg"))
     for option in ([], ["--ignore=none"], ["--ignore=255"]):
-        refused(wizard("p", "m", *(option if kind != "RGB" else [])), f"tools/convert_rgb.py {tmp_path / 'm'} NEW --colors FILE")
+        refused(wizard("p", "m", *(option if kind != "RGB" else [])), f"python -m tools.convert_rgb {tmp_path / 'm'} NEW --colors FILE")
 
 
 def test_palettes_that_differ_are_refused(tmp_path, wizard):

@@ -193,7 +193,7 @@ def test_large_images_are_resized(tmp_path, make):
     (["d/i", "d/m", "--ignore=1"], "has 1 classes"),
     (["d/i", "d/m", "--unlabeled", "d/empty"], "d/empty holds no images"),
     (["d/i", "d/m/sub"], "too few"),
-    (["d/i", "d/photographs"], "tools/convert_rgb.py"),
+    (["d/i", "d/photographs"], "tools.convert_rgb"),
     (["d/i", "d/m", "--unlabeled", "d/more"], "have one name"),
 ])
 def test_mistakes_end_in_one_line(tmp_path, make, arguments, words):

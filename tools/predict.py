@@ -198,7 +198,7 @@ def _parser():
     add("input", nargs="*", metavar="INPUT", help="image, folder, glob in quotes ('a/**/*.png'), video, or "
         "@FILE for a file that names them, one a line")
     add("--checkpoint", metavar="FILE", action="append", default=[],
-        help="network: NAME.pt of a training stage, or a .onnx file of tools/export.py; several times: an ensemble")
+        help="network: NAME.pt of a training stage, or a .onnx file of tools.export; several times: an ensemble")
     add("--out", metavar="DIR", required=True, help="folder for everything written")
     add("--recursive", action="store_true", help="look into the folders inside of folders, too")
     add = parser.add_argument_group("what is written").add_argument

@@ -6,8 +6,8 @@
 Reads what a launcher left in its run folder and writes summary.json and panel.png into it. The panel shows, side by
 side for evenly spaced unlabelled images: the image, the truth, a pseudo label before and after PLE, and predictions.
 "Right" is the share of pseudo-labelled pixels whose label is the truth, where the truth is known and not ignored, as
-tools/report.py counts it on 400 images; a column "before PLE" holds thresholds alone. Where the truth, or what the
-labels were made of, is gone, a dash stands. Means over several runs are what tools/tables.py is for.
+tools.report counts it on 400 images; a column "before PLE" holds thresholds alone. Where the truth, or what the
+labels were made of, is gone, a dash stands. Means over several runs are what tools.tables is for.
 """
 
 import argparse

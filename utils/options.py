@@ -140,7 +140,7 @@ def _data(parser):
 
 
 def add_protocol_options(parser, default):
-    """How images are shown to a network, for ``main.py --state=3`` and ``tools/predict.py``."""
+    """How images are shown to a network, for ``main.py --state=3`` and ``tools.predict``."""
     add = parser.add_argument_group("protocol (how images are shown to the network)").add_argument
     add("--protocol", type=_protocol, choices=("papers", "original", "sliding"), default=default,
         help="papers: at test size, as validation in training does it (padded with black, or resized, as the dataset's "
