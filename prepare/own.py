@@ -89,7 +89,8 @@ def main(arguments=None):
     _write(out, root, text, split)
     for line in [*warnings[:_WARNINGS], *([f"and {len(warnings) - _WARNINGS} more"] if warnings[_WARNINGS:] else [])]:
         print(f"warning: {line}", file=sys.stderr)
-    _print_next(out, options.images, len(split.training), len(split.unlabeled))
+    below = any("/" in name for name in [*split.training, *split.validation])
+    _print_next(out, options.images, len(split.training), len(split.unlabeled), below)
 
 
 def _parser():
@@ -401,8 +402,8 @@ def _write(out, root, text, split):
     print(f"wrote        {out / SPEC}", flush=True)
 
 
-def _print_next(out, images, labeled, unlabeled):
-    """Print the commands to go on with, for these numbers of images."""
+def _print_next(out, images, labeled, unlabeled, below):
+    """Print the commands to go on with, for these numbers of images; ``below``: some lie in folders below."""
     def here(path):
         return shlex.quote(_shown(path))
 
@@ -421,7 +422,8 @@ def _print_next(out, images, labeled, unlabeled):
         last = f"{name}__p0--b"
         print("  # train with labels only; on a CPU add --backbone=small --weights=none --lr=0.02\n"
               f"  python {program} --state=2 {what} --epochs={ep0} --batch-size-labeled=8 --val-num-steps=200 "
-              f"--exp-name={last} --output-dir=runs/{name}")
+              f"--exp-name={last} --output-dir={here(repository / 'runs' / name)}")
     print("  # predict\n"
           f"  python {here(repository / 'tools' / 'predict.py')} --checkpoint "
-          f"{here(repository / 'runs' / name / f'{last}.pt')} --out predictions {here(images)}")
+          f"{here(repository / 'runs' / name / f'{last}.pt')} --out predictions {'--recursive ' if below else ''}"
+          f"{here(images)}")
