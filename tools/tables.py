@@ -60,21 +60,24 @@ def table(args):
 def update(path):
     """Make every table in a Markdown file anew; its arguments stand in the mark before it. Returns the new text.
 
-    Names of runs in a mark count from the file's repository: the folder above ``docs``.
+    Names of runs in a mark count from the file's repository: the folder above ``docs``. What explains a table is not
+    repeated under the next.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    root = path.resolve().parent.parent
+    root, said = path.resolve().parent.parent, set()
 
     def made(mark):
         args = _parser().parse_args(shlex.split(mark[1]))
         args.run = [name for pattern in args.run for name in sorted(glob.glob(str(root / pattern)), key=_natural)]
         if not args.run:
             raise UserError(f"{path}: no run matches the mark '{mark[1]}'")
-        return f"<!-- tables: begin {mark[1]} -->\n\n{table(args)}\n<!-- tables: end -->"
+        parts = [part for part in table(args).strip().split("\n\n") if part not in said]  # a note stands once
+        said.update(parts)
+        return "\n\n".join([f"<!-- tables: begin {mark[1]} -->", *parts, "<!-- tables: end -->"])
 
     text, count = _MARKS.subn(made, text)
     if not count:
