@@ -144,7 +144,7 @@ def test_an_unknown_colour_is_named_with_its_place(tmp_path, color_spec):
 
 def test_colours_where_values_are_expected(tmp_path):
     saved(tmp_path / "m.png", COLORS[VALUES % 4])
-    with pytest.raises(UserError, match="masks: color.*convert_rgb.py"):
+    with pytest.raises(UserError, match="masks: color.*tools.convert_rgb"):
         images.read_mask(tmp_path / "m.png", SHAPES)
     cv2.imwrite(str(tmp_path / "m.png"), VALUES.astype(np.uint16))
     with pytest.raises(UserError, match="no colours of 8 bits"):

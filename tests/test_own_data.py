@@ -159,6 +159,6 @@ def test_the_launcher_on_a_cpu_and_with_other_choices(tmp_path):
 def test_the_launcher_without_a_spec():
     for arguments in ((), ("nowhere.yaml",)):
         done = start("scripts/dmt_ple-own.sh", *arguments)
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "new_dataset.py" in done.stderr
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "tools.new_dataset" in done.stderr
     assert "datasets/weeds/dataset.yaml" in start("scripts/dmt_ple-own.sh", "--help").stdout
     assert (REPOSITORY / "scripts/dmt_ple-own.sh").stat().st_mode & 0o100
