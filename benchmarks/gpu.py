@@ -120,8 +120,8 @@ def tests(bench, limit):
 def training(bench, limit):
     """Supervised training from files: crops a second of full batches, GPU memory, and the time of a validation."""
     labelled, steps = bench.names("_labeled_".join(bench.split)), 8 if bench.options.quick else STEPS
-    for batch in bench.batches:
-        for way in ([], ["--compile"])[: 1 if bench.options.quick else 2]:
+    for way in ([], ["--compile"])[: 1 if bench.options.quick else 2]:
+        for batch in bench.batches:
             name, epochs = f"training-{batch}{'-compile' * bool(way)}", -(-steps * batch // labelled)
             seconds = bench.stage("--state=2", f"--exp-name={name}", f"--epochs={epochs}",
                                   f"--batch-size-labeled={batch}", f"--continue-from={bench.out / 'new.pt'}",
@@ -156,7 +156,7 @@ def validation(bench, limit):
 
 
 def chain(bench, limit):
-    """A whole round with PLE of the launcher, stage by stage, and what its 22 stages take by these prices."""
+    """Half a round of the launcher (r labels without PLE and with it, l learns), and what all its stages take by that."""
     exp, id_ = "chain", "1"
     environment = {"DRY_RUN": "1", "OUTPUT_DIR": str(bench.out / exp), "DATA_ROOT": str(bench.root),
                    "PYTHON": sys.executable, "exp": exp, "coco_weights": str(bench.out / "new.pt"), "split": bench.chain_split, "id": id_,
@@ -166,18 +166,17 @@ def chain(bench, limit):
         environment |= {"ep0": "2", "ep": "2", "val0": "2", "val": "3"}
     bench.run([f"./{LAUNCHER}"], limit, **environment)
     commands = [shlex.split(line) for line in bench.printed.splitlines() if " --dataset=" in line]
-    for name in ("p0--l", "p0--r", "p1--l", "p1--r"):
+    for name in ("p0--r", "p1--r", "p1--l"):
         bench.random(bench.out / exp / f"{exp}__{name}.pt")
-    taken = {}
-    for words in commands:  # round 1 only labels: round 2 takes PLE's previous predictions from there
-        name, labels = stage_name(words), "--labeling" in words
-        if name.startswith((f"{exp}__p0", f"{exp}__p1") if labels else f"{exp}__p2"):
-            taken[kind_of(words), name] = bench.run(words, limit)
-            print(f"{taken[kind_of(words), name]:7.1f} s  {kind_of(words)} {name}", flush=True)
+    price = {}
+    for words in commands:  # the second labelling takes PLE's previous predictions from the first; l does as r does
+        name = stage_name(words).removeprefix(f"{exp}__")
+        if name in (("p0--r", "p1--r") if "--labeling" in words else ("p2--l",)):
+            price[kind_of(words)] = bench.run(words, limit)
+            print(f"{price[kind_of(words)]:7.1f} s  {kind_of(words)} {name}", flush=True)
     lines = bench.metrics(f"{exp}/{exp}__p2--l")
     validation_seconds = statistics.mean(validations_of(lines))
     step = (lines[-1]["seconds"] - sum(validations_of(lines))) / lines[-1]["step"]
-    price = {kind: statistics.mean(value for (other, _), value in taken.items() if other == kind) for kind, _ in taken}
     supervised = [words for words in commands if kind_of(words) == "supervised training"][0]
     options = dict(word[2:].split("=", 1) for word in supervised if word.startswith("--") and "=" in word)
     steps = int(options["epochs"]) * -(-bench.names(f"{options['train-set']}_labeled_{id_}")
