@@ -1,5 +1,6 @@
 """A labelling as a stage: how it begins, is skipped when it is finished, goes on after an interruption, and ends."""
 
+import signal
 import sys
 import time
 
@@ -39,6 +40,8 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
         if not done:
             processes.first(store.begin, sources[checkpoint], redo)
             previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
+            if processes.size == 1:  # several are ended by torchrun
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
                 thresholds, shares = label(setting, samples, store, checkpoint, previous, rules)
             except KeyboardInterrupt:

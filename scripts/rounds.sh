@@ -59,7 +59,13 @@ weights=${weights:-}  # first weights of the backbone: a file, or none for rando
 previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 
 PYTHON=${PYTHON:-$python}
-for name in ARMS_PARALLEL KEEP REDO DRY_RUN; do if [ "${!name}" = 0 ]; then declare "$name="; fi; done
+for name in ARMS_PARALLEL KEEP REDO REPORT CHECK MIXED_PRECISION DRY_RUN ORACLE halves; do
+    case $name=${!name:-} in
+        ARMS_PARALLEL=0 | KEEP=0 | REDO=0 | DRY_RUN=0) declare "$name=" ;;
+        *=0 | *=1 | *= | DRY_RUN=plan) ;;
+        *) fail "$name is '${!name}'; it must be 0 or 1" ;;
+    esac
+done
 if [ -n "$LAUNCH" ] && [[ " $LAUNCH " != *" torchrun "* || -n $ARMS_PARALLEL ]]; then
     fail "LAUNCH is '$LAUNCH'; it needs the word torchrun, and goes without ARMS_PARALLEL, which is for one machine"
 fi
@@ -201,7 +207,18 @@ end_running() {
     if [ ${#running[@]} = 0 ]; then return; fi
     kill -- "${running[@]/#/-}" 2> /dev/null || true
     wait
-    for job in "${!running[@]}"; do echo "$job: $(tail -n 1 "$OUTPUT_DIR/logs/$job.txt")" >&2; done
+    how_far >&2
+}
+
+# how_far: which stage each job is in, and what it said last; at first that is its command.
+how_far() {
+    local job log line
+    for job in "${!running[@]}"; do
+        log=$OUTPUT_DIR/logs/$job.txt
+        line=$(grep -vx 'interrupted\|Terminated' "$log" | tail -n 1 || true)
+        if [[ $line == *main.py* ]]; then line="has printed nothing yet"; fi
+        printf '%5d s  %s, %s: %s\n' $SECONDS "$job" "$(sed -n 's/^# //p' "$log" | tail -n 1)" "$line"
+    done
 }
 
 # begin JOB WORD ...: run the words; with ARMS_PARALLEL beside what follows, and their output goes to OUTPUT_DIR/logs.
@@ -223,17 +240,6 @@ use_gpus() {
     if [ $groups = 0 ]; then return; fi
     CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$(($1 % groups * NPROC)):$NPROC}")
     export CUDA_VISIBLE_DEVICES
-}
-
-# how_far: which stage each job is in, and how far that is.
-how_far() {
-    local job log line
-    for job in "${!running[@]}"; do
-        log=$OUTPUT_DIR/logs/$job.txt
-        line=$(tail -n 1 "$log")
-        if [[ $line == *main.py* ]]; then line=begins; fi  # its command is all that is there
-        printf '%5d s  %s, %s: %s\n' $SECONDS "$job" "$(sed -n 's/^# //p' "$log" | tail -n 1)" "$line"
-    done
 }
 
 # finish JOB ...: wait for what has begun, and print how it ended; on a terminal every few seconds how far all are, too.

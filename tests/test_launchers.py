@@ -190,7 +190,8 @@ def test_torchrun_on_one_machine_and_on_several():
     (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"),
     (("--epochs=3",), "unknown argument '--epochs=3'"),
     (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"), (("NPROC=0",), "NPROC"),
-    (("LAUNCH=srun",), "torchrun"), (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug")])
+    (("LAUNCH=srun",), "torchrun"), (("REDO=no",), "REDO is 'no'"), (("MIXED_PRECISION=off",), "it must be 0 or 1"),
+    (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug")])
 def test_wrong_words_are_refused_before_anything_is_written(words, message, tmp_path):
     done = start("dmt_ple-voc-20-1.sh", f"OUTPUT_DIR={tmp_path / 'out'}", *words, PYTHON=sys.executable)
     assert done.returncode == 2 and done.stdout == "" and message in done.stderr, done
