@@ -84,6 +84,11 @@ def run(setting, plan):
         images.check_present(pseudo)
         images.check_pairs(data.spec, labeled)
         images.check_pairs(data.spec, validation)
+        trained = {sample.image for sample in (*labeled, *pseudo)}
+        seen = [sample.image for sample in validation if sample.image in trained]
+        if seen:
+            print(f"warning: {len(seen)} of {len(validation)} images of the validation are trained on, {seen[0]} for "
+                  "one; their mIoU says nothing of other images", file=sys.stderr)
 
     with processes.held_by_first(lambda: Stage(plan.output_dir, plan.name)) as stage:
         result = processes.first(lambda: stage.result(fingerprint)) if plan.save and not plan.redo else None

@@ -8,6 +8,7 @@ import collections
 import os
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from data import lists, patterns
 from utils.errors import UserError
@@ -106,6 +107,9 @@ def _unpaired(images_folder, images, masks_folder, masks):
             "_gtFine_labelIds")
     if deeper:
         mend = f"give one of the folders {', '.join(str(masks_folder / name) for name in sorted(deeper))}"
+    elif {normalize("NFC", name) for name in images} & {normalize("NFC", name) for name in masks}:
+        mend = ("their letters are in different Unicode forms, as macOS and Linux write an umlaut: give both one form, "
+                f"as in convmv -f utf8 -t utf8 --nfc -r --notest {images_folder} {masks_folder}")
     elif images_folder == masks_folder:
         mend += ", or give two folders (and those for validation with --val-images and --val-masks)"
     return UserError(f"no file of {masks_folder} is called like an image of {images_folder} (images such as "

@@ -128,6 +128,13 @@ def test_masks_with_soft_edges_and_jpegs_are_refused(tmp_path, wizard, kind):
         refused(wizard("p", "m", *(option if kind != "RGB" else [])), f"python -m tools.convert_rgb {tmp_path / 'm'} NEW --colors FILE")
 
 
+def test_names_in_different_unicode_forms_are_named(tmp_path, wizard):
+    for number in range(10):
+        (tmp_path / f"p/{number}.jpg").rename(tmp_path / f"p/\u00fc{number}.jpg")
+        (tmp_path / f"m/{number}.png").rename(tmp_path / f"m/u\u0308{number}.png")
+    refused(wizard("p", "m"), "Unicode forms", "--nfc")
+
+
 def test_palettes_that_differ_are_refused(tmp_path, wizard):
     for number in range(10):
         picture = Image.open(tmp_path / f"m/{number}.png")
