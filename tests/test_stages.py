@@ -94,6 +94,15 @@ def test_the_same_seed_gives_the_same_bits_with_and_without_workers(shapes_root,
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
 
 
+def test_validation_images_that_are_trained_on_are_named(own_shapes, tmp_path, command):
+    lists = own_shapes / "ImageSets/Segmentation"
+    with open(lists / "val.txt", "a") as file:
+        file.write((lists / "8_labeled_0.txt").read_text().splitlines()[0] + "\n")
+    status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={own_shapes}", "--train-set=8",
+                                "--epochs=1", f"--output-dir={tmp_path}", *SMALL, "--test-size", 65, 65)
+    assert status == 0 and "warning: 1 of 7 images of the validation are trained on" in errors
+
+
 def label(command, root, out, checkpoint, folder, *more):
     return command("--labeling", "--dataset=shapes", f"--data-root={root}", "--train-set=8", f"--output-dir={out}",
                    f"--continue-from={checkpoint}", "--test-size", 65, 65, f"--pseudo-dir={folder}",
