@@ -244,7 +244,8 @@ class Network:
         names = list(content.get("class_names", self.spec.class_names))
         if names != list(self.spec.class_names):
             raise UserError(f"{checkpoint} was trained for other classes ({names!s:.200}); give a checkpoint of "
-                            f"{self.spec.name} or the dataset of this checkpoint")
+                            f"{self.spec.name} or the dataset of this checkpoint, or train with --new-head, which "
+                            "keeps its encoder alone")
         trained_with, own = content.get("input_format", self.input_format.name), self.input_format.name
         if trained_with != own:
             print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses {own}; "

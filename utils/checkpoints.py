@@ -122,8 +122,8 @@ def load_model(model, path, device="cpu"):
     own = model.state_dict()
     if HEAD in state and HEAD in own and state[HEAD].numel() != own[HEAD].numel():
         raise UserError(f"{path} was trained for {state[HEAD].numel()} classes, but the dataset has {len(own[HEAD])}; "
-                        "give the checkpoint of this dataset or the dataset of this checkpoint, or --new-head to keep "
-                        "its encoder alone")
+                        "give the checkpoint of this dataset or the dataset of this checkpoint, or train with "
+                        "--new-head, which keeps its encoder alone")
     lacking = sorted(name for name in own if name not in state and not name.endswith("num_batches_tracked"))
     surplus = sorted(name for name in state if name not in own)
     shapes = sorted(name for name in own if name in state and own[name].shape != state[name].shape)
