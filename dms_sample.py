@@ -11,8 +11,7 @@ from pathlib import Path
 from data.lists import read_list, split_list_names
 from data.specs import load_spec, resolve_root
 from data.splits import PORTION, check_split_names, list_parser, sample_dms, save_lists
-from utils.arguments import number
-from utils.errors import reports_user_errors
+from utils.errors import number, reports_user_errors
 
 
 @reports_user_errors

@@ -65,7 +65,7 @@ class Job:
                         save_num_steps=options.save_num_steps)
         start, weights = self._start()
         name = options.exp_name or "-".join((self.spec.name, *self.split))
-        self.network.check_sizes("--crop-size", "--test-size")
+        self._check_sizes("--crop-size", "--test-size")
         parts = self._parts(self._batch_size(), self.network,
                             None if options.redo else known_parts(options.output_dir, name))
         setting = Setting(self.data, self.machine, self.network, self.split, options.on_collapse)
@@ -91,7 +91,7 @@ class Job:
                             f"{self.spec.num_classes - 1}; give one of them or none")
         rules = LabelingRules(options.label_ratio, options.increment, background, not options.no_conflict_reduction,
                               options.previous_statistics)
-        self.network.check_sizes("--test-size")
+        self._check_sizes("--test-size")
         self._parts(0, self.network)
         setting = Setting(self.data, self.machine, self.network, self.split, options.on_collapse)
         label_stage.run(setting, self._pseudo_dir(), self._checkpoint("continue_from"),
@@ -157,7 +157,13 @@ class Job:
         self.network.build("cpu", *self._start())
         if self.options.check_weights and self.options.continue_from:
             self._network(None).build("cpu", None, self.options.weights)
-        self.network.check_sizes("--crop-size", "--test-size")
+        self._check_sizes("--crop-size", "--test-size")
+
+    def _check_sizes(self, *options):
+        """Raise ``UserError`` when the network does not take images of the sizes of these ``options``."""
+        for option in options:
+            size = {"--crop-size": self.spec.crop, "--test-size": self.spec.test_size}[option]
+            self.network.traits.check_size(size, self.network.backbone, option)
 
     def _batch_size(self):
         """Images a training step."""

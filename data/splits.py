@@ -12,8 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from data.lists import WHOLE, read_list, split_list_names, write_list
-from utils.arguments import number
-from utils.errors import OneLineParser, UserError
+from utils.errors import OneLineParser, UserError, number
 
 SEED = 7777
 IDS = 3

@@ -3,8 +3,8 @@
 import torch
 
 from dmt.prediction import winners
+from utils.gpu import Upload
 from utils.metrics import ConfusionMatrix
-from utils.transfer import Upload
 
 
 @torch.inference_mode()

@@ -1,4 +1,7 @@
-"""What TensorBoard shows beside curves: a few validation images, and the confusion matrix as a picture."""
+"""What TensorBoard shows: curves, a few validation images, and the confusion matrix as a picture."""
+
+import contextlib
+import sys
 
 import cv2
 import numpy as np
@@ -10,19 +13,35 @@ NO_LABEL = (224, 224, 192)  # VOC's cream
 
 
 class LiveView:
-    """What is shown while a training runs, on a ``utils.runs.Board``: every logged number, and these pictures.
+    """What is shown while a training runs, as events in ``folder`` (None: nothing); those after ``after_step`` are
+    dropped. When they cannot be written, the training goes on without them.
 
     ``spec`` is the dataset's; ``shown`` are the positions in the validation list of the images that are shown.
     """
 
-    def __init__(self, board, spec, shown):
-        self._board, self._names = board, spec.class_names
-        self._colors = colors(spec.palette)
-        self._shown, self._rows = frozenset(shown), {}
+    def __init__(self, folder, after_step, spec, shown):
+        self._names, self._colors = spec.class_names, colors(spec.palette)
+        self._shown, self._rows, self._writer = frozenset(shown), {}, None
+        with self._if_possible():
+            if folder is not None:
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import; a report does without
+                self._writer = SummaryWriter(str(folder), purge_step=after_step or None)
+
+    @contextlib.contextmanager
+    def _if_possible(self):
+        try:
+            yield self._writer
+        except OSError as error:
+            self._writer = None
+            print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}",
+                  file=sys.stderr)
 
     def numbers(self, kind, values, step):
-        """Show the dict ``values`` of metrics of one kind at ``step``."""
-        self._board.add({f"{kind}/{name}": value for name, value in values.items()}, step)
+        """Show the numbers in the dict ``values`` of metrics of one kind at ``step``."""
+        with self._if_possible() as writer:
+            for name, value in values.items() if writer else ():
+                if isinstance(value, (int, float)):
+                    writer.add_scalar(f"{kind}/{name}", value, step)
 
     def see(self, index, image, label, prediction):
         """Keep a validation image that is to be shown, as ``dmt.evaluation.evaluate`` gives it.
@@ -47,16 +66,24 @@ class LiveView:
 
     def validated(self, matrix, iou, step):
         """Show the result of a validation: its confusion matrix (C, C), IoU (C,), and the images seen on the way."""
-        self._board.add({f"iou/{name}": value for name, value in zip(self._names, iou)}, step)
+        self.numbers("iou", dict(zip(self._names, iou)), step)
         canvas = FigureCanvasAgg(confusion_figure(matrix, self._names))
         canvas.draw()
-        self._board.picture("validation/confusion", np.asarray(canvas.buffer_rgba())[..., :3], step)
+        pictures = {"confusion": np.asarray(canvas.buffer_rgba())[..., :3]}
         rows = [row for _, row in sorted(self._rows.items())]
         if rows:
             width = max(row.shape[1] for row in rows)
-            gallery = np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-                                      for row in rows])
-            self._board.picture("validation/image, truth, prediction", gallery, step)
+            pictures["image, truth, prediction"] = np.concatenate([
+                np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+        with self._if_possible() as writer:
+            for name, pixels in pictures.items() if writer else ():
+                writer.add_image(f"validation/{name}", pixels, step, dataformats="HWC")
+
+    def close(self):
+        """Write what waits to be written."""
+        with self._if_possible() as writer:
+            if writer:
+                writer.close()
 
 
 def colors(palette):

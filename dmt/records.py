@@ -9,12 +9,11 @@ import torch
 
 from dmt import collapse
 from utils import checkpoints
-from utils.background import Background
 from utils.errors import UserError
 from utils.files import sha256
+from utils.gpu import Background, snapshot
 from utils.metrics import ConfusionMatrix
 from utils.runs import peak_memory
-from utils.transfer import snapshot
 
 
 class Counts:

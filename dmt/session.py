@@ -1,9 +1,6 @@
 """What every stage needs: the dataset with its lists, the device and its precision, loaders, and the network."""
 
 import dataclasses
-import hashlib
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +11,14 @@ from torch.utils.data import BatchSampler, DataLoader
 from data import datasets, lists
 from data.images import largest_size
 from data.lists import Sample
-from data.specs import MAX_PIXELS, UNLABELED, DatasetSpec, load_spec, resolve_root
-from models import BACKBONES, deeplab_v2
-from models.deeplab import traits
-from models.description import Description, network_values, recognized, said, said_format
-from models.encoder import check_size
-from models.input_format import COCO, InputFormat
-from models.weights import load_imagenet_weights
-from utils.checkpoints import load_checkpoint, load_model
+from data.specs import MAX_PIXELS, UNLABELED, load_spec, resolve_root
+from models.deeplab import BACKBONES, traits
+from models.description import Description, recognized, said, said_format
+from models.input_format import COCO
+from utils.checkpoints import load_checkpoint
 from utils.distributed import ALONE, Processes
 from utils.errors import UserError
 from utils.precision import Precision
-from utils.runs import software
 
 
 def choose_device(name=None, processes=ALONE):
@@ -145,7 +138,7 @@ class Machine:
 
 
 def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coco=None, output_stride=None):
-    """The ``Network`` for ``spec`` that the options ask for; None is what was not given.
+    """The ``Description`` of the network for ``spec`` that the options ask for; None is what was not given.
 
     Then it is as the file ``checkpoint`` says, if there is one, or as its weights show; else the papers'.
     Raises ``UserError``.
@@ -162,94 +155,9 @@ def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coc
     if coco and backbone not in BACKBONES:
         raise UserError(f"--coco: {backbone} takes its input in a form of its own; leave the option out")
     form = COCO if coco else said_format(says) if own and "input_format" in says else found.input_format
-    return Network(backbone, aspp_branches or says.get("aspp_branches", 2), form, spec, found.output_stride)
-
-
-@dataclass(frozen=True)
-class Network:
-    """Which network: what a checkpoint must have been trained as to be used with it."""
-
-    backbone: str
-    aspp_branches: int
-    input_format: InputFormat
-    spec: DatasetSpec
-    output_stride: int | None = None
-
-    @property
-    def traits(self):
-        """The ``models.encoder.Traits`` of the backbone."""
-        return traits(self.backbone, self.output_stride)
-
-    def identity(self):
-        """Plain values that tell networks apart."""
-        return {**network_values(self.backbone, self.aspp_branches, self.output_stride, self.input_format),
-                "num_classes": self.spec.num_classes}
-
-    def check_sizes(self, *options):
-        """Raise ``UserError`` when the backbone does not take images of the sizes of these ``options``."""
-        for option in options:
-            size = {"--crop-size": self.spec.crop, "--test-size": self.spec.test_size}[option]
-            check_size(size, self.backbone, self.traits, option)
-
-    def describe(self, fingerprint):
-        """What its checkpoints carry beside the weights, as plain values that depend on neither time nor place.
-
-        ``fingerprint`` holds everything that the result of the training depends on (see ``dmt.train_stage``).
-        """
-        spec, options = self.spec, fingerprint["options"]
-        recipe = {**{key: value for key, value in options.items() if value is not None}, "crop": list(spec.crop),
-                  **{key: fingerprint[key] for key in ("precision", "device", "start")}}
-        lists, labels = dict(fingerprint["lists"]), fingerprint["pseudo_labels"]
-        if labels is not None:
-            lists.update(unlabeled_names=labels["names_sha256"],
-                         pseudo_labels=hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest())
-        return Description(
-            spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, self.backbone, self.aspp_branches,
-            self.input_format, spec.test_size, spec.test_by, self.output_stride,
-            facts={"recipe": recipe, "lists": lists, "software": software()}).values()
-
-    def build(self, device, checkpoint=None, weights=None, seed=1):
-        """(network on ``device``, dict of what the checkpoint carries beside the weights).
-
-        From the file ``checkpoint``; or else with the backbone weights ``weights`` (see
-        ``models.weights.load_imagenet_weights``) and a head drawn from ``seed``. Raises ``UserError``.
-        """
-        torch.manual_seed(seed)
-        model = deeplab_v2(self.spec.num_classes, self.backbone, self.aspp_branches, self.output_stride)
-        content = {}
-        if checkpoint is not None:
-            content = load_model(model, checkpoint)
-            self._check(checkpoint, content)
-        elif self.input_format == COCO and not weights:
-            raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
-                            "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from "
-                            "nothing")
-        else:
-            load_imagenet_weights(model, weights)
-        carried = {key: value for key, value in content.items() if key not in ("model", "optimizer", "lr_scheduler")}
-        return model.to(device, memory_format=torch.channels_last), carried
-
-    def _check(self, checkpoint, content):
-        """Refuse a checkpoint that says it is of another network; warn of another input format."""
-        content = said(content, checkpoint)
-        for key, option in (("backbone", "--backbone"), ("output_stride", "--output-stride")):
-            own = self.identity().get(key)
-            if content.get(key, own) != own:
-                raise UserError(f"{checkpoint} was trained with {option} {content[key]}, but this stage has {own}; "
-                                f"leave {option} out, or give a checkpoint of that network")
-        branches = content.get("aspp_branches", self.aspp_branches)
-        if branches != self.aspp_branches:
-            raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "
-                            f"{self.aspp_branches}; add --aspp-branches {branches}")
-        names = list(content.get("class_names", self.spec.class_names))
-        if names != list(self.spec.class_names):
-            raise UserError(f"{checkpoint} was trained for other classes ({names!s:.200}); give a checkpoint of "
-                            f"{self.spec.name} or the dataset of this checkpoint, or train with --new-head, which "
-                            "keeps its encoder alone")
-        trained_with, own = content.get("input_format", self.input_format.name), self.input_format.name
-        if trained_with != own:
-            print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses {own}; "
-                  f"{'add' if trained_with == 'coco' else 'leave out'} --coco", file=sys.stderr)
+    return Description(
+        spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, backbone,
+        aspp_branches or says.get("aspp_branches", 2), form, spec.test_size, spec.test_by, found.output_stride)
 
 
 @dataclass(frozen=True)
@@ -261,6 +169,6 @@ class Setting:
 
     data: Data
     machine: Machine
-    network: Network
+    network: Description
     split: tuple
     on_collapse: str = "stop"

@@ -1,6 +1,7 @@
 """A training as a stage: how it begins, is skipped when it is finished, goes on after an interruption, and ends."""
 
 import dataclasses
+import hashlib
 import json
 import signal
 import sys
@@ -23,7 +24,7 @@ from models.deeplab import average_parts, synchronize
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import sha256
-from utils.runs import Board, Stage
+from utils.runs import Stage, software
 
 _SHOWN = 4  # validation images in TensorBoard
 _ECHO = 5  # seconds in which a signal comes to each of several processes more than once: torchrun passes on its own
@@ -120,7 +121,7 @@ def _steps(plan, dataset, network, processes):
     streams = [(kind, len(dataset.samples[kind]), size) for kind, size in
                ((datasets.PSEUDO, plan.batch_pseudo), (datasets.LABELED, plan.batch_labeled)) if size]
     steps = Steps(streams, plan.seed, plan.epochs, plan.accumulate, processes.rank, processes.size)
-    crop = network.spec.crop
+    crop = dataset.crop
     if max(crop) <= network.traits.output_stride and (
             min(len(steps.batch(step)) for step in range(steps.per_epoch)) // steps.accumulate < 2):
         raise UserError(f"--crop-size {crop[0]} {crop[1]} leaves one feature an image, and a batch or part of one has "
@@ -144,17 +145,16 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
 
     def begin():
         state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None
-        stage.write_config({**plan.config, "fingerprint": fingerprint})
-        stage.start_metrics(state["step"] if state else 0)
+        stage.begin({**plan.config, "fingerprint": fingerprint}, state["step"] if state else 0)
         return state
 
     state = processes.first(begin)
     step = state["step"] if state else 0
-    board = Board(stage.folder / "tensorboard", step) if processes.is_first else None
-    view = LiveView(board, spec, spread(len(validation), _SHOWN))
+    view = LiveView(stage.folder / "tensorboard" if processes.is_first else None, step, spec,
+                    spread(len(validation), _SHOWN))
     trainer = Trainer(model, plan.recipe, machine, network.input_format, Counts(model.num_classes, machine.device))
-    records = Records(trainer, steps, stage, network.describe(fingerprint), fingerprint, view, setting.on_collapse,
-                      plan.save)
+    records = Records(trainer, steps, stage, _described(network, spec.crop, fingerprint), fingerprint, view,
+                      setting.on_collapse, plan.save)
     if state:
         records.load_state_dict(state)
     forward = Forward(trainer.model, network.input_format, machine)
@@ -180,8 +180,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
         interrupted.signal = max(processes.gather(asked[0] if asked else 0))
         raise
     finally:
-        if board is not None:
-            board.close()
+        view.close()
     result = {"miou": miou, "step": best_step, "start_miou": carried.get("miou"),
               "skipped_steps": int(machine.precision.skipped.item())}
     processes.first(lambda: stage.finish(result, fingerprint, plan.save))
@@ -230,3 +229,14 @@ def _fingerprint(setting, plan, manifest, lists):
                     "max_pixels": None},
         "lists": {f"{name}_names": names_digest(samples) for name, samples in lists.items()},
         "start": sha256(plan.start) if plan.start else weights, "pseudo_labels": manifest}))
+
+
+def _described(network, crop, fingerprint):
+    """What the checkpoints carry beside the weights, as plain values that depend on neither time nor place."""
+    recipe = {**{key: value for key, value in fingerprint["options"].items() if value is not None}, "crop": list(crop),
+              **{key: fingerprint[key] for key in ("precision", "device", "start")}}
+    lists, labels = dict(fingerprint["lists"]), fingerprint["pseudo_labels"]
+    if labels is not None:
+        lists.update(unlabeled_names=labels["names_sha256"],
+                     pseudo_labels=hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest())
+    return dataclasses.replace(network, facts={"recipe": recipe, "lists": lists, "software": software()}).values()

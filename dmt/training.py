@@ -13,8 +13,7 @@ import torch
 from data.confidence import GREY_LEVELS
 from dmt.loss import STOP, DynamicMutualLoss, label_online
 from models.deeplab import upsample
-from utils.replay import Replay
-from utils.transfer import Upload
+from utils.gpu import Replay, Upload
 
 
 @dataclass(frozen=True)

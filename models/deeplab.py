@@ -13,9 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import resnet50, resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models import encoder
-from models.encoder import Encoder, Traits
-from models.input_format import IMAGENET
+from models.input_format import IMAGENET, Traits
 from utils.errors import UserError
 
 DILATIONS = (6, 12, 18, 24)
@@ -31,6 +29,7 @@ class NarrowResNet(ResNet):
 BACKBONES = {"resnet101": resnet101, "resnet50": resnet50,
              "small": functools.partial(NarrowResNet, Bottleneck, [1, 1, 1, 1])}
 _TRAITS = Traits(output_stride=8, plus=1, exact=False, input_format=IMAGENET)  # of these
+PREFIX = "timm/"  # of the names of all others, see ``models.encoder``
 
 
 class PyramidHead(nn.Module):
@@ -75,6 +74,7 @@ class DeepLabV2(nn.Module):
             channels = self.backbone.layer4[-1].conv3.out_channels
             del self.backbone.avgpool, self.backbone.fc  # of the image classifier
         else:
+            from models.encoder import Encoder  # loading timm takes seconds
             self.backbone = Encoder(backbone, output_stride)
             channels = self.backbone.channels
         self.classifier = nn.Sequential(PyramidHead(channels, num_classes, aspp_branches))
@@ -124,14 +124,15 @@ def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2, output_stride
 
 
 def traits(backbone, output_stride=None):
-    """The ``models.encoder.Traits`` of a backbone. Raises as ``deeplab_v2`` does."""
+    """The ``models.input_format.Traits`` of a backbone. Raises as ``deeplab_v2`` does."""
     if backbone not in BACKBONES:
-        if not backbone.startswith(encoder.PREFIX):
-            raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}, or {encoder.PREFIX}NAME")
+        if not backbone.startswith(PREFIX):
+            raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}, or {PREFIX}NAME")
+        from models import encoder  # as above
         return encoder.traits(backbone, output_stride)
     if output_stride not in (None, _TRAITS.output_stride):
         raise UserError(f"--output-stride {output_stride}: {backbone} has output stride {_TRAITS.output_stride}; leave "
-                        f"the option out, or give an encoder of timm, as in --backbone {encoder.PREFIX}resnet50")
+                        f"the option out, or give an encoder of timm, as in --backbone {PREFIX}resnet50")
     return _TRAITS
 
 

@@ -1,20 +1,21 @@
-"""What the file of a network says about it: enough to use it alone, as plain values.
+"""Which network: what its file says about it, enough to use it alone, as plain values; and the network built.
 
 Checkpoints carry these values beside the weights, exported files in their metadata. Old checkpoints carry fewer or
 none; what can be seen from the weights is, and the rest is assumed and said.
 """
 
 import reprlib
+import sys
 from dataclasses import dataclass, field
 
 import torch
 
-from models.deeplab import BACKBONES, deeplab_v2, traits
-from models.encoder import PREFIX
+from models.deeplab import BACKBONES, PREFIX, deeplab_v2, traits
 from models.input_format import COCO, IMAGENET, OWN, InputFormat, input_format
-from utils.checkpoints import HEAD
+from models.weights import load_imagenet_weights
+from utils.checkpoints import HEAD, load_model
 from utils.errors import UserError
-from utils.kinds import fits
+from utils.files import fits
 
 INPUT_FORMATS = {IMAGENET.name: IMAGENET, COCO.name: COCO}
 UNKNOWN = "unknown"  # a backbone, in the words of an exported file that does not say
@@ -50,7 +51,7 @@ def said(values, path):
 
 @dataclass(frozen=True)
 class Description:
-    """A network and what it needs to be used: classes, input, size.
+    """A network and what it needs to be used: classes, input, size; what a checkpoint must say to be used with it.
 
     ``palette`` holds an RGB triple (0 to 255) a class. ``test_size`` (height, width) is the size that images are
     brought to, in the way ``test_by`` says (see ``data.specs.DatasetSpec``); both are None where nobody knows.
@@ -79,27 +80,70 @@ class Description:
 
     @property
     def traits(self):
-        """The ``models.encoder.Traits`` of its backbone; usual ones where nobody knows it."""
+        """The ``models.input_format.Traits`` of its backbone; usual ones where nobody knows it."""
         known = self.backbone if self.backbone.startswith(PREFIX) else next(iter(BACKBONES))
         return traits(known, self.output_stride)
+
+    def identity(self):
+        """Plain values that tell networks apart. The built-in ones have one stride and formats that a name tells."""
+        form = self.input_format
+        values = {"backbone": self.backbone, "aspp_branches": self.aspp_branches, "input_format": form.name,
+                  "num_classes": self.num_classes}
+        if self.backbone.startswith(PREFIX):
+            values.update(output_stride=self.traits.output_stride, mean=list(form.mean), std=list(form.std))
+        return values
 
     def values(self):
         """The description as plain values, as checkpoints and exported files carry it; ``said`` reads them."""
         known = {
             "dataset": self.name, "num_classes": self.num_classes, "class_names": list(self.class_names),
             "palette": [list(color) for color in self.palette], "background": self.background, "ignore": self.ignore,
-            **network_values(self.backbone, self.aspp_branches, self.output_stride, self.input_format),
-            "test_size": list(self.test_size) if self.test_size else None, "test_by": self.test_by, **self.facts}
+            **self.identity(), "test_size": list(self.test_size) if self.test_size else None,
+            "test_by": self.test_by, **self.facts}
         return {key: value for key, value in known.items() if value is not None or key in ("background", "ignore")}
 
+    def build(self, device, checkpoint=None, weights=None, seed=1):
+        """(network on ``device``, dict of what the checkpoint carries beside the weights).
 
-def network_values(backbone, aspp_branches, output_stride, form):
-    """Plain values that tell networks apart. The built-in ones have one stride and formats that a name tells."""
-    values = {"backbone": backbone, "aspp_branches": aspp_branches, "input_format": form.name}
-    if backbone.startswith(PREFIX):
-        stride = traits(backbone, output_stride).output_stride
-        values.update(output_stride=stride, mean=list(form.mean), std=list(form.std))
-    return values
+        From the file ``checkpoint``; or else with the backbone weights ``weights`` (see
+        ``models.weights.load_imagenet_weights``) and a head drawn from ``seed``. Raises ``UserError``.
+        """
+        torch.manual_seed(seed)
+        model = deeplab_v2(self.num_classes, self.backbone, self.aspp_branches, self.output_stride)
+        content = {}
+        if checkpoint is not None:
+            content = load_model(model, checkpoint)
+            self._check(checkpoint, content)
+        elif self.input_format == COCO and not weights:
+            raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
+                            "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from "
+                            "nothing")
+        else:
+            load_imagenet_weights(model, weights)
+        carried = {key: value for key, value in content.items() if key not in ("model", "optimizer", "lr_scheduler")}
+        return model.to(device, memory_format=torch.channels_last), carried
+
+    def _check(self, checkpoint, content):
+        """Refuse a checkpoint that says it is of another network; warn of another input format."""
+        content = said(content, checkpoint)
+        for key, option in (("backbone", "--backbone"), ("output_stride", "--output-stride")):
+            own = self.identity().get(key)
+            if content.get(key, own) != own:
+                raise UserError(f"{checkpoint} was trained with {option} {content[key]}, but this stage has {own}; "
+                                f"leave {option} out, or give a checkpoint of that network")
+        branches = content.get("aspp_branches", self.aspp_branches)
+        if branches != self.aspp_branches:
+            raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "
+                            f"{self.aspp_branches}; add --aspp-branches {branches}")
+        names = list(content.get("class_names", self.class_names))
+        if names != list(self.class_names):
+            raise UserError(f"{checkpoint} was trained for other classes ({names!s:.200}); give a checkpoint of "
+                            f"{self.name} or the dataset of this checkpoint, or train with --new-head, which keeps its "
+                            "encoder alone")
+        trained_with, own = content.get("input_format", self.input_format.name), self.input_format.name
+        if trained_with != own:
+            print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses {own}; "
+                  f"{'add' if trained_with == 'coco' else 'leave out'} --coco", file=sys.stderr)
 
 
 def said_format(values):

@@ -1,6 +1,7 @@
 """Any encoder of timm that gives a feature map, as the backbone ``timm/NAME`` of a network.
 
 timm is asked for everything: which options the encoder takes, its channels, its stride and its input normalization.
+Loading it takes seconds, so this file is imported where such an encoder is asked for.
 """
 
 import difflib
@@ -8,40 +9,20 @@ import functools
 import logging
 from typing import NamedTuple
 
+import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.input_format import IMAGENET, OWN, InputFormat
+from models.deeplab import PREFIX
+from models.input_format import IMAGENET, OWN, InputFormat, Traits
 from utils.errors import UserError
 
-PREFIX = "timm/"
+logging.getLogger("timm").setLevel(logging.ERROR)  # remarks on classifiers that are left out
+
 DEFAULT_STRIDE = 8
 _POINTS = 8  # of the map, along an axis, on which an encoder is tried
 _NEAREST = 5  # names that an unknown one is answered with
-
-
-class Traits(NamedTuple):
-    """What others ask of a backbone.
-
-    ``output_stride``: pixels from one point of its map to the next. Images whose sides are k · ``output_stride`` +
-    ``plus`` have points from border to border; if ``exact``, it takes no others. ``input_format`` is what it expects.
-    """
-
-    output_stride: int
-    plus: int
-    exact: bool
-    input_format: InputFormat
-
-    @property
-    def smallest(self):
-        """The smallest side, in pixels, with two points."""
-        return (2 - self.plus) * self.output_stride + self.plus
-
-    def map_size(self, *sides):
-        """The size of the map, in words, for ``sides`` in words."""
-        rounded = "{} / {}" if self.exact else "ceil({} / {})" if self.plus else "floor({} / {})"
-        return ", ".join(rounded.format(side, self.output_stride) for side in sides)
 
 
 class _Found(NamedTuple):
@@ -110,35 +91,19 @@ class Encoder(nn.Module):
         self.network.load_state_dict(drawn[0])
 
 
-def check_size(size, backbone, traits, option):
-    """Raise ``UserError`` naming the nearest sizes when the backbone does not take ``size`` (height, width)."""
-    step = traits.output_stride
-    if traits.exact and any(side % step for side in size):
-        near = [" ".join(str(max(1, rounded) * step) for rounded in sides)
-                for sides in ([side // step for side in size], [-(-side // step) for side in size])]
-        raise UserError(f"{option} {size[0]} {size[1]}: {backbone} takes images whose sides are multiples of {step} "
-                        f"only; the nearest are {option} {near[0]} and {option} {near[1]}")
-
-
 def traits(backbone, output_stride=None):
     """The ``Traits`` of the encoder ``timm/NAME``. Raises ``UserError`` as ``Encoder`` does."""
     return _look_at(backbone, output_stride).traits
 
 
-def _timm():
-    import timm  # not at the top: it takes seconds, and most runs do without
-    logging.getLogger("timm").setLevel(logging.ERROR)  # remarks on classifiers that are left out
-    return timm
-
-
 def _create(backbone, **options):
-    return _timm().create_model(backbone.removeprefix(PREFIX), features_only=True, out_indices=(-1,), **options)
+    return timm.create_model(backbone.removeprefix(PREFIX), features_only=True, out_indices=(-1,), **options)
 
 
 @functools.cache
 def _look_at(backbone, output_stride):
     """What timm's encoder is, found out by building it without memory and showing it images without values."""
-    name, timm = backbone.removeprefix(PREFIX), _timm()
+    name = backbone.removeprefix(PREFIX)
     known = [*timm.list_models(), *timm.list_pretrained()]  # those with a tag are the latter's
     if name not in known:  # also keeps out what timm would fetch from elsewhere
         near = [PREFIX + one for one in difflib.get_close_matches(name, known, _NEAREST, cutoff=0.5)]

@@ -1,9 +1,13 @@
-"""The forms in which networks take their input: torchvision's (ImageNet weights), Caffe's (COCO weights), timm's."""
+"""The forms in which networks take their input: torchvision's (ImageNet weights), Caffe's (COCO weights), timm's; and
+images of which sizes."""
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,38 @@ OWN = "own"  # the name of any other
 def input_format(coco):
     """The input format of the COCO (Caffe) weights if ``coco``, else that of ImageNet weights."""
     return COCO if coco else IMAGENET
+
+
+class Traits(NamedTuple):
+    """What others ask of a backbone.
+
+    ``output_stride``: pixels from one point of its map to the next. Images whose sides are k · ``output_stride`` +
+    ``plus`` have points from border to border; if ``exact``, it takes no others. ``input_format`` is what it expects.
+    """
+
+    output_stride: int
+    plus: int
+    exact: bool
+    input_format: InputFormat
+
+    @property
+    def smallest(self):
+        """The smallest side, in pixels, with two points."""
+        return (2 - self.plus) * self.output_stride + self.plus
+
+    def map_size(self, *sides):
+        """The size of the map, in words, for ``sides`` in words."""
+        rounded = "{} / {}" if self.exact else "ceil({} / {})" if self.plus else "floor({} / {})"
+        return ", ".join(rounded.format(side, self.output_stride) for side in sides)
+
+    def check_size(self, size, backbone, option):
+        """Raise ``UserError`` naming the nearest sizes when the ``backbone`` does not take ``size`` (height, width)."""
+        step = self.output_stride
+        if self.exact and any(side % step for side in size):
+            near = [" ".join(str(max(1, rounded) * step) for rounded in sides)
+                    for sides in ([side // step for side in size], [-(-side // step) for side in size])]
+            raise UserError(f"{option} {size[0]} {size[1]}: {backbone} takes images whose sides are multiples of "
+                            f"{step} only; the nearest are {option} {near[0]} and {option} {near[1]}")
 
 
 @functools.lru_cache(maxsize=16)

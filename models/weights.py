@@ -11,10 +11,8 @@ import torch
 from torchvision.models import ResNet50_Weights, ResNet101_Weights
 
 from models.deeplab import deeplab_v2
-from models.encoder import Encoder
-from utils.arguments import number
 from utils.checkpoints import load_checkpoint, save
-from utils.errors import OneLineParser, UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, number, reports_user_errors
 from utils.files import sha256
 
 _IMAGENET = {"resnet101": ResNet101_Weights.IMAGENET1K_V1, "resnet50": ResNet50_Weights.IMAGENET1K_V1}
@@ -35,7 +33,7 @@ def load_imagenet_weights(model, source=None):
     """
     if source == "none":
         return
-    timm = isinstance(model.backbone, Encoder)
+    timm = not model.foldable
     if source is not None:
         state, where = load_checkpoint(source)["model"], source
     elif timm:

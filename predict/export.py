@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from models.deeplab import upsample
-from models.encoder import Encoder
 from predict.network import load
 from predict.onnx import OnnxNetwork, needed
 from utils.checkpoints import save_safetensors
@@ -124,7 +123,7 @@ def trace(computes, network):
         side = torch.export.Dim(name, min=2 if traits.exact else traits.smallest)
         sizes[axis] = traits.output_stride * side if traits.exact else side
     images = torch.zeros(2, 3, *(_taken(side, traits) for side in _TRACED))
-    deferred = isinstance(network.backbone, Encoder)  # torch cannot prove all that some do with sizes
+    deferred = not network.foldable  # torch cannot prove all that some do with sizes
     with _exporting("torch.export"):
         program = torch.export.export(computes, (images,), dynamic_shapes=(sizes,),
                                       prefer_deferred_runtime_asserts_over_guards=deferred)

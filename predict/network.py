@@ -17,7 +17,6 @@ from dmt.prediction import Forward
 from dmt.session import Machine, choose_device
 from models.deeplab import deeplab_v2
 from models.description import Description, describe_checkpoint
-from models.encoder import check_size
 from models.input_format import COCO
 from predict import decide
 from predict.onnx import OnnxNetwork
@@ -214,7 +213,7 @@ def choose_protocol(members, description, spec, kind, test_size=None, test_by=No
         raise UserError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give each scale once")
     traits = [member.description.traits for member in members]
     for member in members if kind == PAPERS else ():  # the other protocols' sizes are of their own making
-        check_size(test_size, member.description.backbone, member.description.traits, "--test-size")
+        member.description.traits.check_size(test_size, member.description.backbone, "--test-size")
     steps = [one.output_stride for one in traits if one.exact]
     every, plus = (math.lcm(*steps), 0) if steps else max((one.output_stride, one.plus) for one in traits)
     return Protocol(kind, test_size and tuple(test_size), test_by or description.test_by or "pad",

@@ -9,7 +9,7 @@ import torch
 from models.description import KINDS, UNKNOWN, Description, complete, said
 from models.input_format import IMAGENET, InputFormat
 from utils.errors import UserError
-from utils.kinds import fits
+from utils.files import fits
 
 _ANEW = "export it anew with python -m tools.export"
 

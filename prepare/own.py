@@ -35,8 +35,7 @@ from prepare import classes
 from prepare.common import add_mask_options, check_number, in_threads, refuse_existing
 from prepare.pairs import image_files, pair, pattern
 from prepare.survey import has_colors, image_facts, mask_facts
-from utils.arguments import number
-from utils.errors import OneLineParser, UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, number, reports_user_errors
 from utils.files import make_folder, write_text
 
 SPLIT, SPLIT_ID = "all", 0

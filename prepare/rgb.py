@@ -22,8 +22,7 @@ from data.masks import IGNORED, write_palette_png
 from prepare.classes import colors_of, read_classes, read_color
 from prepare.common import add_mask_options, check_number, finish_masks, in_threads, refuse_existing
 from prepare.pairs import image_files
-from utils.arguments import number
-from utils.errors import OneLineParser, UserError, reports_user_errors
+from utils.errors import OneLineParser, UserError, number, reports_user_errors
 
 _LISTED = 8  # unknown colours in the error
 

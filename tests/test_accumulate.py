@@ -45,11 +45,6 @@ class Stage:
     def log_metrics(self, **values):
         self.lines.append(values)
 
-    def add(self, *_):
-        """As a board."""
-
-    picture = add
-
 
 class Plain(nn.Module):
     """A network without batch normalization: a convolution over points 8 pixels apart."""
@@ -96,8 +91,7 @@ def train(parts, pseudo, labeled, data, steps=3, online=None, model=None):
     machine, order_of = Machine(torch.device("cpu"), Precision("fp32", "cpu"), 0, 8), Steps(streams, 0, steps, parts)
     trainer = Trainer(model, recipe, machine, input_format(False), Counts(CLASSES, "cpu"))
     shapes = load_spec("shapes")
-    view = LiveView(stage, dataclasses.replace(shapes, class_names=shapes.class_names[:CLASSES],
-                                               palette=shapes.palette[:CLASSES]), ())
+    view = LiveView(None, 0, dataclasses.replace(shapes, class_names=shapes.class_names[:CLASSES]), ())
     records = Records(trainer, order_of, stage, {}, {}, view, "stop", save=False)
     dealt = order(pseudo, labeled, parts)
     run_training(trainer, order_of, [tuple(tensor[dealt] for tensor in data)] * steps, records,

@@ -12,9 +12,8 @@ from dmt.loss import DynamicMutualLoss
 from dmt.records import Records
 from models import deeplab_v2
 from tests.test_stages import SMALL
-from utils.background import Background
+from utils.gpu import Background, snapshot
 from utils.runs import Stage
-from utils.transfer import snapshot
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from models import deeplab, deeplab_v2
 from models.deeplab import traits
-from models.encoder import Encoder, check_size
+from models.encoder import Encoder
 from models.input_format import IMAGENET
 from models.weights import load_imagenet_weights
 from tests.test_distributed import torchrun
@@ -198,8 +198,8 @@ def test_sizes_and_formats_are_the_encoders():
     own = traits("timm/vit_small_patch14_dinov2")
     assert own[:3] == (14, 0, True) and own.input_format == IMAGENET
     with pytest.raises(UserError, match="nearest are --crop-size 308 322 and --crop-size 322 322"):
-        check_size((321, 322), "timm/vit_small_patch14_dinov2", own, "--crop-size")
-    check_size((322, 308), "", own, "")
+        own.check_size((321, 322), "timm/vit_small_patch14_dinov2", "--crop-size")
+    own.check_size((322, 308), "", "")
     assert traits("timm/test_convnext")[:3] == (8, 0, False) and traits("timm/test_resnet", 16)[:3] == (16, 1, False)
     assert traits(CNN)[:3] == traits("small")[:3] == (8, 1, False)
     assert traits("timm/swin_tiny_patch4_window7_224")[:3] == (32, 0, True)

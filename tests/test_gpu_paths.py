@@ -19,10 +19,9 @@ from dmt.training import Trainer
 from models import deeplab_v2
 from tests.test_stages import SMALL, first_weights, label, tensors
 from utils.errors import UserError
+from utils.gpu import Replay, Upload
 from utils.metrics import ConfusionMatrix, count_apart
 from utils.precision import Precision
-from utils.replay import Replay
-from utils.transfer import Upload
 
 
 @pytest.mark.parametrize("at_once", [1, 2**26])

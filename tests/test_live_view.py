@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data.specs import load_spec
 from dmt.live_view import LiveView, confusion_figure, spread
-from utils.runs import Board
 
 SPEC = load_spec("shapes")
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,9 +53,9 @@ def test_tensorboard_gets_curves_classes_and_pictures(stage):
 
 
 def test_scale_of_mixed_precision_is_logged(tmp_path):
-    board = Board(tmp_path / "tensorboard", 0)
-    LiveView(board, SPEC, []).numbers("train", {"loss": 1.5, "scale": 65536.0, "nothing": None}, 7)
-    board._writer.flush()
+    view = LiveView(tmp_path / "tensorboard", 0, SPEC, [])
+    view.numbers("train", {"loss": 1.5, "scale": 65536.0, "nothing": None}, 7)
+    view.close()
     found = events(tmp_path)
     assert [(event.step, event.value) for event in found.Scalars("train/scale")] == [(7, 65536.0)]
     assert "train/nothing" not in found.Tags()["scalars"]
@@ -89,15 +88,14 @@ def test_every_kind_of_line_is_documented(stage):
 
 
 def test_a_gallery_shows_image_truth_and_prediction_in_the_palette(tmp_path):
-    board = Board(tmp_path / "tensorboard", 0)
-    view = LiveView(board, SPEC, spread(10, 2))
+    view = LiveView(tmp_path / "tensorboard", 0, SPEC, spread(10, 2))
     image = torch.zeros(20, 30, 3, dtype=torch.uint8)
     image[..., 0] = 200  # blue, in BGR
     label, prediction = torch.full((16, 24), 255), torch.ones(16, 24, dtype=torch.int64)
     for index in range(10):
         view.see(index, image, label, prediction)
     view.validated(np.eye(8), [0.5] * 8, 1)
-    board._writer.flush()
+    view.close()
     (rows,) = pictures(events(tmp_path), "validation/image, truth, prediction")
     assert rows.shape == (2 * (16 + 2), 3 * 24, 3)
     assert rows[0, 0].tolist() == [0, 0, 200] and rows[0, 24].tolist() == [224, 224, 192]

@@ -30,9 +30,8 @@ from pathlib import Path
 if not __package__:  # started by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from utils.arguments import number  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
-from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
+from utils.errors import OneLineParser, UserError, number, reports_user_errors  # noqa: E402
 from utils.files import make_folder, sha256, write_json  # noqa: E402
 from utils.options import add_protocol_options  # noqa: E402
 

@@ -24,9 +24,8 @@ if not __package__:  # started by its path
 
 from report.page import progress, write_page  # noqa: E402
 from report.run import read_run  # noqa: E402
-from utils.arguments import number  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
-from utils.errors import OneLineParser, reports_user_errors  # noqa: E402
+from utils.errors import OneLineParser, number, reports_user_errors  # noqa: E402
 from utils.files import locked, write_json  # noqa: E402
 
 

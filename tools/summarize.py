@@ -19,8 +19,7 @@ if not __package__:  # started by its path
 
 from report.run import read_run  # noqa: E402
 from report.summary import summarize  # noqa: E402
-from utils.arguments import number  # noqa: E402
-from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
+from utils.errors import OneLineParser, UserError, number, reports_user_errors  # noqa: E402
 from utils.files import write_json  # noqa: E402
 
 

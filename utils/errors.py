@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import math
 import signal
 import sys
 
@@ -29,6 +30,22 @@ class OneLineParser(argparse.ArgumentParser):
                               difflib.get_close_matches(wrong, self._option_string_actions, 1))
         print(f"error: {message}{nearest} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
+
+
+def number(kind, low, what, strict=False, high=math.inf):
+    """A type for ``argparse``: text -> ``kind`` (int or float), from ``low`` (above it if ``strict``) to ``high``.
+
+    ``what`` says in words what is wanted, for the error.
+    """
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (value > low if strict else value >= low) or not value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+    return parse
 
 
 def report(error):

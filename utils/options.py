@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from utils.arguments import number
-from utils.errors import OneLineParser
+from utils.errors import OneLineParser, number
 
 _EPILOG = """\
 examples:

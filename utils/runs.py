@@ -1,4 +1,4 @@
-"""A run is a folder: checkpoints, and per stage its configuration, environment, metrics and TensorBoard events."""
+"""A run is a folder: checkpoints, and per stage its configuration, environment and metrics."""
 
 import contextlib
 import json
@@ -49,11 +49,6 @@ class Stage:
 
     def __exit__(self, *error):
         return self._lock.__exit__(*error)
-
-    def write_config(self, options):
-        """Write the stage's configuration (a dict of plain values) and environment."""
-        write_json(self.folder / "config.json", options)
-        write_json(self.folder / "environment.json", environment())
 
     # --- finished, interrupted, or new ----------------------------------------------------------------------------
 
@@ -139,13 +134,15 @@ class Stage:
             if kept != lines:
                 write_text(log, "\n".join([*kept, ""]))
 
-    # --- metrics --------------------------------------------------------------------------------------------------
+    # --- while it goes on -----------------------------------------------------------------------------------------
 
-    def start_metrics(self, after_step=0):
-        """Begin the metrics file anew, keeping the lines of steps up to ``after_step`` (when a training goes on).
+    def begin(self, config, after_step):
+        """Write the configuration ``config`` (plain values) and the environment, and begin the metrics file anew.
 
-        A line that a kill has cut off is left out.
+        Lines of steps up to ``after_step`` stay (when a training goes on), but for one that a kill has cut off.
         """
+        write_json(self.folder / "config.json", config)
+        write_json(self.folder / "environment.json", environment())
         kept = []
         if after_step and self._metrics.is_file():
             for line in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -161,47 +158,6 @@ class Stage:
                 file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
         except OSError as error:
             raise UserError(f"{self._metrics} cannot be written: {error.strerror or error}") from error
-
-
-class Board:
-    """TensorBoard events in ``folder``; those after ``after_step`` are dropped.
-
-    They are a convenience: when they cannot be written, the training goes on without them.
-    """
-
-    def __init__(self, folder, after_step):
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and labelling has no use for it
-        self._writer = None
-        with self._if_possible():
-            self._writer = SummaryWriter(str(folder), purge_step=after_step or None)
-
-    def add(self, values, step):
-        """Add the numbers in the dict ``values`` at ``step``."""
-        with self._if_possible():
-            for name, value in values.items() if self._writer else ():
-                if isinstance(value, (int, float)):
-                    self._writer.add_scalar(name, value, step)
-
-    def picture(self, name, pixels, step):
-        """Add the picture ``pixels`` ((H, W, 3) uint8 RGB) at ``step``."""
-        with self._if_possible():
-            if self._writer:
-                self._writer.add_image(name, pixels, step, dataformats="HWC")
-
-    def close(self):
-        """Write what waits to be written."""
-        with self._if_possible():
-            if self._writer:
-                self._writer.close()
-
-    @contextlib.contextmanager
-    def _if_possible(self):
-        try:
-            yield
-        except OSError as error:
-            self._writer = None
-            print(f"warning: no more TensorBoard events, they cannot be written: {error.strerror or error}",
-                  file=sys.stderr)
 
 
 def _damage(path, digest):

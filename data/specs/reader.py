@@ -9,7 +9,7 @@ import yaml
 
 from data import patterns
 from utils.errors import UserError
-from utils.kinds import fits
+from utils.files import fits
 
 _TEXT, _VALUE, _COLOR, _SIDE = (str, range(1 << 32)), range(1 << 16), [range(256)] * 3, range(1, (1 << 16) + 1)
 _NONE = (None, "none", "None")
