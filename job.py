@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from data.datasets import check_shared_memory, loaders
-from dmt.session import Data, Machine, Setting, choose_device, choose_network
+from dmt.session import Data, Machine, Setting, choose_device
+from models.description import choose_network
 from utils import precision
 from utils.checkpoints import find_checkpoint
 from utils.console import progress_bar
@@ -66,8 +67,7 @@ class Job:
         start, weights = self._start()
         name = options.exp_name or "-".join((self.spec.name, *self.split))
         self._check_sizes("--crop-size", "--test-size")
-        parts = self._parts(self._batch_size(), self.network,
-                            None if options.redo else known_parts(options.output_dir, name))
+        parts = self._parts(self._batch_size(), self.network, name)
         setting = Setting(self.data, self.machine, self.network, self.split, options.on_collapse)
         plan = train_stage.Training(
             name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
@@ -120,7 +120,7 @@ class Job:
         print(test.headline(network), flush=True)
         matrices = test.test(self.data, samples, network, machine)
         print(test.table(spec.class_names, matrices))
-        machine.processes.first(lambda: test.write_results(result, self.data, samples, network, matrices))
+        machine.processes.first(test.write_results, result, self.data, samples, network, matrices)
         print(f"written to {result}")
 
     def check(self, all_stages):
@@ -178,11 +178,15 @@ class Job:
             machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0,
             output_stride=network.output_stride)
 
-    def _parts(self, batch_size, network, known=None):
-        """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed."""
+    def _parts(self, batch_size, network, name=None):
+        """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed.
+
+        A training ``name`` that goes on keeps what it had.
+        """
         if not self.options.accumulate and self.options.max_memory is None:
             return 1
         from dmt import memory  # what most do without
+        known = known_parts(self.options.output_dir, name) if name and not self.options.redo else None
         work = memory.fit(self.spec, self._work(batch_size, network), known)
         if work.max_memory is not None:
             print(f"memory: {memory.estimate(self.spec, work)}", flush=True)

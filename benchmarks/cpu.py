@@ -28,7 +28,7 @@ import generate_splits
 import main as program
 from benchmarks import plain
 from benchmarks.measure import RESULTS, compare, save
-from data import datasets, transforms
+from data import batches, transforms
 from data.batches import generator
 from data.confidence import decode, encode
 from data.lists import Sample, labeled_names, unlabeled_names
@@ -146,7 +146,7 @@ class Rounds:
         crop, passes = self.size["crop"], range(self.size["passes"])
         samples = [[Sample(name, self.spec.image_path(self.root, name), self.spec.label_path(self.root, name))
                     for name in names] for names in (self.labeled, self.unlabeled)]
-        ours = datasets.TrainingImages(dataclasses.replace(self.spec, crop=crop), 1, *samples,
+        ours = batches.TrainingImages(dataclasses.replace(self.spec, crop=crop), 1, *samples,
                                        PseudoLabelStore(self.folder / "pseudo" / "new"))
 
         def run_ours(kind):
@@ -158,7 +158,7 @@ class Rounds:
             for number in passes:
                 for index, sample in enumerate(ours.samples[kind]):
                     image = plain.read_image(sample.image)
-                    if kind == datasets.PSEUDO:
+                    if kind == batches.PSEUDO:
                         labels, confidence = plain.read_pseudo_label(self.folder / "plain" / f"{sample.name}.npy")
                     else:
                         labels, confidence = plain.read_mask(sample.mask), None
@@ -168,7 +168,7 @@ class Rounds:
 
         return {f"loading of {len(passes) * len(ours.samples[kind])} {kind} images (s)": compare(
             lambda kind=kind: run_plainly(kind), lambda kind=kind: run_ours(kind), self.size["repeats"])
-            for kind in (datasets.LABELED, datasets.PSEUDO)}
+            for kind in (batches.LABELED, batches.PSEUDO)}
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Datasets for a DataLoader: training samples (labelled and pseudo-labelled) and whole images (for all else).
+"""Whole images for a DataLoader, for all but training (see ``data.batches``), and its loader processes.
 
 Everything stays uint8 until the device.
 """
@@ -11,60 +11,12 @@ import threading
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from data import images, transforms
-from data.batches import generator
 from utils.errors import NO_SHARED_MEMORY, UserError
 
-LABELED, PSEUDO = "labeled", "pseudo"
-CERTAIN = 255  # grey confidence of a human label: 1
-
 _ENDING = (signal.SIGTERM, signal.SIGINT)
-
-
-class TrainingImages(Dataset):
-    """Training samples by key (kind, pass, index), as ``data.batches.Steps`` gives them.
-
-    ``labeled`` and ``pseudo`` are lists of ``data.lists.Sample``; ``store`` is the ``PseudoLabelStore`` of the latter,
-    or None where their labels are made on the fly: then they come with label 0, and 255 in the padding. With
-    ``augment_pseudo`` false, pseudo-labelled images are only resized to the spec's crop.
-    Every random draw is a function of (seed, kind, pass, index).
-    """
-
-    def __init__(self, spec, seed, labeled, pseudo=(), store=None, augment_pseudo=True):
-        self.spec, self.crop, self.seed = spec, spec.crop, seed
-        self.samples = {LABELED: labeled, PSEUDO: pseudo}
-        self.store, self.augment_pseudo = store, augment_pseudo
-
-    def __getitem__(self, key):
-        """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, grey confidence (h, w) uint8)."""
-        kind, pass_number, index = key
-        sample = self.samples[kind][index]
-        image, confidence = images.read_image(sample.image, self.spec.max_pixels), None
-        if kind == LABELED:
-            label = images.read_mask(sample.mask, self.spec)
-        elif self.store is None:
-            label = confidence = np.zeros(image.shape[:2], np.uint8)
-        else:
-            label, confidence = self.store.read_label(sample.name)
-        image, label = _matched(sample.name, image, label, self.spec.resized)
-        if kind == LABELED or self.augment_pseudo:
-            rng = generator(self.seed, f"augmentation of {kind} images", pass_number, index)
-            window = transforms.draw_window(rng, image.shape[:2], self.crop)
-        else:
-            window = transforms.Window(*self.crop)
-        image = transforms.crop_image(image, window, self.crop)
-        label = transforms.crop_nearest(label, window, self.crop, 255)
-        if confidence is None:
-            return image, label, np.full(label.shape, CERTAIN, np.uint8)
-        return image, label, transforms.crop_nearest(confidence, window, self.crop, 0)
-
-    def collate(self, samples):
-        """Stack samples: (images (N, h, w, 3), labels (N, h, w), grey confidences (N, h, w)), all uint8; N may be 0."""
-        if samples:
-            return tuple(default_collate(samples))  # in a worker it stacks into the memory that the main process reads
-        return tuple(torch.empty((0, *self.crop, *channels), dtype=torch.uint8) for channels in ((3,), (), ()))
 
 
 class WholeImages(Dataset):
@@ -82,7 +34,7 @@ class WholeImages(Dataset):
         sample = self.samples[index]
         image = images.read_image(sample.image, self.spec.max_pixels)
         label = None if sample.mask is None else images.read_mask(sample.mask, self.spec)
-        return *_matched(sample.name, image, label, self.size), index
+        return *matched(sample.name, image, label, self.size), index
 
     def collate(self, items):
         """(images (N, *test_size, 3) uint8, labels (N, *test_size) uint8 or None, list of indices, list of sizes).
@@ -103,7 +55,7 @@ class WholeImages(Dataset):
         return padded[0], padded[1] if padded[1:] else None, list(indices), sizes
 
 
-def _matched(name, image, label, size=None):
+def matched(name, image, label, size=None):
     """Image and label (or None), resized to ``size`` where it is given; ``UserError`` where they differ in size."""
     if size is not None:
         image = transforms.resize_image(image, size)

@@ -86,9 +86,24 @@ def _tiff(path, content):
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
 
 
-def image_size(path, max_pixels=MAX_PIXELS):
-    """(height, width) of the image at ``path``, from its header. Raises ``UserError`` as ``read_image`` does."""
-    return _size(path, "image", path, max_pixels)
+def image_size(path, max_pixels=MAX_PIXELS, what="image", file=None):
+    """(height, width) of the image (or other ``what``) at ``path``, as its header claims; ``file`` may hold its bytes.
+
+    Raises ``UserError`` as ``read_image`` does.
+    """
+    try:
+        with Image.open(file or path) as image:
+            size = image.height, image.width
+    except FileNotFoundError as error:
+        raise UserError(_missing(path, what)) from error
+    except Exception as error:  # damaged bytes meet nearly every kind of exception
+        why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"the {what} {path} does not decode ({why}); replace the file or take its name out of the "
+                        "list") from error
+    if size[0] * size[1] > max_pixels:
+        raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
+                        f"{max_pixels}; raise it with --max-pixels if the file is what it should be")
+    return size
 
 
 def largest_size(spec, root):
@@ -165,25 +180,8 @@ def _read(path, what, max_pixels):
         raise UserError(_missing(path, what)) from error
     except OSError as error:
         raise UserError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
-    _size(path, what, io.BytesIO(content), max_pixels)
+    image_size(path, max_pixels, what, io.BytesIO(content))
     return content
-
-
-def _size(path, what, file, max_pixels):
-    """(height, width) that the header in ``file`` (``path`` itself, or its bytes) claims."""
-    try:
-        with Image.open(file) as image:
-            size = image.height, image.width
-    except FileNotFoundError as error:
-        raise UserError(_missing(path, what)) from error
-    except Exception as error:  # damaged bytes meet nearly every kind of exception
-        why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"the {what} {path} does not decode ({why}); replace the file or take its name out of the "
-                        "list") from error
-    if size[0] * size[1] > max_pixels:
-        raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
-                        f"{max_pixels}; raise it with --max-pixels if the file is what it should be")
-    return size
 
 
 def _missing(path, what):

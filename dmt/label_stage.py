@@ -34,7 +34,7 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
                 "previous_sha256": old and sources[old]["checkpoint_sha256"]}
     processes.agree(expected, f"the numbers, lists or files of the labelling in {folder}")
 
-    with processes.held_by_first(lambda: locked(folder / ".lock", f"the folder of pseudo labels {folder}")):
+    with processes.held_by_first(locked, folder / ".lock", f"the folder of pseudo labels {folder}"):
         shares = None if redo else processes.first(_finished_labeling, store, expected, samples)
         done = shares is not None
         if not done:

@@ -18,24 +18,20 @@ def network_maps(model, input_format, precision):
     return maps
 
 
-def for_inference(model, precision, device):
-    """What computes the ``model`` in evaluation mode on ``device``: itself, or on a GPU the ``FoldedDeepLab`` of it."""
-    if torch.device(device).type == "cpu" or not precision.is_torchs or not model.foldable:
-        return model
-    from models.folded import FoldedDeepLab  # a CPU does without
-    return FoldedDeepLab(model, precision.dtype)
-
-
 class Forward(Replay):
     """Runs ``model`` in evaluation mode on batches: images (N, H, W, 3) uint8 BGR -> logits (N, C, h, w).
 
-    ``machine`` is the ``dmt.session.Machine`` that the model is on: with its ``graphs`` a CUDA graph of full batches is
-    recorded. A model that has learnt meanwhile is followed after ``refresh``.
+    ``machine`` is the ``dmt.session.Machine`` that the model is on: on a GPU the ``FoldedDeepLab`` of the model computes
+    them, and with its ``graphs`` a CUDA graph of full batches is recorded. A model that has learnt meanwhile is followed
+    after ``refresh``.
     """
 
     def __init__(self, model, input_format, machine):
-        self._network = for_inference(model, machine.precision, machine.device)
-        super().__init__(network_maps(self._network, input_format, machine.precision), machine.device, machine.graphs)
+        self._network, precision = model, machine.precision
+        if machine.device.type != "cpu" and precision.is_torchs and model.foldable:
+            from models.folded import FoldedDeepLab  # a CPU does without
+            self._network = FoldedDeepLab(model, precision.dtype)
+        super().__init__(network_maps(self._network, input_format, precision), machine.device, machine.graphs)
 
     def refresh(self):
         """Take over the model's present weights."""

@@ -1,4 +1,4 @@
-"""What every stage needs: the dataset with its lists, the device and its precision, loaders, and the network."""
+"""What every stage needs: the dataset with its lists, the device and its precision, and loaders."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,10 +12,7 @@ from data import datasets, lists
 from data.images import largest_size
 from data.lists import Sample
 from data.specs import MAX_PIXELS, UNLABELED, load_spec, resolve_root
-from models.deeplab import BACKBONES, traits
-from models.description import Description, recognized, said, said_format
-from models.input_format import COCO
-from utils.checkpoints import load_checkpoint
+from models.description import Description
 from utils.distributed import ALONE, Processes
 from utils.errors import UserError
 from utils.precision import Precision
@@ -135,29 +132,6 @@ class Machine:
         batches = self.whole_batches(len(samples)) if positions is None else positions
         dataset = datasets.WholeImages(spec, samples)
         return self.loader(dataset, dataset.collate, batch_sampler=batches)
-
-
-def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coco=None, output_stride=None):
-    """The ``Description`` of the network for ``spec`` that the options ask for; None is what was not given.
-
-    Then it is as the file ``checkpoint`` says, if there is one, or as its weights show; else the papers'.
-    Raises ``UserError``.
-    """
-    says = {}
-    if checkpoint is not None:
-        content = load_checkpoint(checkpoint)
-        says = said(content, checkpoint)
-        if "backbone" not in says:
-            says["backbone"] = recognized(content["model"]) or "resnet101"
-    backbone = backbone or says.get("backbone", "resnet101")
-    own = backbone == says.get("backbone")
-    found = traits(backbone, output_stride or (says.get("output_stride") if own else None))
-    if coco and backbone not in BACKBONES:
-        raise UserError(f"--coco: {backbone} takes its input in a form of its own; leave the option out")
-    form = COCO if coco else said_format(says) if own and "input_format" in says else found.input_format
-    return Description(
-        spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, backbone,
-        aspp_branches or says.get("aspp_branches", 2), form, spec.test_size, spec.test_by, found.output_stride)
 
 
 @dataclass(frozen=True)

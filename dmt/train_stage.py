@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import datasets, images
-from data.batches import Steps
+from data import images
+from data.batches import LABELED, PSEUDO, Steps, TrainingImages
 from data.lists import names_digest
 from data.store import PseudoLabelStore
 from dmt import collapse, training
@@ -91,11 +91,11 @@ def run(setting, plan):
             print(f"warning: {len(seen)} of {len(validation)} images of the validation are trained on, {seen[0]} for "
                   "one; their mIoU says nothing of other images", file=sys.stderr)
 
-    with processes.held_by_first(lambda: Stage(plan.output_dir, plan.name)) as stage:
+    with processes.held_by_first(Stage, plan.output_dir, plan.name) as stage:
         result = processes.first(lambda: stage.result(fingerprint)) if plan.save and not plan.redo else None
         if result is None:
             processes.first(check)
-            dataset = datasets.TrainingImages(data.spec, plan.seed, labeled, pseudo, store, plan.augment_pseudo)
+            dataset = TrainingImages(data.spec, plan.seed, labeled, pseudo, store, plan.augment_pseudo)
             result = _train(setting, plan, stage, dataset, validation, fingerprint)
             print(f"{plan.name}: best validation mIoU {100 * result['miou']:.2f} % at step {result['step']}")
         else:
@@ -119,7 +119,7 @@ def _steps(plan, dataset, network, processes):
     Raises ``UserError`` where batch normalization would get one image with one feature; it needs two.
     """
     streams = [(kind, len(dataset.samples[kind]), size) for kind, size in
-               ((datasets.PSEUDO, plan.batch_pseudo), (datasets.LABELED, plan.batch_labeled)) if size]
+               ((PSEUDO, plan.batch_pseudo), (LABELED, plan.batch_labeled)) if size]
     steps = Steps(streams, plan.seed, plan.epochs, plan.accumulate, processes.rank, processes.size)
     crop = dataset.crop
     if max(crop) <= network.traits.output_stride and (
@@ -135,8 +135,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     spec, machine, network = setting.data.spec, setting.machine, setting.network
     processes = machine.processes
     steps = _steps(plan, dataset, network, processes)
-    model, carried = processes.after_first(
-        lambda: network.build(machine.device, plan.start, plan.weights, plan.seed))
+    model, carried = processes.after_first(network.build, machine.device, plan.start, plan.weights, plan.seed)
     average_parts(model, plan.accumulate)
     if processes.size == 1:
         machine.ready(model)
@@ -166,7 +165,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     loader = progress_bar(f"train {plan.name}", "step")(
         machine.loader(dataset, dataset.collate, batch_sampler=steps))
     asked = _listen(processes)
-    labeled, pseudo = (len(dataset.samples[kind]) for kind in (datasets.LABELED, datasets.PSEUDO))
+    labeled, pseudo = (len(dataset.samples[kind]) for kind in (LABELED, PSEUDO))
     print(f"{plan.name}: {labeled} labelled and {pseudo} pseudo-labelled images, {plan.epochs} epochs of "
           f"{steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
           + (f", {processes.size} processes" if processes.size > 1 else "")

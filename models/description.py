@@ -13,7 +13,7 @@ import torch
 from models.deeplab import BACKBONES, PREFIX, deeplab_v2, traits
 from models.input_format import COCO, IMAGENET, OWN, InputFormat, input_format
 from models.weights import load_imagenet_weights
-from utils.checkpoints import HEAD, load_model
+from utils.checkpoints import HEAD, load_checkpoint, load_model
 from utils.errors import UserError
 from utils.files import fits
 
@@ -176,6 +176,29 @@ def describe_checkpoint(content, path, coco=None, aspp_branches=None):
                         "give a checkpoint of this software")
     return complete(values, {"input_format": None if coco is None else input_format(coco).name,
                               "aspp_branches": aspp_branches})
+
+
+def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coco=None, output_stride=None):
+    """The ``Description`` of the network for the dataset ``spec`` that the options ask for; None is what was not given.
+
+    Then it is as the file ``checkpoint`` says, if there is one, or as its weights show; else the papers'.
+    Raises ``UserError``.
+    """
+    says = {}
+    if checkpoint is not None:
+        content = load_checkpoint(checkpoint)
+        says = said(content, checkpoint)
+        if "backbone" not in says:
+            says["backbone"] = recognized(content["model"]) or "resnet101"
+    backbone = backbone or says.get("backbone", "resnet101")
+    own = backbone == says.get("backbone")
+    found = traits(backbone, output_stride or (says.get("output_stride") if own else None))
+    if coco and backbone not in BACKBONES:
+        raise UserError(f"--coco: {backbone} takes its input in a form of its own; leave the option out")
+    form = COCO if coco else said_format(says) if own and "input_format" in says else found.input_format
+    return Description(
+        spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, backbone,
+        aspp_branches or says.get("aspp_branches", 2), form, spec.test_size, spec.test_by, found.output_stride)
 
 
 def complete(values, answers):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data.lists import Sample
-from data.datasets import TrainingImages
+from data.batches import TrainingImages
 from data.specs import load_spec
 from dmt.loss import ON_STUDENT_WIN, DynamicMutualLoss, label_online, pixel_weights
 from utils.options import parse_options
