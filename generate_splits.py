@@ -10,7 +10,7 @@ With the default options the lists published for DMT come out, byte for byte.
 import math
 from pathlib import Path
 
-from data.lists import find_training_list, read_list, split_list_names
+from data.lists import find_list, read_list, split_list_names
 from data.specs import load_spec, resolve_root
 from data.splits import check_none_replaced, check_split_names, list_parser, make_splits, own_split, save_lists
 from utils.errors import UserError, reports_user_errors
@@ -26,7 +26,7 @@ def main(arguments=None):
     divisors = [_divisor(text) for text in args.divisors] if args.divisors else list(spec.divisors)
     check_split_names(divisors)
     root = None if args.list and args.out else resolve_root(spec, args.data_root)
-    source = Path(args.list) if args.list else find_training_list(spec, root)
+    source = Path(args.list) if args.list else find_list(spec, root, "training")
     folder = Path(args.out) if args.out else spec.list_path(root, "")
     names = read_list(source, spec, root)
     lists = make_splits(names, divisors, args.seed, args.ids)

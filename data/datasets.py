@@ -44,12 +44,10 @@ class WholeImages(Dataset):
         """
         test_size, (pictures, labels, indices) = self.spec.test_size, zip(*items)
         sizes = [picture.shape[:2] for picture in pictures]
-        for index, (height, width) in zip(indices, sizes):
-            if height > test_size[0] or width > test_size[1]:
-                raise UserError(
-                    f"the image {self.samples[index].image} is {width} x {height} pixels, larger than the test size "
-                    f"{test_size[1]} x {test_size[0]} it is padded to; raise test_size in the dataset's spec or give "
-                    "--test-size")
+        for index, size in zip(indices, sizes):
+            wrong = images.too_large(self.samples[index].image, size, test_size)
+            if wrong:
+                raise UserError(wrong)
         padded = [torch.from_numpy(np.stack([transforms.pad(array, test_size, fill) for array in arrays]))
                   for arrays, fill in ((pictures, 0), (labels, 255)) if arrays[0] is not None]
         return padded[0], padded[1] if padded[1:] else None, list(indices), sizes

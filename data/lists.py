@@ -168,7 +168,7 @@ def _apart(spec, root, labeled_list):
             raise UserError(f"the name {_shown(name)} of an image for {spec.unlabeled_images} {wrong}; rename that "
                             "image")
     used = set()
-    for path, subset in ((spec.list_path(root, labeled_list), "train"), (find_validation_list(spec, root), "val")):
+    for path, subset in ((spec.list_path(root, labeled_list), "train"), (find_list(spec, root, "validation"), "val")):
         used |= {_file(spec, root, name, subset) for name in read_list(path, spec, root)}
     names = [name for name in names if _file(spec, root, name, UNLABELED) not in used]
     if not names:
@@ -186,23 +186,18 @@ def _file(spec, root, name, subset):
     return status.st_dev, status.st_ino
 
 
-def find_training_list(spec, root):
-    """Path of the list of all training images: the first of ``spec.train_lists`` that is there, else ``UserError``."""
-    return _find(spec, root, spec.train_lists, "training")
+def find_list(spec, root, subset):
+    """Path of the list of all ``subset`` images, training or validation: the first of the spec's that is there.
 
-
-def find_validation_list(spec, root):
-    """Path of the list of validation images: the first of ``spec.val_lists`` that is there, else ``UserError``."""
-    return _find(spec, root, spec.val_lists, "validation")
-
-
-def _find(spec, root, file_names, what):
+    Raises ``UserError`` when there is none.
+    """
+    file_names = {"training": spec.train_lists, "validation": spec.val_lists}[subset]
     paths = [spec.list_path(root, file_name) for file_name in file_names]
     for path in paths:
         if path.is_file():
             return path
     tried = " and ".join(str(path) for path in paths)
-    raise UserError(f"no {what} list of the dataset {spec.name}: looked for {tried}; {_origin(paths[0])}")
+    raise UserError(f"no {subset} list of the dataset {spec.name}: looked for {tried}; {_origin(paths[0])}")
 
 
 def _origin(path):

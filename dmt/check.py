@@ -111,7 +111,8 @@ def check(data, subsets, work, *, functions=(), progress=iter):
     for one in lists:  # one line a file comes last, there may be many
         report.errors += itertools.chain(*(examined.errors for examined in one.examined))
         if spec.test_by == "pad" and one.kind != LABELLED:
-            report.errors += _too_large(spec, one)
+            report.errors += [images.too_large(sample.image, examined.size, spec.test_size)
+                              for sample, examined in zip(one.samples, one.examined) if examined.size]
     report.errors = list(dict.fromkeys(filter(None, report.errors)))  # an image may stand in several lists
     for one in lists:
         if one.kind != UNLABELLED and one.counts.any() and not one.counts[:-1].any():
@@ -175,16 +176,6 @@ def _list(spec, name, kind, samples, examined):
     for one in examined:
         counts += 0 if one.counts is None else one.counts
     return _List(name, kind, samples, examined, counts, [one.size for one in examined if one.size is not None])
-
-
-def _too_large(spec, one):
-    """Labelling and validation pad images to the test size; one that is larger would not fit."""
-    rows, columns = spec.test_size
-    for sample, examined in zip(one.samples, one.examined):
-        height, width = examined.size or (0, 0)
-        if height > rows or width > columns:
-            yield (f"the image {sample.image} is {width} x {height} pixels, larger than the test size {columns} x "
-                   f"{rows} it is padded to; raise test_size in the dataset's spec or give --test-size")
 
 
 def _overlap(one, other):

@@ -82,7 +82,7 @@ class Data:
     def validation(self, tiny=False):
         """The samples of the validation images, or of the short list."""
         spec, root = self.spec, self.root
-        path = spec.list_path(root, "valtiny.txt") if tiny else lists.find_validation_list(spec, root)
+        path = spec.list_path(root, "valtiny.txt") if tiny else lists.find_list(spec, root, "validation")
         return self.samples(lists.read_list(path, spec, root), "val")
 
     def samples(self, names, subset):

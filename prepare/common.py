@@ -14,7 +14,7 @@ import dms_sample
 import generate_splits
 from data import patterns
 from data.masks import IGNORED
-from data.lists import find_training_list, read_list
+from data.lists import find_list, read_list
 from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import sync, write_bytes, write_text
@@ -104,7 +104,7 @@ def add_no_counts(parser):
 
 def finish(spec, root):
     """Make the lists of the random splits that a dataset of this size can have, and print what the user does now."""
-    names = read_list(find_training_list(spec, root))
+    names = read_list(find_list(spec, root, "training"))
     possible = [(split, divisor) for split, divisor in spec.divisors if len(names) > max(divisor, 3)]
     if len(possible) < len(spec.divisors):
         left_out = " ".join(split for split, _ in spec.divisors[len(possible):])

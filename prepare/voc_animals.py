@@ -7,7 +7,7 @@ from PIL import Image
 
 from data import images
 from data.masks import write_palette_png
-from data.lists import find_training_list, find_validation_list, read_list
+from data.lists import find_list, read_list
 from data.splits import save_lists
 from prepare.common import in_threads
 from utils.errors import UserError
@@ -26,8 +26,8 @@ def write_animals(voc, root, spec, out):
     if out.exists() and out.samefile(root):
         raise UserError(f"--animals {out} is the folder of VOC itself, whose images would be replaced; choose another")
     lists = {}
-    for path, (file_name,) in ((find_training_list(voc, root), spec.train_lists),
-                               (find_validation_list(voc, root), spec.val_lists)):
+    for path, (file_name,) in ((find_list(voc, root, "training"), spec.train_lists),
+                               (find_list(voc, root, "validation"), spec.val_lists)):
         names = read_list(path)
         has_animal = in_threads(functools.partial(_write_halved, voc, root, spec, out), names, "image")
         lists[file_name] = [name for name, has in zip(names, has_animal) if has]

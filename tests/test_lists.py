@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.lists import (find_training_list, find_validation_list, labeled_names, read_list, split_list_names,
+from data.lists import (find_list, labeled_names, read_list, split_list_names,
                         unlabeled_names, write_list)
 from data.specs import load_spec
 from utils.errors import UserError
@@ -112,13 +112,13 @@ def test_labelled_and_unlabelled_names(tmp_path):
 def test_the_first_training_list_that_is_there_is_taken(tmp_path):
     spec = load_spec("voc")
     with pytest.raises(UserError) as refused:
-        find_training_list(spec, tmp_path)
+        find_list(spec, tmp_path, "training")
     assert "trainaug.txt" in str(refused.value) and "train_aug.txt" in str(refused.value)
     write_list(spec.list_path(tmp_path, "train_aug.txt"), ["a"])
-    assert find_training_list(spec, tmp_path) == spec.list_path(tmp_path, "train_aug.txt")
+    assert find_list(spec, tmp_path, "training") == spec.list_path(tmp_path, "train_aug.txt")
     write_list(spec.list_path(tmp_path, "trainaug.txt"), ["a"])
-    assert find_training_list(spec, tmp_path) == spec.list_path(tmp_path, "trainaug.txt")
+    assert find_list(spec, tmp_path, "training") == spec.list_path(tmp_path, "trainaug.txt")
     with pytest.raises(UserError, match="no validation list"):
-        find_validation_list(spec, tmp_path)
+        find_list(spec, tmp_path, "validation")
     with pytest.raises(UserError, match="cityscapes_data_list.py"):
-        find_training_list(load_spec("city"), tmp_path)
+        find_list(load_spec("city"), tmp_path, "training")
