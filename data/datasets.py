@@ -45,9 +45,8 @@ class WholeImages(Dataset):
         test_size, (pictures, labels, indices) = self.spec.test_size, zip(*items)
         sizes = [picture.shape[:2] for picture in pictures]
         for index, size in zip(indices, sizes):
-            wrong = images.too_large(self.samples[index].image, size, test_size)
-            if wrong:
-                raise UserError(wrong)
+            if size[0] > test_size[0] or size[1] > test_size[1]:
+                raise UserError(images.too_large(self.samples[index].image, size, test_size))
         padded = [torch.from_numpy(np.stack([transforms.pad(array, test_size, fill) for array in arrays]))
                   for arrays, fill in ((pictures, 0), (labels, 255)) if arrays[0] is not None]
         return padded[0], padded[1] if padded[1:] else None, list(indices), sizes

@@ -165,9 +165,7 @@ def unequal(image, mask, size, mask_size):
 
 
 def too_large(image, size, test_size):
-    """What to say of an image whose ``size`` is above the ``test_size`` that it is padded to, or None."""
-    if size[0] <= test_size[0] and size[1] <= test_size[1]:
-        return None
+    """What to say of an image whose ``size`` is above the ``test_size`` that it is padded to."""
     return (f"the image {image} is {size[1]} x {size[0]} pixels, larger than the test size {test_size[1]} x "
             f"{test_size[0]} it is padded to; raise test_size in the dataset's spec or give --test-size")
 

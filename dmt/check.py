@@ -112,7 +112,8 @@ def check(data, subsets, work, *, functions=(), progress=iter):
         report.errors += itertools.chain(*(examined.errors for examined in one.examined))
         if spec.test_by == "pad" and one.kind != LABELLED:
             report.errors += [images.too_large(sample.image, examined.size, spec.test_size)
-                              for sample, examined in zip(one.samples, one.examined) if examined.size]
+                              for sample, examined in zip(one.samples, one.examined)
+                              if examined.size and np.greater(examined.size, spec.test_size).any()]
     report.errors = list(dict.fromkeys(filter(None, report.errors)))  # an image may stand in several lists
     for one in lists:
         if one.kind != UNLABELLED and one.counts.any() and not one.counts[:-1].any():
