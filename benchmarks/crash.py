@@ -26,6 +26,8 @@ import time
 import traceback
 from pathlib import Path
 
+import cv2
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -149,6 +151,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", default=str(RESULTS), help="folder of the JSON file (default: %(default)s)")
     options = parser.parse_args()
+    cv2.setNumThreads(1)  # of more, a forked process would wait for those that are not its own
     with tempfile.TemporaryDirectory() as folder:
         root = generate(Path(folder) / "data", 24, 6, seed=3, size=(64, 64))
         with contextlib.redirect_stdout(io.StringIO()):

@@ -41,10 +41,10 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
             processes.first(store.begin, sources[checkpoint], redo)
             previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
             if processes.size == 1:  # several are ended by torchrun
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
             try:
                 thresholds, shares = label(setting, samples, store, checkpoint, previous, rules)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with "
                       "them", file=sys.stderr)
                 raise
