@@ -156,10 +156,11 @@ def validation(bench, limit):
 
 
 def chain(bench, limit):
-    """Half a round of the launcher (r labels without PLE and with it, l learns), and what all its stages take by that."""
+    """Half a round of the launcher (r labels without PLE and with it, l learns), and what all stages take by that."""
     exp, id_ = "chain", "1"
     environment = {"DRY_RUN": "1", "OUTPUT_DIR": str(bench.out / exp), "DATA_ROOT": str(bench.root),
-                   "PYTHON": sys.executable, "exp": exp, "coco_weights": str(bench.out / "new.pt"), "split": bench.chain_split, "id": id_,
+                   "PYTHON": sys.executable, "exp": exp, "coco_weights": str(bench.out / "new.pt"),
+                   "split": bench.chain_split, "id": id_,
                    "EXTRA": " ".join([f"--device={bench.options.device}", "--on-collapse=warn",
                                       f"--backbone={bench.backbone}", *bench.size])}
     if bench.options.quick:

@@ -21,9 +21,9 @@ def network_maps(model, input_format, precision):
 class Forward(Replay):
     """Runs ``model`` in evaluation mode on batches: images (N, H, W, 3) uint8 BGR -> logits (N, C, h, w).
 
-    ``machine`` is the ``dmt.session.Machine`` that the model is on: on a GPU the ``FoldedDeepLab`` of the model computes
-    them, and with its ``graphs`` a CUDA graph of full batches is recorded. A model that has learnt meanwhile is followed
-    after ``refresh``.
+    ``machine`` is the ``dmt.session.Machine`` that the model is on: on a GPU the ``FoldedDeepLab`` of the model
+    computes them, and with its ``graphs`` a CUDA graph of full batches is recorded. A model that has learnt meanwhile
+    is followed after ``refresh``.
     """
 
     def __init__(self, model, input_format, machine):
