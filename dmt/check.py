@@ -291,7 +291,15 @@ def _written(folder):
 
 
 def _check_memory(spec, work, report):
-    """Compare the estimate with ``work.max_memory``, and with what is free on a GPU; on a CPU only report it."""
+    """Compare the estimate with ``work.max_memory``, and with what is free on a GPU; on a CPU only report it.
+
+    Sizes that the network does not take are errors, and there is no estimate then.
+    """
+    found, network = len(report.errors), traits(work.backbone, work.output_stride)
+    for size, option in ((spec.crop, "--crop-size"), (spec.test_size, "--test-size")):
+        _attempt(report.errors, network.check_size, size, work.backbone, option)
+    if len(report.errors) > found:
+        return
     fitted = _attempt(report.errors, memory.fit, spec, work)
     work = fitted or dataclasses.replace(work, max_memory=None)
     training, labeling = memory.memory_bytes(spec, work)

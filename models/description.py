@@ -21,7 +21,7 @@ INPUT_FORMATS = {IMAGENET.name: IMAGENET, COCO.name: COCO}
 UNKNOWN = "unknown"  # a backbone, in the words of an exported file that does not say
 
 _SIDE, _FACTS = range(1, (1 << 16) + 1), ("recipe", "lists", "software", "miou", "iou", "step")
-KINDS = {  # key -> what its value can be (see utils.kinds); the last six are where it comes from
+KINDS = {  # key -> what its value can be (see utils.files.fits); the last six are where it comes from
     "backbone": str, "output_stride": range(1, 257), "aspp_branches": (2, 4), "input_format": (*INPUT_FORMATS, OWN),
     "mean": [float] * 3, "std": [float] * 3, "num_classes": range(1, 256), "class_names": [str],
     "palette": [[range(256)] * 3], "background": (None, range(255)), "ignore": (None, range(1 << 16)), "dataset": str,

@@ -141,6 +141,13 @@ def test_only_images_that_are_padded_must_fit_the_test_size(shapes_root, tmp_pat
     assert len(errors) == 16 + 6 and all("--test-size" in line for line in errors)  # unlabelled and validation images
 
 
+def test_sizes_that_an_encoder_does_not_take_are_findings_among_others(shapes_root, tmp_path):
+    work = dataclasses.replace(SMALL, backbone="timm/vit_tiny_patch16_224")
+    report = run(shapes_root, tmp_path, work=work, crop=(33, 33), test_size=(80, 80))
+    assert [error.split(":")[0] for error in report.errors] == ["--crop-size 33 33"]
+    assert any(line.startswith("disk") for line in report.estimates)
+
+
 def test_huge_images_are_refused(shapes_root, tmp_path):
     errors = run(shapes_root, tmp_path, max_pixels=100).errors
     assert len(errors) == 8 + 8 + 16 + 6 + 6 and all("--max-pixels" in line for line in errors)

@@ -26,7 +26,7 @@ _KINDS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int
 def find_checkpoint(path, output_dir):
     """``path`` itself, or looked up in the working directory, then in ``output_dir``.
 
-    Raises ``UserError`` naming both places when it is in neither.
+    Raises ``UserError`` naming the places when it is in none.
     """
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [given, Path(output_dir) / given]
@@ -34,8 +34,8 @@ def find_checkpoint(path, output_dir):
         if place.is_file():
             return place
     maker = "make COCO weights with prepare_coco.sh" if "coco" in given.name else "train the stage that writes it"
-    raise UserError(f"the checkpoint {path} is missing: it is neither {' nor '.join(str(place) for place in places)}; "
-                    f"{maker} or correct the path")
+    where = f": it is neither {' nor '.join(map(str, places))}" if len(places) > 1 else ""
+    raise UserError(f"the checkpoint {path} is missing{where}; {maker} or correct the path")
 
 
 def save_weights(path, state, **extra):

@@ -16,7 +16,7 @@ _NONE = (None, "none", "None")
 _SIZE, _PATTERN = "[height, width] in pixels, as in [321, 321]", "a pattern, or a list of them, as in 'images/{name}.*'"
 _ONE_LINE = "a text of one line (yes, no, on and off stand for others: put them in quotes)"
 _FILES = "the name of a file in the folder 'lists', or a list of them, as in [trainaug.txt]"
-REQUIRED = {  # key -> (kind, as in utils.kinds; what it must be in words)
+REQUIRED = {  # key -> (kind, as in utils.files.fits; what it must be in words)
     "name": (_TEXT, _ONE_LINE),
     "classes": ([dict], "a list of classes, as in [{name: soil, color: [0, 0, 0]}, {name: weed, color: [200, 0, 0]}]"),
     "images": ((str, [str]), _PATTERN), "labels": ((str, [str]), _PATTERN),
