@@ -19,7 +19,7 @@ def evaluate(model, forward, loader, machine, progress=iter, see=None):
     was_training = model.training
     model.eval()
     forward.refresh()  # it has learnt since the last time
-    matrix, upload = ConfusionMatrix(model.num_classes), Upload(machine.device)
+    matrix, upload = ConfusionMatrix(model.num_classes, device=machine.device), Upload(machine.device)
     for images, labels, indices, sizes in progress(loader):
         test_size = images.shape[1:3]
         on_device, targets = upload(images, labels)
@@ -28,5 +28,5 @@ def evaluate(model, forward, loader, machine, progress=iter, see=None):
         for number, (index, (height, width)) in enumerate(zip(indices, sizes)) if see is not None else ():
             see(index, images[number], targets[number, :height, :width], classes[number, :height, :width])
     model.train(was_training)
-    matrix.restore(machine.processes.sum_array(matrix.matrix))
+    machine.processes.sum(matrix.counts)
     return matrix

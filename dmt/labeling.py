@@ -89,7 +89,7 @@ def label(setting, samples, store, checkpoint, previous, rules):
             list(written)  # an error of the batch before surfaces here
             written = pool.map(store.write_label, batch, *zip(*decided))
         list(written)
-    pixels, labelled, labelled_after, changed = processes.sum_array(counts).tolist()
+    pixels, labelled, labelled_after, changed = processes.sum(torch.from_numpy(counts)).tolist()
     return thresholds, {"before": labelled / pixels, "after": labelled_after / pixels, "changed": changed / pixels}
 
 

@@ -25,7 +25,7 @@ class Counts:
         self._sums = torch.zeros(1 + len(self.NAMES), dtype=torch.float64, device=device)
         self._steps = torch.zeros((), device=device)  # all so far
         self._bad_step = torch.full((), math.inf, device=device)  # the first whose loss was not finite
-        self.epoch = ConfusionMatrix(num_classes)
+        self.epoch = ConfusionMatrix(num_classes, device=device)
 
     def values(self, loss, statistics, labels):
         """What a part of a batch adds: loss and ``statistics``. Its predictions are counted against ``labels``."""
@@ -44,8 +44,8 @@ class Counts:
 
         This is where the host waits for the device.
         """
-        sums, bad_step = processes.sum(self._sums), processes.min(self._bad_step)
-        *sums, bad_step = torch.cat([sums, bad_step.double()[None]]).tolist()
+        sums = torch.cat([processes.sum(self._sums), self._bad_step.double()[None]]).tolist()
+        bad_step = min(processes.gather(sums.pop()))
         self._sums.zero_()
         self._bad_step.fill_(math.inf)
         return sums, bad_step
@@ -104,11 +104,11 @@ class Records:
             values.update(scale=precision.scale(), skipped_steps=int(precision.skipped.item()))
         self._write("train", values)
         if end_of_epoch:
-            counts.epoch.restore(self.processes.sum_array(counts.epoch.matrix))
+            self.processes.sum(counts.epoch.counts)
             result = counts.epoch.compute()
             self._write("epoch", {"epoch": self.step // self.steps.per_epoch, "miou": result["miou"],
                                   "pixel_accuracy": result["pixel_accuracy"]})
-            counts.epoch.reset()
+            counts.epoch.counts.zero_()
         self.processes.first(self._saving.check)
         self._start_clock()
 
@@ -192,7 +192,7 @@ class Records:
         return {"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
                 "precision": trainer.machine.precision.state_dict(), "step": self.step, "best_miou": self.best_miou,
                 "best_step": self.best_step, "best_sha256": self.best_sha256,
-                "epoch_matrix": torch.from_numpy(self.processes.sum_array(trainer.counts.epoch.matrix)),
+                "epoch_matrix": self.processes.sum(torch.from_numpy(trainer.counts.epoch.matrix)),
                 "fingerprint": json.dumps(self.fingerprint)}
 
     def load_state_dict(self, state):

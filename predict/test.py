@@ -36,17 +36,17 @@ def test(data, samples, network, machine):
     choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}
     if count > 1:
         choices[ENSEMBLE] = tuple(range(count))
-    matrices = {name: ConfusionMatrix(data.spec.num_classes) for name in choices}
+    matrices = {name: ConfusionMatrix(data.spec.num_classes, device=machine.device) for name in choices}
     # Every process looks at every image, so that groups are formed as by one, and predicts some of the groups.
     predicted = network.predict_all((((samples[index].name, label), image) for image, label, index in loader),
                                     choices=list(choices.values()), batch_size=machine.batch_size, failed=_fail,
                                     share=machine.processes.share)
     for (_, label), _, decisions in progress_bar("test", "image", len(samples) // machine.processes.size)(predicted):
-        label = torch.from_numpy(label).to(decisions[0].classes.device, non_blocking=True)
+        label = torch.from_numpy(label).to(machine.device, non_blocking=True)
         for matrix, decision in zip(matrices.values(), decisions):
             matrix.update(label, decision.classes)
     for matrix in matrices.values():
-        matrix.restore(machine.processes.sum_array(matrix.matrix))
+        machine.processes.sum(matrix.counts)
     return matrices
 
 

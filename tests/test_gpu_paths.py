@@ -345,7 +345,7 @@ def test_counts_of_a_gpu_are_those_of_a_cpu():
     rng = np.random.default_rng(5)
     labels, p = torch.from_numpy(rng.integers(0, 5, (37, 53))), torch.from_numpy(rng.uniform(0.2, 1, (37, 53)))
     here, there = ConfidenceHistogram(5), ConfidenceHistogram(5, "cuda")
-    matrices = ConfusionMatrix(5), ConfusionMatrix(5)
+    matrices = ConfusionMatrix(5), ConfusionMatrix(5, device="cuda")
     for _ in range(2):
         here.update(labels, p)
         there.update(labels.cuda(), p.cuda())

@@ -86,7 +86,7 @@ def test_loss_and_matrix_do_not_synchronize_on_a_gpu():
     logits = torch.randn(4, 8, 33, 33, device="cuda", requires_grad=True)
     labels = torch.randint(0, 8, (4, 33, 33), device="cuda", dtype=torch.uint8)
     confidence = torch.rand(4, 33, 33, device="cuda")
-    loss, matrix = DynamicMutualLoss(5, 5), ConfusionMatrix(8)
+    loss, matrix = DynamicMutualLoss(5, 5), ConfusionMatrix(8, device="cuda")
     for _ in range(2):  # the first round allocates
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")

@@ -70,7 +70,7 @@ def test_ensembles_count_the_mean_of_the_probabilities(test, shapes_root, tmp_pa
         one, other = (probabilities(network, form, shown)[:, : label.shape[0], : label.shape[1]]
                       for network, form in networks)
         for matrix, said in zip(expected.values(), (one, other, one + other)):
-            matrix.update(label, said.argmax(dim=0))
+            matrix.update(torch.from_numpy(label), said.argmax(dim=0))
     for name, matrix in expected.items():
         counted = np.array(result["results"][name]["confusion_matrix"])
         assert np.abs(counted - matrix.matrix).sum() <= 4  # ties that rounding decides
@@ -100,8 +100,8 @@ def test_resized_datasets_are_judged_where_they_say(test, city_root, tmp_path, w
 
 def test_the_table_by_hand():
     first, second = ConfusionMatrix(3), ConfusionMatrix(3)
-    first.update(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
-    second.update(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0]))
+    first.update(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1]))
+    second.update(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 0]))
     assert [line.split() for line in table(("sky", "tree", "car"), {"A": first}).splitlines()] == [
         ["class", "IoU", "accuracy"], ["sky", "66.67", "66.67"], ["tree", "50.00", "100.00"], ["car", "-", "-"],
         ["mIoU", "58.33"], ["pixel", "accuracy", "75.00"]]

@@ -63,16 +63,6 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
-    def min(self, tensor):
-        """As ``sum``, but take the smallest."""
-        if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MIN)
-        return tensor
-
-    def sum_array(self, array):
-        """The sum of the numpy array over the processes, exact for integers."""
-        return array if self.size == 1 else self.sum(torch.from_numpy(array.copy())).numpy()
-
     def any(self, flag):
         """Whether ``flag`` is true on any process. Waits for no GPU."""
         return bool(flag) if self.size == 1 else bool(self.sum(torch.tensor([int(flag)]))[0] > 0)
