@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -11,7 +12,7 @@ from dmt import collapse
 from utils import checkpoints
 from utils.errors import UserError
 from utils.files import sha256
-from utils.gpu import Background, snapshot
+from utils.gpu import snapshot
 from utils.metrics import ConfusionMatrix
 from utils.runs import peak_memory
 
@@ -73,17 +74,18 @@ class Records:
         self.step = 0
         self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
         self._logged, self._since = 0, 0.0  # the step of the last log entry, and since when the clock runs
-        self._saving = Background()
+        self._thread, self._saving = ThreadPoolExecutor(1), None  # the state that is being written, as a Future
         self._unwritten = None  # of the best model, where it is not on the disk: facts, weights, a wait for them
 
     def __enter__(self):
-        self._saving.__enter__()
         self._write("start", {"total_steps": self.steps.total}, show=False)
         self._start_clock()
         return self
 
-    def __exit__(self, *error):
-        return self._saving.__exit__(*error)
+    def __exit__(self, kind, *_):
+        self._thread.shutdown()
+        if kind is None:
+            self._check_saving()
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ class Records:
             self._write("epoch", {"epoch": self.step // self.steps.per_epoch, "miou": result["miou"],
                                   "pixel_accuracy": result["pixel_accuracy"]})
             counts.epoch.counts.zero_()
-        self.processes.first(self._saving.check)
+        self.processes.first(self._check_saving)
         self._start_clock()
 
     def _start_clock(self):
@@ -151,15 +153,24 @@ class Records:
         """
         if not self.save_at_all:
             return
-        if not at_once and self.processes.first(lambda: self._saving.busy):
+        if not at_once and self.processes.first(lambda: self._saving is not None and not self._saving.done()):
             if self._unwritten is not None and self._unwritten[1] is None and self.processes.is_first:
                 self._unwritten = self._unwritten[0], *snapshot(self.trainer.model.state_dict())
         else:
             state, unwritten, self._unwritten = self.state_dict(), self._unwritten, None
-            self.processes.first(lambda: self._saving.start(self._write_state, *snapshot(state), unwritten))
-            if at_once:
-                self.processes.first(self._saving.wait)
+            self.processes.first(self._start_saving, state, unwritten, at_once)
         self._start_clock()
+
+    def _start_saving(self, state, unwritten, wait):
+        self._check_saving(wait=True)
+        self._saving = self._thread.submit(self._write_state, *snapshot(state), unwritten)
+        self._check_saving(wait)
+
+    def _check_saving(self, wait=False):
+        """Raise, once, what the writing of a state raised, if it has ended, or after a ``wait`` for its end."""
+        if self._saving is not None and (wait or self._saving.done()):
+            saving, self._saving = self._saving, None
+            saving.result()
 
     def _write_state(self, state, arrived, unwritten):
         arrived()
@@ -176,7 +187,7 @@ class Records:
 
     def _collapsed(self, step):
         with contextlib.suppress(UserError):  # of writing: the collapse is the greater news
-            self._saving.wait()
+            self._check_saving(wait=True)
             if self._unwritten is not None:
                 facts, weights, arrived = self._unwritten
                 arrived()

@@ -1,9 +1,8 @@
 """Saving goes on beside the training, with what was there when it began; its errors are not lost."""
 
-import concurrent.futures
+import errno
 import io
 import threading
-import time
 
 import pytest
 import torch
@@ -12,77 +11,10 @@ from dmt.loss import DynamicMutualLoss
 from dmt.records import Records
 from models import deeplab_v2
 from tests.test_stages import SMALL
-from utils.gpu import Background, snapshot
+from utils.gpu import snapshot
 from utils.runs import Stage
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
-
-
-def test_one_at_a_time_and_errors_come_later():
-    done, background = [], Background()
-    background.start(done.append, 1)
-    background.start(done.append, 2)
-    background.wait()
-    assert done == [1, 2]
-    background.start(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        background.start(done.append, 3)
-    background.wait()  # told once
-    assert done == [1, 2]
-
-
-def test_a_context_waits_and_does_not_hide_what_went_wrong_within():
-    done, released = [], threading.Event()
-    with Background() as background:
-        background.start(lambda: (released.wait(10), done.append(1)))
-        released.set()
-    assert done == [1]
-    with pytest.raises(ZeroDivisionError), Background() as background:
-        background.start(lambda: 1 / 0)
-    with pytest.raises(KeyError), Background() as background:
-        background.start(lambda: 1 / 0)
-        raise KeyError
-
-
-def test_errors_are_told_when_asked_for_and_once():
-    background, released = Background(), threading.Event()
-
-    def fail():
-        released.wait(10)
-        raise OSError("full")
-
-    background.start(fail)
-    background.check()  # still at work
-    released.set()
-    while background.busy:
-        time.sleep(0.001)
-    with pytest.raises(OSError, match="full"):
-        background.check()
-    background.check()
-
-
-def test_interruptions_do_not_end_a_context_before_the_work(monkeypatch):
-    """Ctrl-C comes three times while the work goes on: in it, and twice in waiting for it."""
-    done, released, interruptions = [], threading.Event(), []
-
-    def work():
-        released.wait(10)
-        done.append(1)
-
-    wait = concurrent.futures.wait
-
-    def interrupted(works):
-        interruptions.append(list(done))
-        if len(interruptions) < 3:
-            raise KeyboardInterrupt
-        released.set()
-        return wait(works)
-
-    with pytest.raises(KeyboardInterrupt), Background() as background:
-        background.start(work)
-        monkeypatch.setattr(concurrent.futures, "wait", interrupted)
-        raise KeyboardInterrupt
-    assert done == [1] and interruptions == [[], [], []]
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
@@ -171,3 +103,18 @@ def test_a_best_model_that_waits_in_memory_is_written(shapes_root, tmp_path, com
     (status, _, errors), written = train(command, shapes_root, tmp_path / "two", monkeypatch, 6)
     assert status == 2 and "best-00000004.pt" in errors and written[0] == (2, 2)
     assert (tmp_path / "two" / "slow" / "best-00000004.pt").is_file()
+
+
+def test_a_state_that_cannot_be_written_ends_the_training_in_one_line(shapes_root, tmp_path, command, monkeypatch):
+    """Whether the training goes on meanwhile or waits for the last one."""
+    def full(self, state, best_step):
+        if state["step"] >= first:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.state))
+
+    monkeypatch.setattr(Stage, "save_state", full)
+    for first in (2, 8):
+        status, _, errors = command("--state=2", "--dataset=shapes", f"--data-root={shapes_root}", "--train-set=8",
+                                    "--epochs=4", "--batch-size-labeled=4", "--val-num-steps=2", "--log-num-steps=1",
+                                    f"--output-dir={tmp_path}", "--exp-name=full", "--test-size", 65, 65, *SMALL)
+        assert status == 2 and "full/state.pt cannot be written: No space left" in errors, errors
+        assert not (tmp_path / "full.pt").exists()
