@@ -185,7 +185,7 @@ def _training(parser):
     add("--accumulate", metavar="N", type=_count,
         help="compute each batch in N parts and add up their gradients, for a GPU too small for the whole (1): the "
              "same recipe, but batch normalization sees the N-th part of a batch at a time, with --accumulate 8 and a "
-             "batch of 8 single images (docs/gpus.md)")
+             "batch of 8 single images (docs/performance.md)")
     add("--max-memory", metavar="GB", type=_positive,
         help="print an estimate of the GPU memory and pick the smallest N of --accumulate that stays within GB (10^9 "
              "bytes), as in --max-memory 6; labelling and validation, whose batches --batch-size-labeling sets, have "
