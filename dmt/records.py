@@ -75,7 +75,7 @@ class Records:
         self.best_miou, self.best_step, self.best_sha256 = -1.0, 0, ""
         self._logged, self._since = 0, 0.0  # the step of the last log entry, and since when the clock runs
         self._thread, self._saving = ThreadPoolExecutor(1), None  # the state that is being written, as a Future
-        self._unwritten = None  # of the best model, where it is not on the disk: facts, weights, a wait for them
+        self._new_best = None  # what a new best model's checkpoint says, until it is saved
 
     def __enter__(self):
         self._write("start", {"total_steps": self.steps.total}, show=False)
@@ -128,7 +128,7 @@ class Records:
         self.processes.first(self.view.validated, matrix.matrix, iou, self.step)
         if miou > self.best_miou:  # the first of equals stays
             self.best_miou, self.best_step = miou, self.step
-            self._unwritten = {"miou": miou, "iou": iou, "step": self.step}, None, None
+            self._new_best = {"miou": miou, "iou": iou, "step": self.step}
         self._start_clock()
 
     def end(self, seconds):
@@ -146,24 +146,18 @@ class Records:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def save(self, at_once):
-        """Write the state as it is now while the training goes on, and before it a new best model's snapshot.
+        """Write the state as it is now, and before it a new best model's snapshot, while the training goes on.
 
-        Where the last state is still being written this one is left out, and a new best model waits in memory for the
-        next; unless it must be ``at_once``, which ends when all is written.
+        It waits for the writing of the state before, and, if it must be ``at_once``, of this one.
         """
-        if not self.save_at_all:
-            return
-        if not at_once and self.processes.first(lambda: self._saving is not None and not self._saving.done()):
-            if self._unwritten is not None and self._unwritten[1] is None and self.processes.is_first:
-                self._unwritten = self._unwritten[0], *snapshot(self.trainer.model.state_dict())
-        else:
-            state, unwritten, self._unwritten = self.state_dict(), self._unwritten, None
-            self.processes.first(self._start_saving, state, unwritten, at_once)
+        if self.save_at_all:
+            state, best, self._new_best = self.state_dict(), self._new_best, None
+            self.processes.first(self._start_saving, state, best, at_once)
         self._start_clock()
 
-    def _start_saving(self, state, unwritten, wait):
+    def _start_saving(self, state, best, wait):
         self._check_saving(wait=True)
-        self._saving = self._thread.submit(self._write_state, *snapshot(state), unwritten)
+        self._saving = self._thread.submit(self._write_state, *snapshot(state), best)
         self._check_saving(wait)
 
     def _check_saving(self, wait=False):
@@ -172,27 +166,18 @@ class Records:
             saving, self._saving = self._saving, None
             saving.result()
 
-    def _write_state(self, state, arrived, unwritten):
+    def _write_state(self, state, arrived, best):
         arrived()
-        if unwritten is not None:
-            facts, weights, _ = unwritten
-            self._write_best(facts, weights or state["model"])
+        if best is not None:
+            path = self.stage.best(best["step"])
+            checkpoints.save_weights(path, state["model"], **self.describe, **best)
+            self.best_sha256 = sha256(path)
         state["best_sha256"] = self.best_sha256
         self.stage.save_state(state, state["best_step"])
-
-    def _write_best(self, facts, weights):
-        path = self.stage.best(facts["step"])
-        checkpoints.save_weights(path, weights, **self.describe, **facts)
-        self.best_sha256 = sha256(path)
 
     def _collapsed(self, step):
         with contextlib.suppress(UserError):  # of writing: the collapse is the greater news
             self._check_saving(wait=True)
-            if self._unwritten is not None:
-                facts, weights, arrived = self._unwritten
-                arrived()
-                self._write_best(facts, weights)
-                self._unwritten = None
         kept = self.save_at_all and self.best_step
         collapse.notice(collapse.not_finite(self.stage.name, step, self.steps.total, (
             f"; the best snapshot so far is {self.stage.best(self.best_step)}" if kept else "")), self.on_collapse)

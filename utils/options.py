@@ -206,8 +206,7 @@ def _training(parser):
     add("--val-num-steps", metavar="N", type=_count, default=500, help="steps between validations (500)")
     add("--log-num-steps", metavar="N", type=_count, default=50, help="steps between log entries (50)")
     add("--save-num-steps", metavar="N", type=_count, default=500,
-        help="steps between saves of the training state, from which a killed stage goes on (500); left out while the "
-             "last one is still being written")
+        help="steps between saves of the training state, from which a killed stage goes on (500)")
 
 
 def _labeling(parser):
