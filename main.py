@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """One stage of DMT+PLE: train (supervised or on pseudo labels), label the unlabelled images, or test."""
 
+import importlib
 import sys
 
-from utils.errors import UserError, reports_user_errors
+from dmt.plan import read_plan
+from utils.errors import reports_user_errors
 from utils.options import parse_options
 
 
@@ -13,26 +15,17 @@ def main(arguments=None):
     options = parse_options(arguments)
     stages = [options]
     if options.plan:
-        from dmt.plan import read_plan
         stages = read_plan(sys.stdin, parse_options, options.redo)
         if not options.check or not stages:
             return
-    from job import Job  # now torch is loaded, for which --help and wrong options need not wait
+    task = "check" if options.check else "label" if options.labeling else "test" if options.state == 3 else "train"
+    # The only late imports: they load torch, for which --help, wrong options and a plan need not wait.
+    run = importlib.import_module(f"jobs.{task}").run
+    from jobs.job import Job
     from utils.distributed import Processes
+
     with Processes() as processes:
-        job = Job(stages[0], processes)
-        if options.check:
-            if not processes.first(job.check, stages):
-                sys.exit(2)
-        elif options.labeling:
-            job.label()
-        elif options.state == 3:
-            job.test()
-        else:
-            if processes.size > 1 and job.machine.device.type == "cpu":
-                raise UserError("training by several processes takes a GPU for each, for torch normalizes batches over "
-                                "processes on GPUs alone; train with one process (labelling and tests take several)")
-            job.train(mutual=options.state == 1)
+        run(Job(stages, processes))
 
 
 if __name__ == "__main__":

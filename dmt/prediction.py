@@ -4,6 +4,7 @@ import torch
 
 from data.confidence import decode, encode
 from models.deeplab import upsample
+from models.folded import FoldedDeepLab
 from utils.gpu import Replay
 
 LOGIT_STEP = 1 / 2048  # logits below the pixel's largest are kept in steps of this; 16 bits reach down to -32
@@ -29,7 +30,6 @@ class Forward(Replay):
     def __init__(self, model, input_format, machine):
         self._network, precision = model, machine.precision
         if machine.device.type != "cpu" and precision.is_torchs and model.foldable:
-            from models.folded import FoldedDeepLab  # a CPU does without
             self._network = FoldedDeepLab(model, precision.dtype)
         super().__init__(network_maps(self._network, input_format, precision), machine.device, machine.graphs)
 

@@ -8,12 +8,12 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = {"predict", "report", "prepare"}
-OWN = {"main", "job", "tools", "dmt", "models", "data", "utils", "scripts", "benchmarks", "tests", *ROOMS}
+OWN = {"main", "jobs", "tools", "dmt", "models", "data", "utils", "scripts", "benchmarks", "tests", *ROOMS}
 BELOW = {"dmt", "models", "data", "utils"}
 MAY_IMPORT = {  # package, or script of the root -> other packages of ours; beside itself
     "utils": set(), "models": {"utils"}, "data": {"utils"}, "dmt": BELOW - {"dmt"}, "predict": BELOW, "prepare": BELOW,
-    "report": BELOW | {"predict"}, "tools": BELOW | ROOMS,
-    **{path.stem: BELOW | ROOMS | {"job"} for path in REPOSITORY.glob("*.py")},
+    "report": BELOW | {"predict"}, "tools": BELOW | ROOMS, "jobs": BELOW | ROOMS,
+    **{path.stem: BELOW | ROOMS | {"jobs"} for path in REPOSITORY.glob("*.py")},
 }
 
 
@@ -37,7 +37,7 @@ def test_imports_point_one_way(package):
 
 
 def test_nothing_below_main_sees_its_options():
-    for package in ("dmt", "models", "data"):
+    for package in ("dmt", "models", "data", "predict"):
         for path in (REPOSITORY / package).rglob("*.py"):
             assert "utils.options" not in set(imports(path)), path
 

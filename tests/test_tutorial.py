@@ -20,7 +20,7 @@ SMALLER = {  # what stands on the page -> what is run here
     'ep0=100 ep=4 ratios="0.4 0.7 1.0" BASELINE=1 ep_b=170': 'ep0=1 ep=1 ratios="1.0" halves=0',
     "field__p3--l.pt": "field__p1--l.pt",
 }
-CODE = ("data", "dmt", "models", "predict", "prepare", "report", "scripts", "tools", "utils", "main.py", "job.py",
+CODE = ("data", "dmt", "models", "predict", "prepare", "report", "scripts", "tools", "utils", "main.py", "jobs",
         "dms_sample.py", "generate_splits.py")
 
 

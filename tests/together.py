@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from job import Job  # noqa: E402
+from jobs import label, train  # noqa: E402
+from jobs.job import Job  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
@@ -24,16 +25,16 @@ from utils.options import parse_options  # noqa: E402
 
 def stage(processes, *line):
     """Label or train."""
-    job = Job(parse_options(line), processes)
+    job = Job([parse_options(line)], processes)
     if job.options.labeling:
-        job.label()
+        label.run(job)
     else:
-        job.train(mutual=job.options.state == 1)
+        train.train(job)
 
 
 def confusion(processes, path, *line):
     """Writes the confusion matrix of the stage's checkpoint on the validation set."""
-    job = Job(parse_options(line), processes)
+    job = Job([parse_options(line)], processes)
     model, _ = job.network.build(job.machine.device, Path(job.options.continue_from))
     forward = Forward(model, job.network.input_format, job.machine)
     images = job.machine.whole_images(job.data.spec, job.data.validation())

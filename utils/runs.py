@@ -20,7 +20,7 @@ from utils import checkpoints
 from utils.errors import UserError
 from utils.files import locked, make_folder, read_json, remove_left_overs, replacing, sha256, write_json, write_text
 
-_CODE = ("main.py", "job.py", "dmt", "models", "data", "utils")  # what a result depends on
+_CODE = ("main.py", "jobs", "dmt", "models", "data", "utils")  # what a result depends on
 
 
 class Stage:
