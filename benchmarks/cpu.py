@@ -1,15 +1,14 @@
 """This software beside a plain rendering of the released procedure (benchmarks/plain.py), on one core of a CPU.
 
-    python -m benchmarks.cpu            loss, thresholds, loading and labelling: about ten minutes
+    python -m benchmarks.cpu            loss, thresholds, labelling and loading: about ten minutes
     python -m benchmarks.cpu --quick    tiny sizes: tries the paths, its figures mean nothing
 
 Both are run in turns; a figure is the median of processor seconds, the ratio the median over the rounds. Results go to
-cpu.json after every part.
+cpu.json after every one.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import os
 import tempfile
@@ -31,11 +30,10 @@ from benchmarks.measure import RESULTS, compare, save
 from data import batches, transforms
 from data.batches import generator
 from data.confidence import decode, encode
-from data.lists import Sample, labeled_names, unlabeled_names
-from data.specs import load_spec
 from data.store import PseudoLabelStore
 from data.synthetic import generate
 from dmt.loss import DynamicMutualLoss
+from dmt.session import Data
 from dmt.thresholds import ConfidenceHistogram
 from models import deeplab_v2
 from utils.checkpoints import save_weights
@@ -44,7 +42,7 @@ CLASSES, NUM_PSEUDO, RATIO, BETA = 21, 7, 0.4, 0.15
 SPLIT = "2", "0"
 
 
-def loss(size):
+def loss(size, folder):
     """The mutual loss of a batch of 8 crops, forward and backward."""
     coarse = 3 * torch.randn(8, CLASSES, 41, 41, generator=torch.Generator().manual_seed(0))
     logits = F.interpolate(coarse, size["crop"], mode="bilinear", align_corners=True)
@@ -63,112 +61,81 @@ def loss(size):
         last.grad = None
         criterion(last, labels, confidence, NUM_PSEUDO)[0].backward()
 
-    return {"mutual loss, forward and backward (s)": compare(released, ours, size["repeats"])}
+    yield "mutual loss, forward and backward (s)", compare(released, ours, size["repeats"])
 
 
-def thresholds(size):
+def thresholds(size, folder):
     """Thresholds of all classes from every 16th pixel of many images: time, memory, and whether they are the same."""
-    def sampled(number):
-        rng = np.random.default_rng(number)
-        labels = rng.integers(0, CLASSES, 11718) // rng.integers(1, 4)
-        return labels, decode(encode(torch.from_numpy((1 / (1 + np.exp(-rng.normal(4, 3, len(labels))))).astype(np.float32)))).numpy()
-
-    def collect():
-        samples = [[] for _ in range(CLASSES)]
+    def sampled():
         for number in range(size["counted"]):
-            labels, confidences = sampled(number)
-            for c in np.unique(labels):
-                samples[c].append(confidences[labels == c])
-        return samples
+            rng = np.random.default_rng(number)
+            labels = rng.integers(0, CLASSES, 11718) // rng.integers(1, 4)
+            confidences = (1 / (1 + np.exp(-rng.normal(4, 3, len(labels))))).astype(np.float32)
+            yield labels, decode(encode(torch.from_numpy(confidences))).numpy()
 
-    def count():
-        histogram = ConfidenceHistogram(CLASSES)
-        for number in range(size["counted"]):
-            histogram.update(*sampled(number))
-        return histogram
-
-    found, megabytes = [], {}
-    for name, function in (("plain", collect), ("ours", count)):
+    samples, histogram, megabytes = [[] for _ in range(CLASSES)], ConfidenceHistogram(CLASSES), {}
+    for name, add in (("plain", lambda *one: plain.collect(samples, *one)), ("ours", histogram.update)):
         tracemalloc.start()
-        found.append(function())
+        for one in sampled():
+            add(*one)
         megabytes[name] = round(tracemalloc.get_traced_memory()[0] / 1e6, 2)
         tracemalloc.stop()
-    samples, histogram = found
-    different = sum(int((np.asarray(histogram.thresholds(ratio)) != plain.thresholds(samples, ratio)).sum())
-                    for ratio in (0.2, 0.4, 0.6, 0.8, 1.0))
-    return {f"thresholds of {size['counted']} images (s)": compare(
-        lambda: plain.thresholds(samples, RATIO), lambda: histogram.thresholds(RATIO), size["repeats"]),
-        f"memory for thresholds of {size['counted']} images (MB)": megabytes, "thresholds that differ": different}
+    what = f"thresholds of {size['counted']} images"
+    yield f"memory for {what} (MB)", megabytes
+    yield "thresholds that differ", sum(
+        int((np.asarray(histogram.thresholds(ratio)) != plain.thresholds(samples, ratio)).sum())
+        for ratio in (0.2, 0.4, 0.6, 0.8, 1.0))
+    yield f"{what} (s)", compare(lambda: plain.thresholds(samples, RATIO), lambda: histogram.thresholds(RATIO),
+                                 size["repeats"])
 
 
-class Rounds:
-    """A generated dataset of VOC's image size, two networks of one arm, and what both procedures make of them."""
+def rounds(size, folder):
+    """Whole labellings of generated images of VOC's size, without PLE and with it (the previous predictions are there
+    from before), and the training samples, labelled and pseudo-labelled, that are loaded from their files then."""
+    root, networks = generate(folder / "data", 8, 2, size=size["image"]), {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        generate_splits.main(["--dataset=shapes", f"--data-root={root}", "--divisors", SPLIT[0]])
+    data = Data("shapes", root, crop=size["crop"])
+    for seed, name in enumerate(("old", "new")):
+        torch.manual_seed(seed)
+        networks[name] = deeplab_v2(data.spec.num_classes, size["backbone"]).eval()
+        save_weights(folder / f"{name}.pt", networks[name].state_dict())
+    labeled, unlabeled = data.labeled(*SPLIT), data.unlabeled(*SPLIT)
 
-    def __init__(self, folder, size):
-        self.size, self.folder, self.spec = size, folder, load_spec("shapes")
-        self.root = generate(folder / "data", 8, 2, size=size["image"])
-        with contextlib.redirect_stdout(io.StringIO()):
-            generate_splits.main(["--dataset=shapes", f"--data-root={self.root}", "--divisors", SPLIT[0]])
-        self.labeled = labeled_names(self.spec, self.root, *SPLIT)
-        self.unlabeled = unlabeled_names(self.spec, self.root, *SPLIT)
-        self.networks = {}
-        for seed, name in enumerate(("old", "new")):
-            torch.manual_seed(seed)
-            self.networks[name] = deeplab_v2(self.spec.num_classes, size["backbone"]).eval()
-            save_weights(folder / f"{name}.pt", self.networks[name].state_dict())
-
-    def label(self, name, *more):
+    def label(name, *more):
         """The labelling stage of main.py with that network, anew."""
-        words = ["--labeling", "--dataset=shapes", f"--data-root={self.root}", f"--train-set={SPLIT[0]}",
-                 f"--sets-id={SPLIT[1]}", f"--backbone={self.size['backbone']}", "--workers=0", "--on-collapse=warn",
-                 f"--output-dir={self.folder}", f"--continue-from={name}.pt", f"--label-ratio={RATIO}", "--redo",
-                 f"--pseudo-dir={self.folder / 'pseudo' / name}", "--device=cpu",
-                 "--test-size", *map(str, self.size["test"])]
+        words = ["--labeling", "--dataset=shapes", f"--data-root={root}", f"--train-set={SPLIT[0]}",
+                 f"--sets-id={SPLIT[1]}", f"--backbone={size['backbone']}", "--workers=0", "--on-collapse=warn",
+                 f"--output-dir={folder}", f"--continue-from={name}.pt", f"--label-ratio={RATIO}", "--redo",
+                 f"--pseudo-dir={folder / 'pseudo' / name}", "--device=cpu", "--test-size", *map(str, size["test"])]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             program.main([*words, *more])
 
-    def label_plainly(self, ple):
-        """The same by the plain rendering."""
-        images = [(name, self.spec.image_path(self.root, name)) for name in self.unlabeled]
-        plain.label(self.networks["new"], self.networks["old"] if ple else None, images, self.size["test"], RATIO, BETA,
-                    0, self.folder / "plain", self.spec.num_classes)
+    def label_plainly(*names):
+        plain.label([networks[name] for name in names], [sample[:2] for sample in unlabeled], size["test"], RATIO, BETA,
+                    folder / "plain", data.spec.num_classes)
 
-    def labelling(self):
-        """Whole labellings of a round, without PLE and with it, whose previous predictions are there from before."""
-        self.label("old")
-        repeats, ple = self.size["labellings"], ["--oldfilename=old.pt", f"--Increment={BETA}"]
-        return {f"labelling {title} PLE (s)": compare(
-            lambda: self.label_plainly(bool(more)), lambda: self.label("new", *more), repeats)
-            for title, more in (("without", []), ("with", ple))}
+    label("old")
+    yield "labelling without PLE (s)", compare(lambda: label_plainly("new"), lambda: label("new"), size["labellings"])
+    yield "labelling with PLE (s)", compare(
+        lambda: label_plainly("new", "old"), lambda: label("new", "--oldfilename=old.pt", f"--Increment={BETA}"),
+        size["labellings"])
+    ours = batches.TrainingImages(data.spec, 1, labeled, unlabeled, PseudoLabelStore(folder / "pseudo" / "new"))
 
-    def loading(self):
-        """Training samples from files, labelled and pseudo-labelled with PLE as ``labelling`` left them."""
-        crop, passes = self.size["crop"], range(self.size["passes"])
-        samples = [[Sample(name, self.spec.image_path(self.root, name), self.spec.label_path(self.root, name))
-                    for name in names] for names in (self.labeled, self.unlabeled)]
-        ours = batches.TrainingImages(dataclasses.replace(self.spec, crop=crop), 1, *samples,
-                                       PseudoLabelStore(self.folder / "pseudo" / "new"))
+    def load_plainly(kind, number, index):
+        sample = ours.samples[kind][index]
+        image = plain.read_image(sample.image)
+        labels, confidence = (plain.read_pseudo_label(folder / "plain" / f"{sample.name}.npy")
+                              if kind == batches.PSEUDO else plain.read_mask(sample.mask))
+        rng = generator(1, "augmentation of labeled images", number, index)
+        window = transforms.draw_window(rng, image.shape[1:], size["crop"])
+        plain.augment(image, labels, confidence, window, size["crop"])
 
-        def run_ours(kind):
-            for number in passes:
-                for index in range(len(ours.samples[kind])):
-                    ours[kind, number, index]
-
-        def run_plainly(kind):
-            for number in passes:
-                for index, sample in enumerate(ours.samples[kind]):
-                    image = plain.read_image(sample.image)
-                    if kind == batches.PSEUDO:
-                        labels, confidence = plain.read_pseudo_label(self.folder / "plain" / f"{sample.name}.npy")
-                    else:
-                        labels, confidence = plain.read_mask(sample.mask), None
-                    rng = generator(1, "augmentation of labeled images", number, index)
-                    window = transforms.draw_window(rng, image.shape[1:], crop)
-                    plain.augment(image, labels, confidence, window, crop, coco=True)
-
-        return {f"loading of {len(passes) * len(ours.samples[kind])} {kind} images (s)": compare(
-            lambda kind=kind: run_plainly(kind), lambda kind=kind: run_ours(kind), self.size["repeats"])
-            for kind in (batches.LABELED, batches.PSEUDO)}
+    for kind in (batches.LABELED, batches.PSEUDO):
+        keys = [(kind, number, index) for number in range(size["passes"]) for index in range(len(ours.samples[kind]))]
+        yield f"loading of {len(keys)} {kind} images (s)", compare(
+            lambda keys=keys: [load_plainly(*key) for key in keys], lambda keys=keys: [ours[key] for key in keys],
+            size["repeats"])
 
 
 def main():
@@ -185,13 +152,13 @@ def main():
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     cv2.setNumThreads(1)
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        rounds, found = Rounds(Path(folder), size), {}
-        for part in (lambda: loss(size), lambda: thresholds(size), rounds.labelling, rounds.loading):
-            for what, value in part().items():
+        for part in (loss, thresholds, rounds):
+            for what, value in part(size, Path(folder)):
                 print(f"{what}: {value}", flush=True)
                 found[what] = value
-            path = save("cpu", {"quick": options.quick, "settings": size, "found": found}, options.results)
+                path = save("cpu", {"quick": options.quick, "settings": size, "found": found}, options.results)
     print(path)
 
 

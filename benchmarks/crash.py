@@ -5,7 +5,7 @@
 Runs a tiny chain (two arms, round 0, two rounds, the second with PLE) through main.py's own ``main``, each start in a
 forked process that dies by SIGKILL or SIGTERM up to 20 ms after a random one of its file operations. At the end every
 checkpoint, pseudo label, confidence, prediction and manifest must be there with the same bytes as after the
-uninterrupted chain. Operations are counted, not seconds: where the kills fall does not depend on how busy the machine is.
+uninterrupted chain. Operations are counted, not seconds: where kills fall does not depend on how busy the machine is.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def tiny_chain(root, out):
     common = ["--dataset=shapes", f"--data-root={root}", f"--output-dir={out}", "--backbone=small", "--weights=none",
               "--crop-size", "33", "33", "--test-size", "65", "65", "--workers=0", "--save-num-steps=1",
               "--val-num-steps=3", "--on-collapse=warn"]
-    stages = [["--state=2", "--train-set=8", "--epochs=3", "--batch-size-labeled=4", "--lr=0.02", f"--exp-name=p0-{arm}",
-               f"--seed={seed}"] for seed, arm in enumerate("lr", 1)]
+    stages = [["--state=2", "--train-set=8", "--epochs=3", "--batch-size-labeled=4", "--lr=0.02",
+               f"--exp-name=p0-{arm}", f"--seed={seed}"] for seed, arm in enumerate("lr", 1)]
     for round_, ratio in ((1, 0.5), (2, 1.0)):
         for teacher, student in ("lr", "rl"):
             pseudo = f"--pseudo-dir={out}/pseudo/p{round_ - 1}-{teacher}"
@@ -53,8 +53,8 @@ def tiny_chain(root, out):
 def start(stages, out, operation=None, number=signal.SIGKILL, delay=0.0):
     """Fork a process that runs the chain and exits with the status of the stage that failed, or 0.
 
-    It sends itself the signal ``number``, ``delay`` seconds after its operation ``operation`` (counted from 1) on a file
-    under ``out``; with None it writes to ``out`` + ".json" how many there were, and what it imported. Returns what
+    It sends itself the signal ``number``, ``delay`` seconds after its operation ``operation`` (counted from 1) on a
+    file under ``out``; with None it writes to ``out`` + ".json" how many there were, and what it imported. Returns what
     ``os.waitstatus_to_exitcode`` gives.
     """
     pid = os.fork()

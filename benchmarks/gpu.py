@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -34,6 +33,7 @@ from data.synthetic import generate
 from models import deeplab_v2
 from utils.checkpoints import save_weights
 from utils.errors import UserError, reports_user_errors
+from utils.options import parse_options
 
 LAUNCHER = "dmt_ple-voc-106-1lr.sh"
 LIMITS = {"tests": 300, "training": 400, "labelling": 240, "validation": 120, "chain": 900, "table": 3600}  # seconds
@@ -131,7 +131,7 @@ def training(bench, limit):
             rates = [line["images_per_second"] for line in lines if line["kind"] == "train"]
             bench.found[name] = {
                 "crops a second": round(statistics.median(rates[WARM_UP:] or rates), 1),
-                "seconds outside steps and validations": round(start_of(lines, seconds), 1),
+                "seconds outside steps and validations": round(seconds - lines[-1]["seconds"], 1),
                 "seconds of a validation": round(validations_of(lines)[-1], 2),
                 "GPU memory of tensors (MB)": lines[-1]["gpu_peak_memory_mb"]}
             bench.save()
@@ -167,28 +167,28 @@ def chain(bench, limit):
         environment |= {"ep0": "2", "ep": "2", "val0": "2", "val": "3"}
     bench.run([f"./{LAUNCHER}"], limit, **environment)
     commands = [shlex.split(line) for line in bench.printed.splitlines() if " --dataset=" in line]
+    stages = [parse_options(words[2:]) for words in commands]  # behind the interpreter and main.py
     for name in ("p0--r", "p1--r", "p1--l"):
         bench.random(bench.out / exp / f"{exp}__{name}.pt")
     price = {}
-    for words in commands:  # the second labelling takes PLE's previous predictions from the first; l does as r does
-        name = stage_name(words).removeprefix(f"{exp}__")
-        if name in (("p0--r", "p1--r") if "--labeling" in words else ("p2--l",)):
-            price[kind_of(words)] = bench.run(words, limit)
-            print(f"{price[kind_of(words)]:7.1f} s  {kind_of(words)} {name}", flush=True)
+    for words, stage in zip(commands, stages):
+        # The second labelling takes PLE's previous predictions from the first; l does as r does.
+        name = Path(stage.pseudo_dir if stage.labeling else stage.exp_name).name.removeprefix(f"{exp}__")
+        if name in (("p0--r", "p1--r") if stage.labeling else ("p2--l",)):
+            price[kind_of(stage)] = bench.run(words, limit)
+            print(f"{price[kind_of(stage)]:7.1f} s  {kind_of(stage)} {name}", flush=True)
     lines = bench.metrics(f"{exp}/{exp}__p2--l")
     validation_seconds = statistics.mean(validations_of(lines))
     step = (lines[-1]["seconds"] - sum(validations_of(lines))) / lines[-1]["step"]
-    supervised = [words for words in commands if kind_of(words) == "supervised training"][0]
-    options = dict(word[2:].split("=", 1) for word in supervised if word.startswith("--") and "=" in word)
-    steps = int(options["epochs"]) * -(-bench.names(f"{options['train-set']}_labeled_{id_}")
-                                       // int(options["batch-size-labeled"]))
+    zero = next(stage for stage in stages if stage.state == 2)
+    steps = zero.epochs * -(-bench.names(f"{zero.train_set}_labeled_{id_}") // zero.batch_size_labeled)
     price["supervised training"] = (price["training on pseudo labels"] - lines[-1]["seconds"] + steps * step
-                                    + -(-steps // int(options["val-num-steps"])) * validation_seconds)
+                                    + -(-steps // zero.val_num_steps) * validation_seconds)
     bench.found["chain"] = {
         "seconds of a stage": {kind: round(value, 1) for kind, value in price.items()},
         "milliseconds of a step": round(1000 * step, 2), "seconds of a validation": round(validation_seconds, 2),
         f"minutes of the {len(commands)} stages, computed from these":
-            round(sum(price[kind_of(words)] for words in commands) / 60, 2)}
+            round(sum(price[kind_of(stage)] for stage in stages) / 60, 2)}
 
 
 def table(bench, limit):
@@ -211,21 +211,11 @@ def validations_of(lines):
     return [line["time"] - logged[line["step"]] for line in lines if line["kind"] == "validation"]
 
 
-def start_of(lines, seconds):
-    """What of a stage's ``seconds`` is before its first step and after its last."""
-    return seconds - lines[-1]["seconds"]
-
-
-def kind_of(words):
-    """The kind of stage of a command line."""
-    if "--labeling" in words:
-        return "labelling with PLE" if any(word.startswith("--oldfilename") for word in words) else "labelling"
-    return "supervised training" if "--state=2" in words else "training on pseudo labels"
-
-
-def stage_name(words):
-    """EXP__pROUND--ARM of what a command line writes."""
-    return re.search(r"--(?:exp-name=|pseudo-dir=\S*/)(\S+)", " ".join(words)).group(1)
+def kind_of(stage):
+    """The kind of stage of the options of a command."""
+    if stage.labeling:
+        return "labelling with PLE" if stage.oldfilename else "labelling"
+    return "supervised training" if stage.state == 2 else "training on pseudo labels"
 
 
 @reports_user_errors

@@ -1,20 +1,15 @@
-"""What the benchmarks share: the clock, medians of interleaved runs, and one JSON file a benchmark."""
+"""What the benchmarks share: medians of interleaved runs, and one JSON file a benchmark."""
 
 import datetime
 import json
 import os
-import platform
+import re
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
-import torch
-import torchvision
-
 from utils.files import write_text
+from utils.runs import environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -23,8 +18,8 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 def compare(plain, ours, repeats):
     """{"plain": median seconds, "ours": the same, "ratio": median over the rounds of plain / ours} of two functions.
 
-    Each of ``repeats`` rounds calls both, in an order that alternates, after one that does not count: a load that comes and
-    goes meets both. Seconds are the processor time of this process, all threads, so waiting for others does not count.
+    Each of ``repeats`` rounds calls both, in an order that alternates, after one that does not count: a load that comes
+    and goes meets both. Seconds are the processor time of this process, all threads: waiting for others does not count.
     """
     functions, seconds = {"plain": plain, "ours": ours}, {"plain": [], "ours": []}
     for number in range(-1, repeats):
@@ -38,33 +33,16 @@ def compare(plain, ours, repeats):
 
 
 def save(topic, figures, folder=RESULTS):
-    """Write ``figures`` (a dict) to ``topic``.json with date, commit, machine and versions; returns its path."""
-    path = Path(folder) / f"{topic}.json"
+    """Write ``figures`` (a dict) to ``topic``.json with date, commit, machine and versions; returns its path.
+
+    A copy without .git says its commit by the environment variable COMMIT.
+    """
+    path, made = Path(folder) / f"{topic}.json", environment()
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {"topic": topic, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-              "commit": _commit(), "machine": _machine(), "versions": _versions(), **figures}
+              **{key: made[key] for key in made if key not in ("command", "directory")},
+              "commit": os.environ.get("COMMIT") or made["commit"], "cpu": cpu and cpu[1],
+              "load": round(os.getloadavg()[0], 1), **figures}
     write_text(path, json.dumps(result, indent=1) + "\n")
     return path
-
-
-def _machine():
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "system": platform.system(), "load": round(os.getloadavg()[0], 1),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
-
-
-def _versions():
-    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
-            "opencv": cv2.__version__, "numpy": np.__version__}
-
-
-def _commit():
-    """What is measured; a copy without .git says it by the environment variable COMMIT."""
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    if os.environ.get("COMMIT"):
-        return os.environ["COMMIT"]
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")

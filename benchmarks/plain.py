@@ -2,21 +2,18 @@
 
 Float tensors in the loader's workers, pseudo labels as ``.npy`` of 8 bytes per pixel (16 after PLE), labelling with two
 forward passes (and a third of the previous model for PLE), thresholds from a sort of all sampled confidences, host
-reads in every training step. Written for clarity from the papers' procedure; where a choice was open, the cheaper one was
-taken.
+reads in every training step. Written for clarity from the papers' procedure; where a choice was open, the cheaper one
+was taken.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision.transforms.functional import to_tensor
+from torchvision.transforms.functional import normalize, to_tensor
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-COCO_MEAN = (104.008, 116.669, 122.675)
-
-
-# --- loading ------------------------------------------------------------------------------------------------------
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation
+BACKGROUND = 0
 
 
 def read_image(path):
@@ -26,15 +23,9 @@ def read_image(path):
 
 
 def read_mask(path):
-    """(H, W) int64 as the file has it."""
+    """(labels (H, W) int64 as the file has them, None)."""
     with Image.open(path) as file:
-        return torch.from_numpy(np.array(file)).long()
-
-
-def write_pseudo_label(path, labels, confidences, ple=False):
-    """Store label and confidence: 4 + 4 bytes per pixel, after PLE 8 + 8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.stack([labels, confidences]).astype(np.float64 if ple else np.float32))
+        return torch.from_numpy(np.array(file)).long(), None
 
 
 def read_pseudo_label(path):
@@ -43,15 +34,7 @@ def read_pseudo_label(path):
     return labels.long(), confidences.float()
 
 
-def normalize(image, coco):
-    """``image`` (3, h, w) float RGB in [0, 1] in the input format of the COCO or of the ImageNet weights."""
-    if coco:
-        image = (image * 255)[[2, 1, 0]]
-    mean, std = (COCO_MEAN, (1, 1, 1)) if coco else (IMAGENET_MEAN, IMAGENET_STD)
-    return (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-
-
-def augment(image, labels, confidences, window, crop, coco):
+def augment(image, labels, confidences, window, crop):
     """The training transform in float: scale, pad, crop, flip, normalize; ``window``: ``data.transforms.Window``."""
     size = (window.height, window.width)
     image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
@@ -64,24 +47,28 @@ def augment(image, labels, confidences, window, crop, coco):
     image, maps = image[:, rows, columns], [one[rows, columns] for one in maps]
     if window.flip:
         image, maps = image.flip(-1), [one.flip(-1) for one in maps]
-    return normalize(image, coco), maps[0].long(), maps[1] if confidences is not None else None
-
-
-# --- labelling ----------------------------------------------------------------------------------------------------
+    return normalize(image, *IMAGENET), maps[0].long(), maps[1] if confidences is not None else None
 
 
 @torch.no_grad()
-def predict(model, image, size, test_size):
-    """(labels (H, W), confidences (H, W)) of ``image`` (3, H, W) in [0, 1], padded to ``test_size``."""
-    padded = F.pad(image, (0, test_size[1] - size[1], 0, test_size[0] - size[0]))
-    logits = F.interpolate(model(normalize(padded, coco=False)[None]), size=test_size, mode="bilinear",
+def predict(model, image, test_size):
+    """(labels, confidences), (H, W) arrays, of ``image`` (3, H, W) in [0, 1], padded to ``test_size``."""
+    height, width = image.shape[1:]
+    padded = F.pad(image, (0, test_size[1] - width, 0, test_size[0] - height))
+    logits = F.interpolate(model(normalize(padded, *IMAGENET)[None]), size=test_size, mode="bilinear",
                            align_corners=True)
-    confidences, labels = logits.softmax(1)[0, :, : size[0], : size[1]].max(0)
-    return labels, confidences
+    confidences, labels = logits.softmax(1)[0, :, :height, :width].max(0)
+    return labels.numpy(), confidences.numpy()
+
+
+def collect(samples, labels, confidences):
+    """Add sampled pixels to ``samples``, a list of arrays for each class."""
+    for c in np.unique(labels):
+        samples[c].append(confidences[labels == c])
 
 
 def thresholds(samples, ratio):
-    """(C,) thresholds from ``samples``, a list of C lists of arrays: all sampled confidences of each class, sorted."""
+    """(C,) thresholds: all sampled confidences of each class, sorted."""
     result = []
     for parts in samples:
         won = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.float32)
@@ -93,52 +80,29 @@ def thresholds(samples, ratio):
     return np.array(result, np.float32)
 
 
-def collect(samples, labels, confidences):
-    """Add every 16th pixel of an image to ``samples``, by class."""
-    labels, confidences = labels.numpy().ravel()[::16], confidences.numpy().ravel()[::16]
-    for c in np.unique(labels):
-        samples[c].append(confidences[labels == c])
-
-
-def apply_thresholds(labels, confidences, limits):
-    """The labels with 255 where the confidence is below the threshold of the class."""
-    return np.where(confidences < limits[labels], 255, labels)
-
-
-def enhance(current, previous, beta, background):
+def enhance(current, previous, beta):
     """PLE, for pairs (labels, confidences) that are thresholded already."""
     (labels, confidences), (old_labels, old_confidences) = current, previous
-    takes = old_confidences - confidences >= np.float32(beta)
-    if background is not None:
-        now, then = labels == background, old_labels == background
-        takes = np.where(now == then, takes, now)
+    now, then = labels == BACKGROUND, old_labels == BACKGROUND
+    takes = np.where(now == then, old_confidences - confidences >= np.float32(beta), now)
     return np.where(takes, old_labels, labels), np.where(takes, old_confidences, confidences)
 
 
-def label(model, previous_model, images, test_size, ratio, beta, background, folder, num_classes):
-    """Label ``images``, a list of pairs (name, path): forward passes for the thresholds, and again for the labels.
-
-    With ``previous_model`` (PLE) it labels too, and the maps are merged. Returns the thresholds.
-    """
+def label(models, images, test_size, ratio, beta, folder, num_classes):
+    """Label ``images``, pairs (name, path), by ``models``: the current one and, for PLE, the previous one."""
     samples = [[] for _ in range(num_classes)]
     for _, path in images:
-        image = read_image(path)
-        collect(samples, *predict(model, image, image.shape[1:], test_size))
+        labels, confidences = predict(models[0], read_image(path), test_size)
+        collect(samples, labels.ravel()[::16], confidences.ravel()[::16])
     limits = thresholds(samples, ratio)
+    folder.mkdir(exist_ok=True)
     for name, path in images:
-        image = read_image(path)
-        labels, confidences = (part.numpy() for part in predict(model, image, image.shape[1:], test_size))
-        labels = apply_thresholds(labels, confidences, limits)
-        if previous_model is not None:
-            old, old_confidences = (part.numpy() for part in
-                                    predict(previous_model, image, image.shape[1:], test_size))
-            old = apply_thresholds(old, old_confidences, limits)
-            labels, confidences = enhance((labels, confidences), (old, old_confidences), beta, background)
-        write_pseudo_label(folder / f"{name}.npy", labels, confidences, previous_model is not None)
-    return limits
-
-
-# --- loss ---------------------------------------------------------------------------------------------------------
+        image, made = read_image(path), []
+        for model in models:
+            labels, confidences = predict(model, image, test_size)
+            made.append((np.where(confidences < limits[labels], 255, labels), confidences))
+        merged = enhance(*made, beta) if len(made) == 2 else made[0]
+        np.save(folder / f"{name}.npy", np.stack(merged).astype(np.float64 if len(made) == 2 else np.float32))
 
 
 def mutual_loss(logits, labels, confidences, num_pseudo, gamma1, gamma2):

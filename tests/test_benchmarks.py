@@ -28,12 +28,11 @@ def test_parts_run_one_by_one_and_what_fails_is_named(script, tmp_path):
 
 
 def test_times_of_a_training_by_hand():
-    """A validation lasts from the log entry of its step; what is neither step nor validation is start and end."""
+    """A validation lasts from the log entry of its step."""
     lines = [{"kind": "start", "step": 0, "time": 100.0}, {"kind": "train", "step": 20, "time": 106.0},
              {"kind": "validation", "step": 20, "time": 110.5}, {"kind": "train", "step": 40, "time": 113.0},
              {"kind": "validation", "step": 40, "time": 114.9}, {"kind": "end", "step": 40, "time": 115.0, "seconds": 15.0}]
     assert gpu.validations_of(lines) == [4.5, pytest.approx(1.9)]
-    assert gpu.start_of(lines, 20.0) == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
