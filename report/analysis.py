@@ -31,11 +31,10 @@ def changes(first, second, truth, num_classes):
     return np.bincount(cells[truth != IGNORED], minlength=9 * num_classes).reshape(num_classes, 3, 3)
 
 
-def joint(first, second, num_classes):
-    """How often each pair of labels occurs: (C + 1, C + 1) int64; the last row and column count ignored pixels."""
-    first, second = (np.where(labels == IGNORED, num_classes, labels.astype(np.int64)) for labels in (first, second))
-    side = num_classes + 1
-    return np.bincount((first * side + second).ravel(), minlength=side**2).reshape(side, side)
+def judged(labels, truth, num_classes):
+    """Pixels with each label, (3, C) int64: all of them, those of known truth, and those that are right."""
+    return np.stack([np.bincount(chosen, minlength=IGNORED)[:num_classes] for chosen in (
+        labels.ravel(), labels[truth != IGNORED], labels[labels == truth])])  # ignored ones are cut off
 
 
 def outcomes(counts):

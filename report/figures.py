@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from report import analysis
 from report.colors import BAD, GOOD, INK, LINE, NEW, NEW_WRONG, SERIES, SUPERVISED
+from report.summary import labelling_rows
 from utils.errors import UserError
 from utils.files import replacing
 
@@ -66,7 +67,7 @@ def draw_methods(rows, path):
         figure = _lines("mIoU after each round, in percent", "round (0: supervised)", [
             (method if len(splits) == 1 else f"{dataset} {split}: {method}", points,
              SUPERVISED if method.startswith("supervised") else next(colors), method.startswith("supervised"))
-            for dataset, split, method, points in lines], rounds=range(last + 1))
+            for dataset, split, method, points in lines], rounds=())
         figure.set_size_inches(1.5 * _WIDTH / 72, (215 + 10 * len(lines)) / 72)
         _save(figure, Path(path), transparent=False)
 
@@ -86,17 +87,17 @@ def _figures(run):
                                  "disagreeing_share", 100, first=1)
     yield "student-wins", _curve(run, "Of these, pixels that the student wins, in percent", "train",
                                  "student_wins_share", 100, first=1)
-    yield "ple", _ple(run)
+    rows = labelling_rows(run)
+    yield "ple", _ple([row for row in rows if row["enhanced"] and "outcomes" in row])
     yield "forgetting", _rounds("Forgetting: points of IoU below the best before", run, {
         arm: [(number, np.nanmean(values)) for number, values in _forgetting(run, arm) if not np.isnan(values).all()]
         for arm in run.arms})
     yield "forgotten", _rounds("Pixels forgotten, in percent of those that were right", run, {
-        arm: [(number - 1, 100 * analysis.forgotten(np.sum(look["memory"], axis=0)))
-              for number, look in _looks(run, arm) if look["memory"]] for arm in run.arms})
-    agreement = [(number - 1, 100 * look["agreement"]) for number, look in sorted(run.looks.items())
-                 if look["agreement"] is not None]
-    yield "agreement", _lines("Pixels that both arms predict alike, in percent", "after round", [
-        ("agree", agreement, NEW, False)], rounds=[number for number, _ in agreement])
+        arm: [(row["round"], 100 * row["forgotten"]) for row in rows
+              if row["arm"] == arm and row.get("forgotten") is not None] for arm in run.arms})
+    yield "agreement", _lines("Pixels that both arms predict alike, in percent", "after round", [("agree", [
+        (number - 1, 100 * look["agreement"]) for number, look in sorted(run.looks.items())
+        if look["agreement"] is not None], NEW, False)], rounds=())
     for arm in run.arms:
         yield f"classes-{arm}", _classes(run, arm)
         yield f"labels-{arm}", _labels(run, arm)
@@ -110,7 +111,7 @@ def _figures(run):
 def _lines(title, x_label, series, starts=(), rounds=None):
     """Lines: (name, points (x, y), colour, whether dashed); ``starts`` are (x, text) of vertical lines.
 
-    ``rounds``: the numbers of rounds on the axis, where x is not a step.
+    ``rounds``: numbers on the axis beside those of the points, where x is not a step.
     """
     series = [line for line in series if line[1]]
     if not series:
@@ -126,8 +127,8 @@ def _lines(title, x_label, series, starts=(), rounds=None):
                   marker=_MARKERS[place % len(_MARKERS)] if few else None)
     axes.set_xlabel(x_label)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if rounds:
-        axes.set_xticks(rounds)
+    if rounds is not None:
+        axes.set_xticks(sorted({*rounds, *(x for _, points, *_ in series for x, _ in points)}))
     figure.legend(loc="outside lower center", ncols=3 if len(series) < 5 else 2)
     return figure
 
@@ -137,20 +138,17 @@ def _color(run, arm):
 
 
 def _miou(run):
-    last = max(run.plan.get("rounds") or 0, run.last_round, 1)
-    series = [(f"arm {arm}", [(stage.round, 100 * stage.miou) for stage in run.of_arm(arm) if stage.result],
-               _color(run, arm), False) for arm in run.arms]
-    if run.supervised:
-        alone = 100 * run.supervised[0]
-        series.append(("supervised alone", [(0, alone), (last, alone)], SUPERVISED, True))
-    return _lines("Validation mIoU after each round, in percent", "round (0: supervised)", series,
-                  rounds=range(last + 1))
+    last, alone = max(run.plan.get("rounds") or 0, run.last_round, 1), run.supervised and 100 * run.supervised[0]
+    return _rounds("Validation mIoU after each round, in percent", run, {
+        arm: [(stage.round, 100 * stage.miou) for stage in run.of_arm(arm) if stage.result] for arm in run.arms},
+        "round (0: supervised)", [("supervised alone", [(0, alone), (last, alone)], SUPERVISED, True)] if alone else [],
+        range(last + 1))
 
 
-def _rounds(title, run, arms):
-    """Lines over the rounds: arm -> points."""
-    return _lines(title, "round", [(f"arm {arm}", points, _color(run, arm), False) for arm, points in arms.items()],
-                  rounds=sorted({number for points in arms.values() for number, _ in points}))
+def _rounds(title, run, arms, x_label="round", more=(), rounds=()):
+    """Lines over the rounds: arm -> points, and ``more`` series."""
+    return _lines(title, x_label, [(f"arm {arm}", points, _color(run, arm), False) for arm, points in arms.items()]
+                  + [*more], rounds=rounds)
 
 
 def _curve(run, title, kind, key, factor, first=0):
@@ -171,22 +169,19 @@ def _curve(run, title, kind, key, factor, first=0):
                   starts.items() if len(starts) > 1 else ())
 
 
-def _ple(run):
+def _ple(rows):
     """What PLE changed in each round, in percent of all pixels of known truth: to the right what helps."""
     parts = {"mended": to_rgba(GOOD), "newly right": to_rgba(NEW), "error removed": to_rgba(GOOD, 0.5),
              "spoilt": to_rgba(BAD), "newly wrong": to_rgba(NEW_WRONG), "dropped": to_rgba(BAD, 0.5)}
-    rows = {(number, arm): analysis.outcomes(changes) for arm in run.arms
-            for number, changes in _changes(run, arm).items()}
     if not rows:
         return None
-    counts = pd.DataFrame.from_dict(rows, orient="index").sort_index()
-    shares = 100 * counts.div(counts.sum(axis=1), axis=0)[list(parts)]
+    shares = 100 * pd.DataFrame([row["outcomes"] for row in rows], [
+        f"round {row['round'] + 1}, {row['arm']}" for row in rows])[list(parts)]
     shares[list(analysis.WORSE)] *= -1
     title = "PLE: for the worse (left), for the better (right), %"
     figure = Figure((_WIDTH / 72, (94 + 19 * len(rows)) / 72), label=title)
     axes = figure.subplots(subplot_kw={"title": title})
-    shares.set_axis([f"round {number}, {arm}" for number, arm in shares.index]).plot.barh(
-        stacked=True, color=parts, width=0.7, legend=False, ax=axes)
+    shares.plot.barh(stacked=True, color=parts, width=0.7, legend=False, ax=axes)
     for names, align in ((analysis.BETTER, "left"), (analysis.WORSE, "right")):
         for place, end in enumerate(shares[list(names)].sum(axis=1)):
             axes.text(end, place, f" {abs(end):.1f} ", ha=align, va="center", fontsize=9)
@@ -252,55 +247,42 @@ def _classes(run, arm):
 
 def _labels(run, arm):
     """Thresholds, coverage and accuracy of an arm's pseudo labels, class by class and round by round."""
-    made = {number: labelling for number, labellings in run.labels().items() for labelling in labellings
-            if labelling.arm == arm}
-    thresholds = [[value if value > _KEEP_ALL else None for value in labelling.manifest["thresholds"]]
-                  for labelling in made.values()]
+    made = _made(run, arm)
+    thresholds = [[value if value > _KEEP_ALL else None for value in one.manifest["thresholds"]] for one in made]
     labels, labelled, right = [], [], []
-    for number, look in _looks(run, arm):
-        for when, mark in (("before", ""), ("after", "′"))[: 1 + made[number].enhanced]:
-            labels.append(f"{number}{mark}")
-            labelled.append(100 * analysis.share(look[when]["labelled"], look["predicted"]))
-            right.append(100 * analysis.share(look[when]["right"], look[when]["compared"]))
-    groups = [("threshold", list(map(str, made)), thresholds, 2, 1), ("labelled, %", labels, labelled, 0, 100)]
+    for one, counted in ((one, run.counted(one)) for one in made if run.counted(one)):
+        for when, mark in (("before", ""), ("after", "′"))[: 1 + one.enhanced]:
+            labels.append(f"{one.round + 1}{mark}")
+            labelled.append(100 * analysis.share(counted[when]["labelled"], counted["predicted"]))
+            right.append(100 * analysis.share(counted[when]["right"], counted[when]["compared"]))
+    groups = [("threshold", [str(one.round + 1) for one in made], thresholds, 2, 1),
+              ("labelled, %", labels, labelled, 0, 100)]
     if not np.isnan(right).all():
         groups.append(("right, %", labels, right, 0, 100))
     return _heat_map(f"Thresholds, labelled and right shares of the labels of arm {arm}", run.classes, groups)
 
 
 def _ple_of_classes(run, arm):
-    rounds = _changes(run, arm)
-    groups = []
-    for name in (*analysis.BETTER, *analysis.WORSE):
-        shares = [100 * analysis.share(counts[:, *analysis.OUTCOMES[name]], counts.sum(axis=(1, 2)))
-                  for counts in rounds.values()]
-        groups.append((name, list(map(str, rounds)), shares, 1, None))
-    return _heat_map(f"What PLE did to the pixels of each class, arm {arm}, in percent", run.classes, groups)
+    rounds = {str(one.round + 1): np.array(run.counted(one)["changes"]) for one in _made(run, arm)
+              if one.enhanced and run.counted(one).get("changes")}
+    return _heat_map(f"What PLE did to the pixels of each class, arm {arm}, in percent", run.classes, [
+        (name, list(rounds), [100 * analysis.share(counts[:, *analysis.OUTCOMES[name]], counts.sum(axis=(1, 2)))
+                              for counts in rounds.values()], 1, None)
+        for name in (*analysis.BETTER, *analysis.WORSE)])
 
 
 def _forgetting_of_classes(run, arm):
-    forgetting = list(_forgetting(run, arm))
-    memory = [(str(number - 1), 100 * analysis.forgotten(look["memory"])) for number, look in _looks(run, arm)
-              if look["memory"]]
+    forgetting = dict(_forgetting(run, arm))
+    memory = {str(one.round): 100 * analysis.forgotten(run.counted(one)["memory"]) for one in _made(run, arm)
+              if run.counted(one).get("memory")}
     return _heat_map(f"Forgetting of every class after each round, arm {arm}", run.classes, [
-        ("IoU: best before − now", [str(number) for number, _ in forgetting], [row for _, row in forgetting], 1,
-         "diverging"),
-        ("pixels forgotten, %", [number for number, _ in memory], [row for _, row in memory], 1, None)])
+        ("IoU: best before − now", [*map(str, forgetting)], [*forgetting.values()], 1, "diverging"),
+        ("pixels forgotten, %", [*memory], [*memory.values()], 1, None)])
 
 
-# --- picking out ------------------------------------------------------------------------------------------------------
-
-
-def _looks(run, arm):
-    """[(round, what was counted of the arm's labels)]."""
-    return [(number, look["arms"][arm]) for number, look in sorted(run.looks.items()) if arm in look["arms"]]
-
-
-def _changes(run, arm):
-    """{round: what PLE changed in the arm's labels, (C, 3, 3)}, where PLE took part and the truth is known."""
-    enhanced = {made.round + 1 for made in run.labellings if made.arm == arm and made.enhanced}
-    return {number: np.array(look["changes"]) for number, look in _looks(run, arm)
-            if number in enhanced and look["changes"]}
+def _made(run, arm):
+    """The arm's finished labellings by round."""
+    return [made for made in run.labellings if made.manifest and made.arm == arm]
 
 
 def _forgetting(run, arm):

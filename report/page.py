@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from report.colors import ON_PAGE
-from report.summary import VERSIONS, labelling_row, method_of, percent, recipe, shares
+from report.summary import VERSIONS, labelling_rows, method_of, percent, recipe, shares
 from utils.files import write_text
 
 _HERE = Path(__file__).parent
@@ -38,7 +38,10 @@ def write_page(run, folder):
     environment.filters.update(percent=percent, duration=duration, data_url=lambda name: _data_url(figures / name))
     write_text(path, environment.get_template("page.html.jinja").render(
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")), run=run, drawn=drawn, sections=sections,
-        method=_method(run), progress=progress(run), labels=_labels(run), stages=_stages(run),
+        method=_method(run), progress=progress(run), stages=_stages(run),
+        labels=[(row["round"] + 1, row["arm"], f"{row['ratio']:g}", *shares(
+            row, ("labeled_before", "labeled_after", "changed", "right_before", "right_after")))
+            for row in labelling_rows(run)],
         now=time.strftime("%Y-%m-%d %H:%M:%S"),
         legend=[*zip(run.classes, run.dataset.get("palette", ())), ("no label", (224, 224, 192))],
         **_configuration(run)))
@@ -86,17 +89,6 @@ def _method(run):
 
 
 # --- rows of tables -----------------------------------------------------------------------------------------------
-
-
-def _labels(run):
-    """A row for each labelling: round, arm, ratio, labelled, after PLE, changed, right, after PLE."""
-    rows = []
-    for number, labellings in run.labels().items():
-        for made in labellings:
-            row = labelling_row(made, run.looks.get(number))
-            rows.append((number, made.arm, f"{row['ratio']:g}", *shares(row, (
-                "labeled_before", "labeled_after", "changed", "right_before", "right_after"))))
-    return rows
 
 
 def _stages(run):

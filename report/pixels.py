@@ -7,7 +7,6 @@ pictures; ``report.run`` reads it.
 import os
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ import torch
 from PIL import Image
 
 from data import images, transforms
-from data.lists import names_digest, unlabeled_names
-from data.specs import UNLABELED, load_spec, resolve_root
+from data.lists import names_digest
+from data.specs import UNLABELED, load_spec
 from data.store import PseudoLabelStore
 from dmt.labeling import stored_predictions
 from dmt.live_view import colors, spread
+from dmt.session import Data
 from dmt.thresholds import apply_thresholds
 from report import analysis
 from report.run import PIXELS_FORMAT, digests
@@ -31,45 +31,42 @@ _SIDE = 240  # longest side of a small picture in pixels
 _SHOWN = 2  # images of a kind and round
 
 
-class RunData:
-    """The dataset of a run, as far as it is there: its spec, and its root or None; ``note`` says what is missing.
+def data_of(run, dataset=None, data_root=None):
+    """(the ``dmt.session.Data`` of a run, None), or (None, what is missing of it).
 
     Dataset, root and folder of lists are those of the run's first stage unless they are given.
     """
+    stage = run.stages[0]
 
-    def __init__(self, run, dataset=None, data_root=None):
-        stage, self.root, self.note = run.stages[0], None, None
+    def path(value):  # relative ones are meant from where the stage was started
+        value = Path(value).expanduser()
+        return str(value if value.exists() else Path(stage.environment.get("directory", ".")) / value)
 
-        def path(value):  # relative ones are meant from where the stage was started
-            value = Path(value).expanduser()
-            return str(value if value.exists() else Path(stage.environment.get("directory", ".")) / value)
-
-        options = {**vars(parse_options([])), **stage.config}
-        name = options["dataset"]
-        spec = load_spec(dataset or (path(name) if "." in name or "/" in name else name))
-        self.spec = replace(spec, lists=os.path.abspath(path(options["lists_dir"]))) if options["lists_dir"] else spec
-        try:
-            self.root = resolve_root(spec, data_root or (options["data_root"] and path(options["data_root"])))
-        except UserError as error:
-            if data_root:
-                raise
-            self.note = str(error)
+    options = {**vars(parse_options([])), **stage.config}
+    name, root, lists_dir = (options[key] for key in ("dataset", "data_root", "lists_dir"))
+    dataset = dataset or (path(name) if "." in name or "/" in name else name)
+    load_spec(dataset)  # what is wrong with a spec is an error; only the images may be gone
+    try:
+        return Data(dataset, data_root or (root and path(root)), lists_dir and os.path.abspath(path(lists_dir)),
+                    test_size=run.dataset.get("test_size")), None
+    except UserError as error:
+        if data_root:
+            raise
+        return None, str(error)
 
 
 class Labels:
     """The pseudo labels of a finished ``report.run.Labelling`` with the images and predictions they were made of.
 
     ``names`` are its unlabelled images, ``predictions`` says whether they are still there, ``earlier`` is the arm's
-    labelling of the round before. Raises ``UserError`` where the data or the labels are gone, and for other data.
+    labelling of the round before. Raises ``UserError`` where the labels are gone, and for other data.
     """
 
     def __init__(self, labelling, data, earlier=None):
-        if data.root is None:
-            raise UserError(data.note)
         self.arm, self.manifest, self.store = labelling.arm, labelling.manifest, PseudoLabelStore(labelling.folder)
         self.spec, self.root, self.test_size = data.spec, data.root, tuple(self.manifest["test_size"])
         self.thresholds = torch.tensor(self.manifest["thresholds"])
-        self.names = unlabeled_names(self.spec, self.root, self.manifest["split"], self.manifest["split_id"])
+        self.names = [sample.name for sample in data.unlabeled(self.manifest["split"], self.manifest["split_id"])]
         if (self.spec.name, names_digest(self.names)) != (self.manifest["dataset"], self.manifest["names_sha256"]):
             raise UserError(f"the pseudo labels in {labelling.folder} are of other images than the dataset has now; "
                             "give the dataset and the lists that the run was made with (--dataset, --data-root)")
@@ -106,11 +103,11 @@ class Labels:
         return mask
 
 
-def look(run, folder, data, count=400, progress=lambda number: iter):
+def look(run, folder, data, missing, count=400, progress=lambda number: iter):
     """Count the pixels of every round whose labels are there, on ``count`` images (0: all), and keep it in ``folder``.
 
-    ``data`` is the ``RunData``; ``progress(round)`` wraps the names. Fills ``run.looks``, and ``run.gone`` with
-    reasons.
+    ``data`` and ``missing`` are what ``data_of`` gives; ``progress(round)`` wraps the names. Fills ``run.looks``, and
+    ``run.gone`` with reasons.
     """
     torch.set_num_threads(1)  # the images are the parallelism
     labels = run.labels()
@@ -119,6 +116,8 @@ def look(run, folder, data, count=400, progress=lambda number: iter):
             continue
         earlier = {made.arm: made for made in labels.get(number - 1, ())}
         try:
+            if data is None:
+                raise UserError(missing)
             arms = [Labels(made, data, earlier.get(made.arm)) for made in labellings]
             for one in arms:
                 if not one.predictions:
@@ -159,9 +158,8 @@ def _count(arms, names, progress):
             "predicted": total["predicted", arm].tolist(),
             **{key: total[key, arm].tolist() if known and (key, arm) in total else None
                for key in ("changes", "memory")},
-            **{when: {"labelled": total[when, arm][:, :-1].sum(axis=0).tolist(),
-                      "right": np.diag(total[when, arm])[:-1].tolist(),
-                      "compared": total[when, arm][:-1, :-1].sum(axis=0).tolist()} for when in ("before", "after")}}
+            **{when: dict(zip(("labelled", "compared", "right"), total[when, arm].tolist()))
+               for when in ("before", "after")}}
     kinds = ("disagree", "mended", "spoilt") if known else ("disagree", "changed")  # without truth nothing is mended
     return values, {kind: scores[kind] for kind in kinds}
 
@@ -176,8 +174,8 @@ def _image(arms, name):
         known = np.full_like(predicted, analysis.IGNORED) if truth is None else truth
         changes = analysis.changes(before, after, known, classes)
         counts.update({("predicted", arm): np.bincount(predicted.ravel(), minlength=classes), ("changes", arm): changes,
-                       ("before", arm): analysis.joint(known, before, classes),
-                       ("after", arm): analysis.joint(known, after, classes)})
+                       ("before", arm): analysis.judged(before, known, classes),
+                       ("after", arm): analysis.judged(after, known, classes)})
         if old is not None:
             counts["memory", arm] = analysis.changes(old, predicted, known, classes)
         made = analysis.outcomes(changes)

@@ -205,6 +205,10 @@ class Run:
                 made.setdefault(labelling.round + 1, []).append(labelling)
         return made
 
+    def counted(self, made):
+        """What was counted of the pixels of a finished labelling, a dict (see ``report.pixels``); {} for nothing."""
+        return self.looks.get(made.round + 1, {}).get("arms", {}).get(made.arm, {})
+
     def strangers(self):
         """Finished stages that do not descend from the checkpoints beside them: a sentence each."""
         found = []

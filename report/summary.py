@@ -31,8 +31,7 @@ def summarize(run):
             "dataset": rows[0]["recipe"].get("dataset"), "classes": run.classes,
             "environment": {name: environment[name] for name in VERSIONS if environment.get(name) is not None},
             "stages": rows, "strangers": run.strangers(),
-            "labellings": [labelling_row(made, run.looks.get(number)) for number, labellings in run.labels().items()
-                           for made in labellings if made.name in names],
+            "labellings": [row for row in labelling_rows(run) if row["name"] in names],
             "agreement": {str(number): look["agreement"] for number, look in run.looks.items()
                           if look["agreement"] is not None},
             "ensemble": _ensemble(run), **outcome(rows)}
@@ -142,27 +141,29 @@ def _stage_row(stage):
             "recipe": recipe(stage)}
 
 
-def labelling_row(made, look):
-    """What there is to say of a finished ``report.run.Labelling``; ``look`` is what was counted of it, or None."""
-    shares = made.manifest["labeled_share"]
-    row = {"name": made.name, "round": made.round, "arm": made.arm, "ratio": made.manifest["rules"]["ratio"],
-           "enhanced": made.enhanced, "images": made.manifest["images"], "labeled_before": shares["before"],
-           "labeled_after": shares["after"], "changed": shares["changed"], "seconds": made.timing.get("seconds"),
-           "right_before": None, "right_after": None}
-    if look and made.arm in look["arms"]:
-        arm = look["arms"][made.arm]
-        row.update({f"right_{when}": _number(analysis.share(sum(arm[when]["right"]), sum(arm[when]["compared"])))
-                    for when in ("before", "after")}, looked_at=look["images"])
-        if arm["changes"] is not None:
-            outcomes = analysis.outcomes(arm["changes"])
-            row["outcomes"] = {name: count / sum(outcomes.values()) for name, count in outcomes.items()}
-        if arm["memory"] is not None:
-            row["forgotten"] = _number(analysis.forgotten(np.sum(arm["memory"], axis=0)))
-    return row
+def labelling_rows(run):
+    """What there is to say of every finished labelling of the ``report.run.Run``, by round: a list of dicts."""
+    rows = []
+    for made in (made for made in run.labellings if made.manifest):
+        shares, arm = made.manifest["labeled_share"], run.counted(made)
+        row = {"name": made.name, "round": made.round, "arm": made.arm, "ratio": made.manifest["rules"]["ratio"],
+               "enhanced": made.enhanced, "images": made.manifest["images"], "labeled_before": shares["before"],
+               "labeled_after": shares["after"], "changed": shares["changed"], "seconds": made.timing.get("seconds"),
+               "right_before": None, "right_after": None}
+        if arm:
+            row.update({f"right_{when}": _number(analysis.share(sum(arm[when]["right"]), sum(arm[when]["compared"])))
+                        for when in ("before", "after")}, looked_at=run.looks[made.round + 1]["images"])
+            if arm["changes"] is not None:
+                outcomes = analysis.outcomes(arm["changes"])
+                row["outcomes"] = {name: count / sum(outcomes.values()) for name, count in outcomes.items()}
+            if arm["memory"] is not None:
+                row["forgotten"] = _number(analysis.forgotten(np.sum(arm["memory"], axis=0)))
+        rows.append(row)
+    return rows
 
 
 def shares(row, names):
-    """The ``names`` of a ``labelling_row`` in percent as texts; a dash for what PLE did where there was none."""
+    """The ``names`` of one of ``labelling_rows`` in percent as texts; a dash for what PLE did where there was none."""
     return [percent(row[name] if row["enhanced"] or name.endswith("before") else None) for name in names]
 
 

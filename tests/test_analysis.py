@@ -20,8 +20,8 @@ def test_every_outcome_once():
                                             "still wrong": 1}
 
 
-def test_pairs_of_labels():
-    assert analysis.joint(TRUTH, BEFORE, 3).tolist() == [[1, 1, 1, 0], [1, 2, 0, 0], [0, 0, 0, 3], [0, 1, 0, 0]]
+def test_what_labels_are_worth():
+    assert analysis.judged(BEFORE, TRUTH, 3).tolist() == [[2, 4, 1], [2, 3, 1], [1, 2, 0]]
 
 
 def test_forgetting_is_best_earlier_minus_now():

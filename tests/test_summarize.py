@@ -60,7 +60,7 @@ def test_summary_holds_what_the_run_folder_holds(run, shapes_root, capsys):
 
 def test_label_before_enhancement_is_the_share_the_labelling_reported(run):
     read = read_run(run)
-    labels = pixels.Labels(read.labels()[2][0], pixels.RunData(read))
+    labels = pixels.Labels(read.labels()[2][0], pixels.data_of(read)[0])
     labeled = size = changed = 0
     for name in labels.names:
         after, before = labels.store.read_label(name)[0], labels.predicted(name)[1]
@@ -72,7 +72,7 @@ def test_label_before_enhancement_is_the_share_the_labelling_reported(run):
 
 def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(run, tmp_path):
     read = read_run(run)
-    data, summary, shown = pixels.RunData(read), summary_of(read), panel.labelling_to_show(read)
+    data, summary, shown = pixels.data_of(read)[0], summary_of(read), panel.labelling_to_show(read)
     assert (shown.round, shown.arm) == (1, "r")
     columns = panel.columns_of(read, data, shown, 3)
     assert [title.split("\n")[-1] for title in columns] == [

@@ -42,7 +42,7 @@ def main(arguments=None):
             from report import figures, pixels  # they take seconds to import
 
             if run.labels():
-                pixels.look(run, folder, pixels.RunData(run, args.dataset, args.data_root), args.images,
+                pixels.look(run, folder, *pixels.data_of(run, args.dataset, args.data_root), args.images,
                             lambda number: progress_bar(f"labels of round {number}", "image"))
             figures.draw(run, folder / "figures")
         page = write_page(run, folder)

@@ -33,16 +33,16 @@ def main(arguments=None):
     from report import panel, pixels, rounds  # they take seconds to import
 
     for run in runs:
-        data = pixels.RunData(run, args.dataset, args.data_root)
-        if data.note:
-            print(f"note: {data.note}; without it there is neither accuracy nor panel", file=sys.stderr)
-        pixels.look(run, run.folder / "report", data)
+        data, missing = pixels.data_of(run, args.dataset, args.data_root)
+        if missing:
+            print(f"note: {missing}; without it there is neither accuracy nor panel", file=sys.stderr)
+        pixels.look(run, run.folder / "report", data, missing)
         summary = summarize(run)
         for stranger in summary["strangers"]:
             print(f"warning: these stages do not belong together: {stranger}", file=sys.stderr)
         print(run.folder, rounds.text(summary, args.markdown), sep="\n\n" if args.markdown else "\n")
         write_json(run.folder / "summary.json", summary)
-        if args.images and data.root is not None:
+        if args.images and data:
             panel.draw(run, data, args.images, Path(args.out or run.folder / "panel.png"))
         print()
 
