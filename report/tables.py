@@ -80,29 +80,29 @@ def entries_of(summary, run, arm="mean"):
     if summary.get("strangers"):
         raise UserError(f"the stages of {run} do not belong together: {summary['strangers'][0]}; start its launcher "
                         "again, which does anew what no longer fits")
-    rounds = [row for row in summary["stages"] if row["round"] is not None]
-    last = max((row["round"] for row in rounds), default=0)
-    arms = {row["arm"] for row in rounds if row["round"]}
-    zero = [row for row in rounds if row["round"] == 0]
-    alone = [row for row in zero if row["arm"] not in arms]
+    named = [row for row in summary["stages"] if row["round"] is not None]
+    last = max((row["round"] for row in named), default=0)
+    of_rounds = {row["arm"] for row in named if row["round"]}
+    zero = [row for row in named if row["round"] == 0]
+    alone = [row for row in zero if row["arm"] not in of_rounds]
     found = []
     if last:
-        final = [row for row in rounds if row["round"] == last]
-        stages = [row for row in rounds if row["arm"] in {row["arm"] for row in final}]
-        found.append(_entry(summary, run, method_of(stages), final, stages, arm))
-        split = next(row["split"] for row in rounds if row["round"])
-        if not alone and all(row["split"] == split for row in zero):
-            found.append(_entry(summary, run, _SUPERVISED, zero, zero, arm))
+        final = {row["arm"] for row in named if row["round"] == last}
+        stages = [row for row in named if row["arm"] in final]
+        found.append((method_of(stages), stages, arm))
+        if zero and not alone and {row["split"] for row in zero} == {
+                next(row["split"] for row in named if row["round"])}:
+            found.append((_SUPERVISED, zero, arm))
     several = not last and len(alone) > 1
-    found += [_entry(summary, run, _SUPERVISED + (f" ({row['arm']})" if several else ""), [row], [row], "mean")
-              for row in alone]
-    for row in (row for row in summary["stages"] if row["round"] is None and row["recipe"].get("state") == 2):
-        method = _ORACLE if row["split"] == "1" else _SUPERVISED
-        found.append(_entry(summary, run, method, [row], [row], "mean"))
-    return found
+    found += [(_SUPERVISED + (f" ({row['arm']})" if several else ""), [row], "mean") for row in alone]
+    found += [(_ORACLE if row["split"] == "1" else _SUPERVISED, [row], "mean") for row in summary["stages"]
+              if row["round"] is None and row["recipe"].get("state") == 2]
+    return [_entry(summary, run, *entry) for entry in found]
 
 
-def _entry(summary, run, method, final, stages, arm):
+def _entry(summary, run, method, stages, arm):
+    last = max(row["round"] or 0 for row in stages)
+    final = [row for row in stages if (row["round"] or 0) == last]
     of_arms = {row["arm"] or row["name"]: row for row in final}
     arms = sorted(of_arms)
     if arm not in ("mean", "best", *arms):
@@ -112,10 +112,10 @@ def _entry(summary, run, method, final, stages, arm):
         return {"mean": rows, "best": [max(rows, key=lambda row: row["miou"])]}.get(arm) or [
             row for row in rows if arm in (row["arm"], row["name"])]
 
-    rounds = any(row["round"] for row in stages)  # what a baseline labels for others' rounds is no result of its own
-    labels = [row for row in summary["labellings"] if rounds and row["name"] in {stage["name"] for stage in stages}]
-    last = max((row["round"] for row in labels), default=None)
-    used = [row for row in labels if row["round"] == last]
+    # What a baseline labels for others' rounds is no result of its own.
+    labels = [row for row in summary["labellings"] if last and row["name"] in {stage["name"] for stage in stages}]
+    labelled = max((row["round"] for row in labels), default=None)
+    used = [row for row in labels if row["round"] == labelled]
     ple = [row.get("outcomes") for row in labels if row["enhanced"]]
     known = ple if all(ple) else []
     return {
@@ -127,13 +127,13 @@ def _entry(summary, run, method, final, stages, arm):
         "recipe": {f"the stage {row['name']}" if row["round"] is None else f"round {row['round']} of arm {row['arm']}":
                    row["recipe"] for row in stages},
         "rounds": {number: _mean([row["miou"] for row in counted([row for row in stages if row["round"] == number])])
-                   for number in sorted({row["round"] for row in stages if rounds})},
+                   for number in sorted({row["round"] for row in stages if last})},
         "miou": _mean([row["miou"] for row in counted(final)]),
-        "ensemble": _mean([summary.get("ensemble")]) if rounds else np.nan, "forgetting": _forgetting(stages),
+        "ensemble": _mean([summary.get("ensemble")]) if last else np.nan, "forgetting": _forgetting(stages),
         "forgotten": _mean([row["forgotten"] for row in labels if "forgotten" in row]),
         "accuracy": _mean([row["right_after"] for row in used]),
         "coverage": _mean([row["labeled_after"] for row in used]),
-        "agreement": _mean([summary.get("agreement", {}).get(str(last + 1))]) if labels else np.nan,
+        "agreement": _mean([summary.get("agreement", {}).get(str(labelled + 1))]) if labels else np.nan,
         "mended": _mean([sum(one[name] for name in analysis.BETTER) for one in known]),
         "spoilt": _mean([sum(one[name] for name in analysis.WORSE) for one in known]),
         **{f"arm{place}": 100 * of_arms[name]["miou"] for place, name in enumerate(arms, start=1)},
@@ -267,12 +267,12 @@ def _shown(numbers, measures, arm, against, style):
     latex = style == "latex"
     escaped, plus_minus = (_escaped, r" \pm ") if latex else (str, " ± ")
 
+    def number(value, deviation=np.nan, sign=""):
+        text = f"{value:{sign}.2f}" + ("" if pd.isna(deviation) else f"{plus_minus}{deviation:.2f}")
+        return "-" if pd.isna(value) else f"${text}$" if latex else text
+
     def spread(name, sign=""):
-        texts = []
-        for value, deviation in zip(numbers[f"{name}_mean"], numbers[f"{name}_sd"]):
-            text = f"{value:{sign}.2f}" + ("" if pd.isna(deviation) else f"{plus_minus}{deviation:.2f}")
-            texts.append("-" if pd.isna(value) else f"${text}$" if latex else text)
-        return texts
+        return [number(*pair, sign) for pair in zip(numbers[f"{name}_mean"], numbers[f"{name}_sd"])]
 
     shown = [("data", numbers.dataset.map(escaped)), ("split", numbers.split.map(escaped)),
              ("method", numbers.method.map(escaped))]
@@ -290,9 +290,7 @@ def _shown(numbers, measures, arm, against, style):
         beside = np.where(numbers.method.str.startswith("DMT+PLE"), " (DMT)", "")
         shown.append(("published", ["-" if pd.isna(value) else f"{value:.2f}{note}"
                                     for value, note in zip(numbers.published, beside)]))
-        difference = numbers.difference.map(lambda value: f"${value:+.2f}$" if latex else f"{value:+.2f}",
-                                            na_action="ignore")
-        shown.append(("difference", difference.fillna("-")))
+        shown.append(("difference", [number(value, sign="+") for value in numbers.difference]))
     return pd.DataFrame(list(zip(*(values for _, values in shown))), columns=[title for title, _ in shown])
 
 
