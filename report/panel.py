@@ -28,15 +28,13 @@ def columns_of(run, data, labelling, count):
     """The panel of ``count`` images: title -> pictures (H, W, 3) uint8 RGB."""
     labels, table = Labels(labelling, data), colors(data.spec.palette)
     names = evenly_spaced(labels.names, count)
-    columns = {"image": [labels.picture(name) for name in names]}
-    truths = [labels.truth(name) for name in names]
-    if all(truth is not None for truth in truths):  # unlabelled images of one's own have none
-        columns["truth"] = [table[truth] for truth in truths]
+    maps = [labels.maps(name) for name in names]
     made = f"pseudo label\nround {labelling.round}, arm {labelling.arm}, ratio {labelling.manifest['rules']['ratio']:g}"
-    if labelling.enhanced and labels.predictions:
-        columns[f"{made}\nbefore PLE"] = [table[labels.predicted(name)[1]] for name in names]
-    columns[made + ("\nafter PLE" if labelling.enhanced else "")] = [
-        table[labels.store.read_label(name)[0]] for name in names]
+    titles = {"truth": "truth", **({"before": f"{made}\nbefore PLE"} if labels.enhanced else {}),
+              "label": made + ("\nafter PLE" if labels.enhanced else "")}
+    columns = {"image": [labels.picture(name) for name in names], **{
+        title: [table[one[key]] for one in maps] for key, title in titles.items()
+        if all(key in one for one in maps)}}  # unlabelled images of one's own have no truth
     ends = {"after the last round": max(run.finals, key=lambda stage: stage.miou, default=None),
             "supervised alone": next((stage for stage in run.finished if stage.arm not in (None, *run.arms)), None)}
     for title, end in ends.items():

@@ -5,7 +5,7 @@ pictures; ``report.run`` reads it.
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,9 +63,9 @@ class Labels:
     """
 
     def __init__(self, labelling, data, earlier=None):
-        self.arm, self.manifest, self.store = labelling.arm, labelling.manifest, PseudoLabelStore(labelling.folder)
-        self.spec, self.root, self.test_size = data.spec, data.root, tuple(self.manifest["test_size"])
-        self.thresholds = torch.tensor(self.manifest["thresholds"])
+        self.arm, self.manifest, self.enhanced = labelling.arm, labelling.manifest, labelling.enhanced
+        self.store, self.spec, self.root = PseudoLabelStore(labelling.folder), data.spec, data.root
+        self.test_size = tuple(self.manifest["test_size"])
         self.names = [sample.name for sample in data.unlabeled(self.manifest["split"], self.manifest["split_id"])]
         if (self.spec.name, names_digest(self.names)) != (self.manifest["dataset"], self.manifest["names_sha256"]):
             raise UserError(f"the pseudo labels in {labelling.folder} are of other images than the dataset has now; "
@@ -74,33 +74,35 @@ class Labels:
             raise UserError(f"the labels in {labelling.folder} were removed after they had served")
         self.predictions = self.store.logits_path(self.names[0]).is_file()
         store = PseudoLabelStore(earlier.folder) if earlier else None  # holds the previous network's predictions
-        self.earlier = store if store and store.logits_path(self.names[0]).is_file() else None
+        self._earlier = store if store and store.logits_path(self.names[0]).is_file() else None
 
-    def predicted(self, name):
-        """(classes (H, W) uint8 that the network predicts, label by thresholds alone) of an image."""
-        (classes, confidences), = stored_predictions(self.store, [name], self.test_size)
-        return classes.numpy(), apply_thresholds(classes, confidences, self.thresholds).numpy()
-
-    def predicted_earlier(self, name):
-        """Classes (H, W) that the arm's network of the round before predicts, or None."""
-        return stored_predictions(self.earlier, [name], self.test_size)[0][0].numpy() if self.earlier else None
+    def maps(self, name):
+        """What there is of an image's pixels, a dict of (H, W) uint8: "label", and "confidence", its grey level;
+        "truth"; "predicted", the network's classes, and "before", the label by thresholds alone; "earlier", the classes
+        of the arm's network of the round before. Raises ``UserError`` where the truth has another size than the label.
+        """
+        found = dict(zip(("label", "confidence"), self.store.read_label(name)))
+        path = self.spec.label_path(self.root, name, UNLABELED)
+        if path is not None and path.is_file():
+            found["truth"] = self._resized(images.read_mask(path, self.spec), transforms.resize_nearest)
+            if found["truth"].shape != found["label"].shape:
+                raise UserError(f"{self.store.label_path(name)} and the mask of {name} differ in size; give the "
+                                "dataset that the run was made with (--dataset, --data-root)")
+        if self.predictions:
+            (classes, confidences), = stored_predictions(self.store, [name], self.test_size)
+            thresholds = torch.tensor(self.manifest["thresholds"])
+            found.update(predicted=classes.numpy(), before=apply_thresholds(classes, confidences, thresholds).numpy())
+        if self._earlier:
+            found["earlier"] = stored_predictions(self._earlier, [name], self.test_size)[0][0].numpy()
+        return found
 
     def picture(self, name):
         """The image (H, W, 3) uint8 RGB, in the geometry of its label."""
-        image = images.read_image(self.spec.image_path(self.root, name, UNLABELED))[..., ::-1]
-        return transforms.resize_image(image, self.test_size) if self.spec.test_by == "resize" else image
+        image = images.read_image(self.spec.image_path(self.root, name, UNLABELED))
+        return self._resized(image, transforms.resize_image)[..., ::-1]
 
-    def truth(self, name):
-        """The mask (H, W) uint8 in the geometry of the label, or None without one. Raises ``UserError`` for another."""
-        path = self.spec.label_path(self.root, name, UNLABELED)
-        if path is None or not path.is_file():
-            return None
-        mask, (label, _) = images.read_mask(path, self.spec), self.store.read_label(name)
-        mask = transforms.resize_nearest(mask, self.test_size) if self.spec.test_by == "resize" else mask
-        if mask.shape != label.shape:
-            raise UserError(f"{self.store.label_path(name)} and the mask of {name} differ in size; give the dataset "
-                            "that the run was made with (--dataset, --data-root)")
-        return mask
+    def _resized(self, array, resize):
+        return resize(array, self.test_size) if self.spec.test_by == "resize" else array
 
 
 def look(run, folder, data, missing, count=400, progress=lambda number: iter):
@@ -123,7 +125,9 @@ def look(run, folder, data, missing, count=400, progress=lambda number: iter):
                 if not one.predictions:
                     raise UserError(f"the predictions in {one.store.folder} were removed after they had served")
             values, scores = _count(arms, evenly_spaced(arms[0].names, count), progress(number))
-            panels = _panels(arms, scores, Path(folder) / "figures", number)
+            # Without truth nothing is mended.
+            panels = _panels(arms, scores, ("disagree", "mended", "spoilt") if values["truth"] else (
+                "disagree", "changed"), Path(folder) / "figures", number)
         except UserError as error:
             if number not in run.looks:
                 run.gone[number] = str(error)
@@ -142,62 +146,55 @@ def evenly_spaced(names, count):
 
 
 def _count(arms, names, progress):
-    """(sums over the images as plain values, kind of picture -> [(share of the image's pixels, name, arm)])."""
-    total, scores = Counter(), defaultdict(list)
+    """(sums over the images as plain values, [(kind of picture, share of the image's pixels, name, arm)])."""
+    total, scores = Counter(), []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for name, (counts, own) in zip(progress(names), pool.map(lambda name: _image(arms, name), names)):
+        for _, (counts, own) in zip(progress(names), pool.map(lambda name: _image(arms, name), names)):
             for key, value in counts.items():
                 total[key] = total[key] + value
-            for kind, arm, value in own:
-                scores[kind].append((value, name, arm))
+            scores += own
     known = any(total["changes", labels.arm].any() for labels in arms)
-    values = {"images": len(names), "of": len(arms[0].names), "truth": known, "arms": {},
-              "agreement": float(total["same"] / total["pixels"]) if len(arms) == 2 else None}
-    for arm in (labels.arm for labels in arms):
-        values["arms"][arm] = {
-            "predicted": total["predicted", arm].tolist(),
-            **{key: total[key, arm].tolist() if known and (key, arm) in total else None
-               for key in ("changes", "memory")},
-            **{when: dict(zip(("labelled", "compared", "right"), total[when, arm].tolist()))
-               for when in ("before", "after")}}
-    kinds = ("disagree", "mended", "spoilt") if known else ("disagree", "changed")  # without truth nothing is mended
-    return values, {kind: scores[kind] for kind in kinds}
+    return {"images": len(names), "of": len(arms[0].names), "truth": known,
+            "agreement": float(total["same"] / total["pixels"]) if len(arms) == 2 else None, "arms": {labels.arm: {
+                "predicted": total["predicted", labels.arm].tolist(),
+                **{key: total[key, labels.arm].tolist() if known and (key, labels.arm) in total else None
+                   for key in ("changes", "memory")},
+                **{when: dict(zip(("labelled", "compared", "right"), total[when, labels.arm].tolist()))
+                   for when in ("before", "after")}} for labels in arms}}, scores
 
 
 def _image(arms, name):
-    """(counts, [(kind of picture, arm, share of the pixels)]) of one image."""
+    """(counts, [(kind of picture, share of the pixels, name, arm)]) of one image."""
     classes, counts, scores, predictions = arms[0].spec.num_classes, {}, [], []
-    truth = arms[0].truth(name)
-    for labels in arms:
-        predicted, before = labels.predicted(name)
-        after, old, arm = labels.store.read_label(name)[0], labels.predicted_earlier(name), labels.arm
-        known = np.full_like(predicted, analysis.IGNORED) if truth is None else truth
-        changes = analysis.changes(before, after, known, classes)
+    for arm, maps in ((labels.arm, labels.maps(name)) for labels in arms):
+        label, before, predicted = maps["label"], maps["before"], maps["predicted"]
+        truth, size = maps.get("truth", np.full_like(label, analysis.IGNORED)), label.size
+        changes = analysis.changes(before, label, truth, classes)
         counts.update({("predicted", arm): np.bincount(predicted.ravel(), minlength=classes), ("changes", arm): changes,
-                       ("before", arm): analysis.judged(before, known, classes),
-                       ("after", arm): analysis.judged(after, known, classes)})
-        if old is not None:
-            counts["memory", arm] = analysis.changes(old, predicted, known, classes)
+                       ("before", arm): analysis.judged(before, truth, classes),
+                       ("after", arm): analysis.judged(label, truth, classes)})
+        if "earlier" in maps:
+            counts["memory", arm] = analysis.changes(maps["earlier"], predicted, truth, classes)
         made = analysis.outcomes(changes)
-        scores += [("mended", arm, (made["mended"] + made["newly right"]) / predicted.size),
-                   ("spoilt", arm, (made["spoilt"] + made["dropped"]) / predicted.size),
-                   ("changed", arm, np.count_nonzero(before != after) / predicted.size)]
+        scores += [("mended", (made["mended"] + made["newly right"]) / size, name, arm),
+                   ("spoilt", (made["spoilt"] + made["dropped"]) / size, name, arm),
+                   ("changed", np.count_nonzero(before != label) / size, name, arm)]
         predictions.append(predicted)
     if len(arms) == 2:
-        counts.update(same=np.count_nonzero(predictions[0] == predictions[1]), pixels=predicted.size)
-        scores.append(("disagree", arms[0].arm, 1 - counts["same"] / predicted.size))
+        counts.update(same=np.count_nonzero(predictions[0] == predictions[1]), pixels=size)
+        scores.append(("disagree", 1 - counts["same"] / size, name, arms[0].arm))
     return counts, scores
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _panels(arms, scores, folder, number):
+def _panels(arms, scores, kinds, folder, number):
     """Pictures of the images with the highest scores of each kind, as plain values."""
     panels = []
-    for kind, found in scores.items():
-        ranked = sorted((entry for entry in found if entry[0]), key=lambda entry: (-entry[0], *entry[1:]))
-        for place, (score, name, arm) in enumerate(ranked[:_SHOWN], start=1):
+    for kind in kinds:
+        ranked = sorted((-share, name, arm) for of, share, name, arm in scores if of == kind and share)
+        for place, (share, name, arm) in enumerate(ranked[:_SHOWN], start=1):
             files = []
             for title, pixels in _columns(arms, next(labels for labels in arms if labels.arm == arm), name).items():
                 photograph = title == "image"
@@ -207,17 +204,15 @@ def _panels(arms, scores, folder, number):
                 with replacing(folder / file, durable=False) as path:
                     small.save(path)
                 files.append([title, file])
-            panels.append({"kind": kind, "image": name, "arm": arm, "share": score, "files": files})
+            panels.append({"kind": kind, "image": name, "arm": arm, "share": -share, "files": files})
     return panels
 
 
 def _columns(arms, shown, name):
     """Title -> picture (H, W, 3) or, of the confidence, (H, W) uint8."""
-    (label, grey), truth = shown.store.read_label(name), shown.truth(name)
-    table, enhanced = colors(shown.spec.palette), shown.manifest["previous"]
-    columns = {"image": shown.picture(name), **({} if truth is None else {"truth": table[truth]})}
-    columns.update({f"arm {labels.arm}": table[labels.predicted(name)[0]] for labels in arms})
-    if enhanced:
-        columns[f"label of {shown.arm} before PLE"] = table[shown.predicted(name)[1]]
-    columns[f"label of {shown.arm}" + (" after PLE" if enhanced else "")] = table[label]
-    return {**columns, "confidence": grey}
+    table, maps = colors(shown.spec.palette), shown.maps(name)
+    columns = {"truth": maps.get("truth"), **{f"arm {labels.arm}": labels.maps(name)["predicted"] for labels in arms},
+               f"label of {shown.arm} before PLE": maps["before"] if shown.enhanced else None,
+               f"label of {shown.arm}" + (" after PLE" if shown.enhanced else ""): maps["label"]}
+    return {"image": shown.picture(name), **{title: table[part] for title, part in columns.items() if part is not None},
+            "confidence": maps["confidence"]}

@@ -1,4 +1,4 @@
-"""Tables over runs: mean and deviation over the split ids, beside the published numbers.
+"""Tables over runs: mean and deviation over the split ids, beside the published numbers; and that of a single run.
 
 An entry is the number of one method in one run; entries of one dataset, split, method and arms make a row.
 """
@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from report import analysis
-from report.summary import RECIPE_KEYS, method_of
+from report.summary import RECIPE_KEYS, method_of, percent, shares
 from utils.errors import UserError
 
 MEASURES = {  # name -> title, and what a note under the table says of it
@@ -34,6 +34,7 @@ _CLASS = "iou_"  # how the measure of a class begins
 _ORACLE, _SUPERVISED = "oracle", "supervised"
 _METHODS = (_SUPERVISED, "CBST", "DST", "online", "naive", "flip", "DMT", "DMT+PLE")  # the order of the rows
 _ROW = ["dataset", "split", "method", "arms"]
+_ROUNDS = ("round", "arm", "steps", "mIoU", "ratio", "labelled: before PLE", "after", "right: before PLE", "after")
 _PAIR = ["parent", "dataset", "split_id"]  # what runs have in common that are compared with each other
 
 
@@ -323,3 +324,38 @@ def _notes(numbers, measures, arm, against):
             notes.append(f"These runs have another network ({', '.join(others)}); the published numbers do not "
                          "compare.")
     return notes + [": ".join(MEASURES[name]) for name in measures if name in MEASURES and name != "miou"]
+
+
+# --- a single run -------------------------------------------------------------------------------------------------
+
+
+def rounds(summary, as_markdown=False):
+    """The stages of a summary as an aligned table, or one in Markdown, and two sentences about the end of the run.
+
+    The pseudo labels in a row are those that its checkpoint made.
+    """
+    rows, made = [], {row["name"]: row for row in summary["labellings"]}
+    for stage in summary["stages"]:
+        row = ["-" if stage["round"] is None else str(stage["round"]), stage["arm"] or stage["name"],
+               str(stage["steps"] or "-"), percent(stage["miou"])]
+        labels = made.get(stage["name"])
+        if labels:
+            row += [f"{labels['ratio']:g}", *shares(labels, ("labeled_before", "labeled_after", "right_before",
+                                                              "right_after"))]
+        rows.append(row + ["-"] * (len(_ROUNDS) - len(row)))
+    frame = pd.DataFrame(rows, columns=_ROUNDS)
+    return (markdown(frame) if as_markdown else frame.to_string(index=False)) + "\n" + _outcome(summary)
+
+
+def _outcome(summary):
+    """Final arms, baseline and what each had."""
+    final, baseline = summary["final"], summary["baseline"]
+    if final is None:
+        return "No rounds in this run."
+    steps = ", ".join(f"{arm} {count}" for arm, count in final["steps"].items())
+    found = (f"After round {summary['rounds']}: mIoU {percent(final['mean'])} (mean of the arms), "
+             f"{percent(final['best'])} (better arm). Training steps in all rounds: {steps}")
+    if baseline:
+        found += (f"; supervised alone {baseline['steps']}, mIoU {percent(baseline['miou'])}. "
+                  f"Gain of the mean: {100 * summary['gain']:+.2f} points")
+    return found + "."

@@ -63,7 +63,7 @@ def test_label_before_enhancement_is_the_share_the_labelling_reported(run):
     labels = pixels.Labels(read.labels()[2][0], pixels.data_of(read)[0])
     labeled = size = changed = 0
     for name in labels.names:
-        after, before = labels.store.read_label(name)[0], labels.predicted(name)[1]
+        after, before = (labels.maps(name)[kind] for kind in ("label", "before"))
         labeled, size = labeled + (before != 255).sum(), size + before.size
         changed += (before != after).sum()
     assert labeled / size == labels.manifest["labeled_share"]["before"]
@@ -85,7 +85,7 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
     assert (list(columns.values())[3][0] == label).all()
     # A network's own labelling with ratio 1 would be its prediction; thresholds only remove pixels from it.
     for name, classes in zip(names, panel.predictions(run / f"{shown.name}.pt", data, columns["image"], (65, 65))):
-        before = labels.predicted(name)[1]
+        before = labels.maps(name)["before"]
         kept = before != 255
         assert kept.any() and (before[kept] == classes[kept]).mean() > 0.999  # stored logits are quantized
     panel.draw(read, data, 3, tmp_path / "panel.png")

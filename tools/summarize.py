@@ -30,7 +30,7 @@ def main(arguments=None):
     if args.out and len(args.run) > 1:
         raise UserError("--out names one file, but several runs were given; leave it out")
     runs = [read_run(folder, args.exp) for folder in args.run]
-    from report import panel, pixels, rounds  # they take seconds to import
+    from report import panel, pixels, tables  # they take seconds to import
 
     for run in runs:
         data, missing = pixels.data_of(run, args.dataset, args.data_root)
@@ -40,7 +40,7 @@ def main(arguments=None):
         summary = summarize(run)
         for stranger in summary["strangers"]:
             print(f"warning: these stages do not belong together: {stranger}", file=sys.stderr)
-        print(run.folder, rounds.text(summary, args.markdown), sep="\n\n" if args.markdown else "\n")
+        print(run.folder, tables.rounds(summary, args.markdown), sep="\n\n" if args.markdown else "\n")
         write_json(run.folder / "summary.json", summary)
         if args.images and data:
             panel.draw(run, data, args.images, Path(args.out or run.folder / "panel.png"))

@@ -32,7 +32,7 @@ from pathlib import Path
 if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from report import rounds, tables  # noqa: E402
+from report import tables  # noqa: E402
 from report.run import read_run  # noqa: E402
 from report.summary import read_summary, summarize  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
@@ -53,7 +53,7 @@ def table(args):
         raise UserError(f"--table rounds is in Markdown only; leave out --format {args.format}")
     runs = read_runs(args.run, args.exp)
     if args.table == "rounds":
-        return "\n".join(f"**{summary['run']}**\n\n{rounds.text(summary, markdown=True)}\n" for _, summary in runs)
+        return "\n".join(f"**{summary['run']}**\n\n{tables.rounds(summary, as_markdown=True)}\n" for _, summary in runs)
     return tables.table(runs, args.format, args.arm, args.measures, args.by, args.against, args.classes)
 
 
