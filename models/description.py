@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 import torch
 
 from models.deeplab import BACKBONES, PREFIX, deeplab_v2, traits
-from models.input_format import COCO, IMAGENET, OWN, InputFormat, input_format
+from models.input_format import COCO, IMAGENET, OWN, InputFormat
 from models.weights import load_imagenet_weights
 from utils.checkpoints import HEAD, load_checkpoint, load_model
 from utils.errors import UserError
 from utils.files import fits
 
 INPUT_FORMATS = {IMAGENET.name: IMAGENET, COCO.name: COCO}
-UNKNOWN = "unknown"  # a backbone, in the words of an exported file that does not say
+UNKNOWN = "unknown"  # the backbone of an exported file, or the dataset, where the file does not say
+NAMES = "names of the classes"  # in the words of ``Description.assumed``
 
 _SIDE, _FACTS = range(1, (1 << 16) + 1), ("recipe", "lists", "software", "miou", "iou", "step")
 KINDS = {  # key -> what its value can be (see utils.files.fits); the last six are where it comes from
@@ -32,15 +33,19 @@ KINDS = {  # key -> what its value can be (see utils.files.fits); the last six a
 def said(values, path):
     """The known entries of ``values``, what the file ``path`` says about its network; others are left out.
 
-    Raises ``UserError`` for an entry that cannot be meant: the file was damaged, forged, or made by a newer version.
+    ``input_format`` becomes the ``InputFormat`` of that name. Raises ``UserError`` for an entry that cannot be meant: the file was damaged, forged, or made by a newer version.
     """
     known = {key: values[key] for key in KINDS if key in values}
     for key, value in known.items():
         if not fits(value, KINDS[key]) or key == "backbone" and value not in BACKBONES and not value.startswith(PREFIX):
             raise UserError(f"{path} says of its network {key} = {reprlib.repr(value)}, which cannot be; the file is "
                             "damaged or was made by a newer version of this software: get it again or use that version")
-    if known.get("input_format") == OWN and not {"mean", "std"} <= known.keys():
+    form = known.get("input_format")
+    if form == OWN and not {"mean", "std"} <= known.keys():
         raise UserError(f"{path} does not say the mean and std of its input; the file is damaged: get it again")
+    if form is not None:
+        known["input_format"] = INPUT_FORMATS.get(form) or InputFormat(
+            form, True, 1.0, tuple(known["mean"]), tuple(known["std"]))
     count = known.get("num_classes")
     for key in ("class_names", "palette"):
         if count and len(known.get(key, range(count))) != count:
@@ -140,23 +145,15 @@ class Description:
             raise UserError(f"{checkpoint} was trained for other classes ({names!s:.200}); give a checkpoint of "
                             f"{self.name} or the dataset of this checkpoint, or train with --new-head, which keeps its "
                             "encoder alone")
-        trained_with, own = content.get("input_format", self.input_format.name), self.input_format.name
+        trained_with, own = content.get("input_format", self.input_format).name, self.input_format.name
         if trained_with != own:
             print(f"warning: {checkpoint} was trained with the input format {trained_with}, but this stage uses {own}; "
                   f"{'add' if trained_with == 'coco' else 'leave out'} --coco", file=sys.stderr)
 
 
-def said_format(values):
-    """The ``InputFormat`` that checked ``values`` of a file (see ``said``) name."""
-    name = values["input_format"]
-    return INPUT_FORMATS.get(name) or InputFormat(name, True, 1.0, tuple(values["mean"]), tuple(values["std"]))
+def said_by_checkpoint(content, path):
+    """What a checkpoint says of its network, or its weights show: ``said`` of ``content``, the whole dict in ``path``.
 
-
-def describe_checkpoint(content, path, coco=None, aspp_branches=None):
-    """The ``Description`` of the network in a checkpoint: ``content`` is the whole dict in the file ``path``.
-
-    ``coco`` (whether its input format is that of the COCO weights) and ``aspp_branches`` answer for a file that does
-    not say; None where nobody knows.
     Raises ``UserError`` when the file holds no network of this software, or says of it what cannot be.
     """
     state = content.get("model")
@@ -165,17 +162,14 @@ def describe_checkpoint(content, path, coco=None, aspp_branches=None):
         raise UserError(f"{path} is no checkpoint of this software: it has no {HEAD} with a number for each class "
                         "under the key 'model'; give the NAME.pt of a training stage")
     count = len(bias)
-    values = said({**content, "num_classes": content.get("num_classes", count)}, path)
+    values = said({"num_classes": count, **content}, path)
     if values["num_classes"] != count:
         raise UserError(f"{path} says it has {values['num_classes']} classes, but its head has {count}; "
                         "the file is damaged: get it again")
-    if "backbone" not in values:
-        values["backbone"] = recognized(state)
-    if values["backbone"] is None:
+    if values.setdefault("backbone", recognized(state)) is None:
         raise UserError(f"{path} holds another network: its backbone is none of {', '.join(BACKBONES)}; "
                         "give a checkpoint of this software")
-    return complete(values, {"input_format": None if coco is None else input_format(coco).name,
-                              "aspp_branches": aspp_branches})
+    return values
 
 
 def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coco=None, output_stride=None):
@@ -195,32 +189,40 @@ def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coc
     found = traits(backbone, output_stride or (says.get("output_stride") if own else None))
     if coco and backbone not in BACKBONES:
         raise UserError(f"--coco: {backbone} takes its input in a form of its own; leave the option out")
-    form = COCO if coco else said_format(says) if own and "input_format" in says else found.input_format
+    form = COCO if coco else says["input_format"] if own and "input_format" in says else found.input_format
     return Description(
         spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, backbone,
         aspp_branches or says.get("aspp_branches", 2), form, spec.test_size, spec.test_by, found.output_stride)
 
 
-def complete(values, answers):
-    """A ``Description`` from what the file says, then from the user's ``answers``, then from what is usual."""
+def describe(values, spec=None, coco=None, aspp_branches=None):
+    """The ``Description`` of a network: from what its file says, the checked ``values``; then from the dataset ``spec``
+    and the answers ``coco`` (whether its input format is that of the COCO weights) and ``aspp_branches``, where they
+    are given; then from what is usual. Colours are a matter of taste: those of a ``spec`` win.
+    """
+    known = dict(values)
+    if spec is not None:
+        known = {"dataset": spec.name, "class_names": spec.class_names, "background": spec.background,
+                 "ignore": spec.ignore, "test_size": spec.test_size, "test_by": spec.test_by, **values,
+                 "palette": spec.palette}
+    if coco is not None:
+        known.setdefault("input_format", COCO if coco else IMAGENET)
+    if aspp_branches is not None:
+        known.setdefault("aspp_branches", aspp_branches)
     usual = {
-        "class_names": (["class %d" % number for number in range(values["num_classes"])], "names of the classes"),
+        "class_names": ([f"class {number}" for number in range(values["num_classes"])], NAMES),
         "palette": (voc_colors(values["num_classes"]), "colours (VOC's are taken)"),
-        "input_format": (IMAGENET.name, "input format (imagenet is taken; --coco for the other)"),
+        "input_format": (IMAGENET, "input format (imagenet is taken; --coco for the other)"),
         "aspp_branches": (2, "ASPP branches (2 are taken; else give --aspp-branches)")}
-    assumed = []
-    for key, (value, words) in usual.items():
-        if key not in values:
-            if answers.get(key) is None:
-                assumed.append(words)
-            values[key] = value if answers.get(key) is None else answers[key]
+    assumed = tuple(words for key, (_, words) in usual.items() if key not in known)
+    known = {**{key: value for key, (value, _) in usual.items()}, **known}
     return Description(
-        name=values.get("dataset", "unknown"), class_names=tuple(values["class_names"]),
-        palette=tuple(map(tuple, values["palette"])), background=values.get("background"),
-        ignore=values.get("ignore", 255), backbone=values["backbone"], aspp_branches=values["aspp_branches"],
-        input_format=said_format(values), output_stride=values.get("output_stride"),
-        test_size=tuple(values["test_size"]) if "test_size" in values else None, test_by=values.get("test_by"),
-        facts={key: values[key] for key in _FACTS if key in values}, assumed=tuple(assumed))
+        name=known.get("dataset", UNKNOWN), class_names=tuple(known["class_names"]),
+        palette=tuple(map(tuple, known["palette"])), background=known.get("background"),
+        ignore=known.get("ignore", 255), backbone=known["backbone"], aspp_branches=known["aspp_branches"],
+        input_format=known["input_format"], output_stride=known.get("output_stride"),
+        test_size=tuple(known["test_size"]) if known.get("test_size") else None, test_by=known.get("test_by"),
+        facts={key: known[key] for key in _FACTS if key in known}, assumed=assumed)
 
 
 def recognized(state):

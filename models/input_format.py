@@ -40,11 +40,6 @@ COCO = InputFormat("coco", rgb=False, full=255.0, mean=(104.008, 116.669, 122.67
 OWN = "own"  # the name of any other
 
 
-def input_format(coco):
-    """The input format of the COCO (Caffe) weights if ``coco``, else that of ImageNet weights."""
-    return COCO if coco else IMAGENET
-
-
 class Traits(NamedTuple):
     """What others ask of a backbone.
 

@@ -1,6 +1,5 @@
 """Networks ready to predict, from their files alone: checkpoints or exported ONNX files, one or several together."""
 
-import dataclasses
 import functools
 import math
 import sys
@@ -16,7 +15,7 @@ from data.specs import DatasetSpec, built_in_names, load_spec
 from dmt.prediction import Forward
 from dmt.session import Machine, choose_device
 from models.deeplab import deeplab_v2
-from models.description import Description, describe_checkpoint
+from models.description import NAMES, Description, describe, said_by_checkpoint
 from models.input_format import COCO
 from predict import decide
 from predict.onnx import OnnxNetwork
@@ -24,8 +23,6 @@ from predict.protocol import ORIGINAL, PAPERS, SLIDING, STRIDE, Protocol
 from utils.checkpoints import load_checkpoint, load_model
 from utils.errors import UserError
 from utils.precision import Precision
-
-_NAMES, _COLORS = "names", "colours"  # how the assumptions of a description about them begin
 
 
 def load(*paths, protocol=ORIGINAL, dataset=None, coco=None, aspp_branches=None, device=None, precision=None, **shown):
@@ -122,53 +119,40 @@ def load_member(path, device, precision, spec=None, coco=None, aspp_branches=Non
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"the checkpoint {path} is missing; correct the path")
-    if path.suffix.lower() == ".onnx":
+    exported = path.suffix.lower() == ".onnx"
+    if exported:
         network, device, precision = OnnxNetwork(path), torch.device("cpu"), Precision("fp32", "cpu")
-        description = network.description
-        says = description.values()
+        values = network.values
     else:
-        says = load_checkpoint(path)
-        description = describe_checkpoint(says, path, None if "input_format" in says else coco,
-                                          None if "aspp_branches" in says else aspp_branches)
+        values = said_by_checkpoint(load_checkpoint(path), path)
+    if coco and values.get("input_format", COCO) != COCO:
+        print(f"note: {path} was trained with the input format {values['input_format'].name}; --coco is left aside "
+              "for it", file=sys.stderr)
+    if spec is not None:
+        _check_classes(values, spec, path)
+    description = describe(values, spec, coco, aspp_branches)
+    if spec is None and "palette" not in values:
+        description = describe(values, built_in_spec(description), coco, aspp_branches)
+    if not exported:
         network = deeplab_v2(description.num_classes, description.backbone, description.aspp_branches,
                              description.output_stride)
         load_model(network, path)
         network = network.to(device, memory_format=torch.channels_last).eval()
-    if coco and "input_format" in says and description.input_format != COCO:
-        print(f"note: {path} was trained with the input format {description.input_format.name}; --coco is left aside "
-              "for it", file=sys.stderr)
-    if spec is not None:
-        _check_classes(description, spec, path, named="class_names" in says)
-    return Member(path, network, _completed(description, spec, says), torch.device(device), precision)
+    return Member(path, network, description, torch.device(device), precision)
 
 
-def _check_classes(description, spec, path, named):
-    """Raise ``UserError`` unless the network's classes are those of ``spec``; only their number if not ``named``."""
-    names, own = list(description.class_names), list(spec.class_names)
-    if len(names) != len(own):
-        raise UserError(f"{path} was trained for {len(names)} classes, but {spec.name} has {len(own)}; give a "
+def _check_classes(values, spec, path):
+    """Raise ``UserError`` unless the network's classes are those of ``spec``; only their number if it names none."""
+    count, own = values["num_classes"], list(spec.class_names)
+    names = list(values.get("class_names", own))
+    if count != len(own):
+        raise UserError(f"{path} was trained for {count} classes, but {spec.name} has {len(own)}; give a "
                         f"checkpoint of {spec.name} or the dataset of this checkpoint")
-    other = next(((one, two) for one, two in zip(names, own) if one != two), None)
-    if named and other:
-        raise UserError(f"{path} was trained for other classes than those of {spec.name}: its class "
-                        f"{names.index(other[0])} is {other[0]!r}, not {other[1]!r}; give a checkpoint of {spec.name} "
-                        "or the dataset of this checkpoint")
-
-
-def _completed(description, spec, says):
-    """``description`` with what its file does not say, from ``spec`` or else from the built-in one of its dataset.
-
-    Colours are a matter of taste: those of a ``spec`` that was given win.
-    """
-    if spec is None and "palette" not in says:
-        spec = built_in_spec(description)
-    if spec is None:
-        return description
-    known = {"dataset": spec.name, "class_names": spec.class_names, "background": spec.background,
-             "ignore": spec.ignore, "test_size": spec.test_size, "test_by": spec.test_by}
-    lacking = {"name" if key == "dataset" else key: value for key, value in known.items() if key not in says}
-    return dataclasses.replace(description, **lacking, palette=spec.palette, assumed=tuple(
-        words for words in description.assumed if not words.startswith((_NAMES, _COLORS))))
+    for index, (name, other) in enumerate(zip(names, own)):
+        if name != other:
+            raise UserError(f"{path} was trained for other classes than those of {spec.name}: its class {index} is "
+                            f"{name!r}, not {other!r}; give a checkpoint of {spec.name} or the dataset of this "
+                            "checkpoint")
 
 
 def built_in_spec(description):
@@ -190,8 +174,7 @@ def common_description(members):
     best = min(members, key=lambda member: len(member.description.assumed))
     for member in members:
         one, other = member.description, best.description
-        named = not any(words.startswith(_NAMES) for words in one.assumed)
-        if one.num_classes != other.num_classes or named and one.class_names != other.class_names:
+        if one.num_classes != other.num_classes or NAMES not in one.assumed and one.class_names != other.class_names:
             raise UserError(f"{best.path} and {member.path} have different classes and cannot decide together; give "
                             "checkpoints of one dataset")
     return best.description

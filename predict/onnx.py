@@ -6,8 +6,8 @@ import json
 import numpy as np
 import torch
 
-from models.description import KINDS, UNKNOWN, Description, complete, said
-from models.input_format import IMAGENET, InputFormat
+from models.description import KINDS, UNKNOWN, said
+from models.input_format import InputFormat
 from utils.errors import UserError
 from utils.files import fits
 
@@ -15,7 +15,7 @@ _ANEW = "export it anew with python -m tools.export"
 
 
 class OnnxNetwork:
-    """A network in an ONNX file, run on the CPU; ``description`` is the ``Description`` in its metadata.
+    """A network in an ONNX file, run on the CPU; ``values`` are what its metadata says of it, all that is needed.
 
     onnxruntime gets as many threads as torch has, so it respects OMP_NUM_THREADS.
     """
@@ -24,7 +24,7 @@ class OnnxNetwork:
         """Raises ``UserError`` when the file is missing, no ONNX file, or not one that describes itself."""
         self.path = path
         self._session, inputs, outputs, metadata = _opened(path)
-        self.description = _describe(metadata, path)
+        self.values = _said(metadata, path)
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0][2][1:2] != [3] or any(
                 kind != "tensor(float)" or len(shape) != 4 for _, kind, shape in (*inputs, *outputs)):
             raise UserError(f"{path} is no segmentation network of this software: it must take images (N, 3, H, W) and "
@@ -37,7 +37,7 @@ class OnnxNetwork:
         (h, w) is an eighth of (H, W), rounded up, or (H, W) itself where the file upsamples.
         Raises ``UserError`` when the file does not take images of this size or does not give such logits.
         """
-        images, classes = np.ascontiguousarray(images.detach().cpu().float().numpy()), self.description.num_classes
+        images, classes = np.ascontiguousarray(images.detach().cpu().float().numpy()), self.values["num_classes"]
         try:
             logits, = self._session.run(None, {self._input: images})
         except Exception as error:  # onnxruntime's own kinds; whatever it is, the file or the size is to blame
@@ -71,8 +71,8 @@ def _opened(path):
                         f"({type(error).__name__}); {_ANEW}") from error
 
 
-def _describe(strings, path):
-    """The ``Description`` in the metadata of the file ``path``: ``strings`` maps keys to JSON.
+def _said(strings, path):
+    """``models.description.said`` of the metadata of the file ``path``: ``strings`` maps keys to JSON.
 
     Raises ``UserError`` when the file was not exported by this software or the metadata is damaged.
     """
@@ -92,8 +92,7 @@ def _describe(strings, path):
                         f"metadata); {_ANEW}")
     form = InputFormat(name, how["channels"] == "RGB", float(how["range"]), tuple(map(float, how["mean"])),
                        tuple(map(float, how["std"])))
-    known = {"backbone": UNKNOWN, **said(values, path), "input_format": IMAGENET.name}
-    return Description(**{**vars(complete(known, {})), "input_format": form, "assumed": ()})
+    return {"backbone": UNKNOWN, "aspp_branches": 2, **said(values, path), "input_format": form}
 
 
 def needed(package):

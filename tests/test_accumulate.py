@@ -21,7 +21,7 @@ from dmt.records import Counts, Records
 from dmt.session import Machine
 from dmt.training import Recipe, Trainer
 from models import deeplab, deeplab_v2
-from models.input_format import input_format
+from models.input_format import IMAGENET
 from tests.test_distributed import metrics
 from tests.test_stages import SMALL, first_weights, tensors
 from tests.test_sync import HostReads
@@ -89,7 +89,7 @@ def train(parts, pseudo, labeled, data, steps=3, online=None, model=None):
     model, stage = model or Plain(), Stage()
     recipe = Recipe(0.05, gamma1=2.0, gamma2=3.0, online=online, log_num_steps=1, val_num_steps=100)
     machine, order_of = Machine(torch.device("cpu"), Precision("fp32", "cpu"), 0, 8), Steps(streams, 0, steps, parts)
-    trainer = Trainer(model, recipe, machine, input_format(False), Counts(CLASSES, "cpu"))
+    trainer = Trainer(model, recipe, machine, IMAGENET, Counts(CLASSES, "cpu"))
     shapes = load_spec("shapes")
     view = LiveView(None, 0, dataclasses.replace(shapes, class_names=shapes.class_names[:CLASSES]), ())
     records = Records(trainer, order_of, stage, {}, {}, view, "stop", save=False)
@@ -107,7 +107,7 @@ def by_hand(data, pseudo, steps=3):
     losses = []
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps) ** 0.9
-        logits = F.interpolate(model(input_format(False).normalize(images)), (SIZE, SIZE), mode="bilinear",
+        logits = F.interpolate(model(IMAGENET.normalize(images)), (SIZE, SIZE), mode="bilinear",
                                align_corners=True)
         q, y = logits.detach().softmax(1), labels.long()
         label = q.gather(1, y.where(y != 255, 0)[:, None])[:, 0]

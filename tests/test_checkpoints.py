@@ -9,7 +9,7 @@ import torch
 
 from data.specs import BUILT_IN as SPECS, load_spec
 from models import deeplab_v2
-from models.description import describe_checkpoint, voc_colors
+from models.description import describe, said_by_checkpoint, voc_colors
 from models.input_format import COCO, IMAGENET
 from predict import load as load_networks
 from tests.test_stages import SMALL, first_weights
@@ -93,7 +93,7 @@ def test_an_old_checkpoint_is_told_by_its_shapes(backbone, counters, extra):
     with torch.device("meta"):
         shapes = deeplab_v2(5, backbone).state_dict()
     state = {name: torch.zeros(value.shape) for name, value in shapes.items() if counters or "num_batches" not in name}
-    description = describe_checkpoint({"model": state, **extra}, "old.pt")
+    description = describe(said_by_checkpoint({"model": state, **extra}, "old.pt"))
     assert (description.backbone, description.num_classes, description.aspp_branches) == (backbone, 5, 2)
     assert description.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
     assert description.input_format == IMAGENET and len(description.assumed) == 4 and description.test_size is None
@@ -102,10 +102,11 @@ def test_an_old_checkpoint_is_told_by_its_shapes(backbone, counters, extra):
 def test_what_an_old_checkpoint_does_not_say_is_asked_for(tmp_path):
     first_weights(tmp_path / "old.pt", 4)
     old = content(tmp_path / "old.pt")
-    description = describe_checkpoint(old, "old.pt", coco=True, aspp_branches=4)
+    description = describe(said_by_checkpoint(old, "old.pt"), coco=True, aspp_branches=4)
     assert description.input_format == COCO and description.aspp_branches == 4
     assert [words.split()[0] for words in description.assumed] == ["names", "colours"]
-    assert describe_checkpoint({**old, "input_format": "imagenet"}, "old.pt", coco=True).input_format == IMAGENET
+    says = said_by_checkpoint({**old, "input_format": "imagenet"}, "old.pt")
+    assert describe(says, coco=True).input_format == IMAGENET
 
 
 def test_colours_of_classes_without_a_palette_are_vocs():

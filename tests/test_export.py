@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.specs import load_spec
 from models import deeplab_v2, upsample
-from models.description import describe_checkpoint
+from models.description import describe, said_by_checkpoint
 from models.deeplab import traits
 from models.input_format import COCO, IMAGENET
 from predict.export import how_to_use, largest_difference, read_program
@@ -81,7 +81,7 @@ def test_onnx_gives_the_networks_logits_at_any_size(upsampling, count, height, w
 
 def test_an_onnx_network_knows_what_it_is(upsampling):
     _, path, file = upsampling
-    described = OnnxNetwork(file).description
+    described = describe(OnnxNetwork(file).values)
     assert described.num_classes == 3 and described.class_names == tuple(NAMES)
     assert described.palette == ((0, 0, 0), (0, 160, 0), (200, 0, 0)) and described.input_format == COCO
     assert described.test_size == (65, 81) and described.facts["recipe"] == {"lr": 0.002}
@@ -114,7 +114,7 @@ def test_onnx_at_an_eighth_with_all_branches(tmp_path, run):
     file = tmp_path / "new" / "other.onnx"
     exported, images = OnnxNetwork(file), torch.randn(2, 3, 70, 41)
     expected, found = logits_of(network, images, False), exported(images)
-    assert found.shape == (2, 3, 9, 6) and exported.description.input_format == IMAGENET
+    assert found.shape == (2, 3, 9, 6) and exported.values["input_format"] == IMAGENET
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
     assert metadata["postprocessing"]["stride"] == 8 and "aligned corners" in metadata["postprocessing"]["upsample"]
@@ -232,7 +232,7 @@ def network_file(path, metadata, shape=(None, 3, None, None), kind=onnx.TensorPr
 def metadata(tmp_path):
     """The metadata of a network of three classes."""
     checkpoint(tmp_path / "net.pt")
-    description = describe_checkpoint(load(tmp_path / "net.pt"), "net.pt")
+    description = describe(said_by_checkpoint(load(tmp_path / "net.pt"), "net.pt"))
     return {**description.values(), **how_to_use(description, upsampled=False)}
 
 
@@ -250,7 +250,7 @@ def test_any_onnx_file_that_describes_itself_is_run(tmp_path, metadata):
     network_file(tmp_path / "own.onnx", {**metadata, "input_format": "mine", "preprocessing": {
         "channels": "RGB", "range": 2.0, "mean": [1, 1, 1], "std": [1, 2, 4]}})
     network = OnnxNetwork(tmp_path / "own.onnx")
-    normalized = network.description.input_format.normalize(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
+    normalized = network.values["input_format"].normalize(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
     assert network(normalized).flatten().tolist() == pytest.approx([1, -0.3, -0.25])  # red is 255, then (2 - 1) / 1
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import deeplab_v2, upsample
-from models.input_format import COCO, IMAGENET, input_format
+from models.input_format import COCO, IMAGENET
 
 BRANCHES = [f"classifier.0.convs.{branch}.{kind}" for branch in range(4) for kind in ("weight", "bias")]
 
@@ -121,7 +121,3 @@ def test_normalize_is_the_plain_formula(form):
     assert result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, plain.float(), rtol=1e-6, atol=1e-5)  # float32 near a mean of 122
     assert torch.equal(images, original)
-
-
-def test_input_formats_are_named():
-    assert (input_format(True).name, input_format(False).name) == ("coco", "imagenet")

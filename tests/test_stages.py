@@ -176,7 +176,7 @@ def plain_predictions(root, checkpoint, batch_size, training=False):
     from data.lists import Sample, read_list
     from data.specs import load_spec
     from models import deeplab_v2
-    from models.input_format import input_format
+    from models.input_format import IMAGENET
     names = read_list(root / "ImageSets/Segmentation/8_unlabeled_0.txt")
     model = deeplab_v2(8, "small").train(training)
     model.load_state_dict(tensors(checkpoint))
@@ -186,7 +186,7 @@ def plain_predictions(root, checkpoint, batch_size, training=False):
     for start in range(0, len(names), batch_size):
         images, _, indices, sizes = data.collate([data[i] for i in range(start, min(start + batch_size, len(names)))])
         with torch.inference_mode():
-            logits = torch.nn.functional.interpolate(model(input_format(False).normalize(images)), (65, 65),
+            logits = torch.nn.functional.interpolate(model(IMAGENET.normalize(images)), (65, 65),
                                                      mode="bilinear", align_corners=True)
         for maps, index, size in zip(logits.softmax(1), indices, sizes):
             confidence, winner = maps[:, : size[0], : size[1]].max(0)
