@@ -26,7 +26,7 @@ def main(arguments=None):
     out = Path(args.out) if args.out else folder
     labeled = {(split, split_id): read_list(folder / split_list_names(split, split_id)[0], spec, root)
                for split_id in range(args.ids) for split in splits}
-    lists = sample_dms(lambda split, split_id: labeled[split, split_id], splits, args.seed, args.ids, args.portion)
+    lists = sample_dms(labeled, args.seed, args.portion)
     states = save_lists(out, lists)
 
     print(f"labelled lists from {folder}, subsets in {out}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.lists import find_list, read_list, split_list_names
 from data.specs import load_spec, resolve_root
-from data.splits import check_none_replaced, check_split_names, list_parser, make_splits, own_split, save_lists
+from data.splits import check_split_names, list_parser, make_splits, own_split, save_lists
 from utils.errors import UserError, reports_user_errors
 
 OWN_TRAINING_LIST = "train.txt"
@@ -33,10 +33,10 @@ def main(arguments=None):
     own = source.parent / OWN_TRAINING_LIST
     taken = any(split == "train" for split, _ in divisors)
     own_lists = _own_split(names, own, spec, root) if own.is_file() and own != source and not taken else {}
+    doubt = None
     if root is not None and not any(spec.image_path(root, name).is_file() for name in names):
-        check_none_replaced(folder, {**lists, **own_lists},
-                            f"no image of the {len(names)} names in {source} is in {root}")
-    states = save_lists(folder, {**lists, **own_lists})
+        doubt = f"no image of the {len(names)} names in {source} is in {root}"
+    states = save_lists(folder, {**lists, **own_lists}, doubt)
 
     print(f"{len(names)} names in {source}, lists in {folder}")
     if names != sorted(names):

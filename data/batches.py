@@ -22,6 +22,12 @@ def generator(seed, purpose, *position):
     return np.random.default_rng((seed, zlib.crc32(purpose.encode()), *position))
 
 
+@functools.lru_cache(maxsize=4)
+def _order(seed, kind, count, number):
+    """In which order pass ``number`` goes over the ``count`` images of a kind: (count,) int64."""
+    return generator(seed, f"order of {kind} images", number).permutation(count)
+
+
 class Steps:
     """The batches of a whole training, for a DataLoader's ``batch_sampler``.
 
@@ -38,7 +44,6 @@ class Steps:
         _, count, batch_size = streams[0]
         self.per_epoch = -(-count // batch_size)
         self.total = epochs * self.per_epoch
-        self._order = functools.lru_cache(maxsize=2 * len(streams))(self._shuffled)
 
     def __len__(self):
         return self.total - self.start
@@ -56,17 +61,15 @@ class Steps:
         keys = []
         for kind, count, batch_size in self.streams:
             number, place = divmod(step, -(-count // batch_size))
-            order = self._order(kind, count, number)
+            order = _order(self.seed, kind, count, number)
             keys += [(kind, number, int(index)) for index in order[place * batch_size : (place + 1) * batch_size]]
         return keys
 
-    def _shuffled(self, kind, count, number):
-        return generator(self.seed, f"order of {kind} images", number).permutation(count)
-
     def _shares(self, step):
+        """This process's keys of every part of batch ``step`` that is not empty everywhere."""
         keys = self.batch(step)
-        parts = (keys[number :: self.accumulate] for number in range(self.accumulate))
-        return [part[self.rank :: self.size] for part in parts if part]
+        return [keys[number :: self.accumulate][self.rank :: self.size]
+                for number in range(min(self.accumulate, len(keys)))]
 
 
 class TrainingImages(Dataset):

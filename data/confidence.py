@@ -56,13 +56,9 @@ def decode(codes):
     return torch.where(codes < _UNIFORM, codes.float() / _STEPS, 1 - left.float())
 
 
-def _grey_of_codes():
-    p = np.clip(decode(torch.arange(NUM_CODES)).numpy().astype(np.float64), 1e-9, 1 - 2.0**-25)
-    odds = np.log(p / (1 - p))
-    return torch.from_numpy(np.clip(np.rint((odds - _ODDS[0]) / (_ODDS[1] - _ODDS[0])) + 1, 1, 255).astype(np.uint8))
-
-
-_GREY_OF_CODE = _grey_of_codes()
+_P = np.clip(decode(torch.arange(NUM_CODES)).numpy().astype(np.float64), 1e-9, 1 - 2.0**-25)
+_PLACES = np.rint((np.log(_P / (1 - _P)) - _ODDS[0]) / (_ODDS[1] - _ODDS[0])) + 1
+_GREY_OF_CODE = torch.from_numpy(np.clip(_PLACES, 1, 255).astype(np.uint8))
 
 
 def grey_values(labels, confidences):

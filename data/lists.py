@@ -18,6 +18,14 @@ from utils.files import write_text
 _COLUMNS = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, patterns.SUFFIXES))}))[ \t]+(\S.*)", re.IGNORECASE)
 _SPLIT = re.compile(r"[A-Za-z0-9._-]+")
 _SPLIT_LIST = re.compile(r"(?P<split>.+)_(un)?labeled_[^_]+\.txt")
+_FAULTS = {  # what a name may not have -> what is said of it
+    r"\\": "has a backslash",
+    "[\ud800-\udfff]": "is not UTF-8" if sys.getfilesystemencoding() == "utf-8" else  # bytes that it cannot say
+    f"has letters that this locale ({sys.getfilesystemencoding()}) does not know: set LC_ALL=C.UTF-8",
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029]": "has a control character",
+    "^/": "is an absolute path",
+    r"(^|/)\.\.(/|$)": "has a component '..'",
+    r"(^|/)\.?(/|$)": "has an empty component or '.'"}
 
 
 class Sample(NamedTuple):
@@ -31,26 +39,21 @@ class Sample(NamedTuple):
 WHOLE = "1"  # the split that labels everything: its list is the whole training list, and nothing is unlabelled
 
 
-def read_list(path, spec=None, root=None):
+def read_list(path, spec=None, root=None, content=None):
     """The names in the list at ``path``, in file order: a non-empty list of distinct str.
 
     UTF-8, one name a line; surrounding blanks, blank lines and a byte-order mark are ignored. With the dataset's
     ``spec`` and ``root``, lines may also be paths as other projects write them (see ``_name_of_paths``).
+    ``content`` may be the bytes of the list, where it lies in an archive and ``path`` only describes it.
     Raises ``UserError`` (with the line number) for a file that is missing, not text or empty, for a name that is not
     a plain relative path, and for a name that stands there twice.
     """
-    path = Path(path)
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes() if content is None else content
     except FileNotFoundError as error:
-        raise UserError(f"the list {path} does not exist; {_origin(path)}") from error
+        raise UserError(f"the list {path} does not exist; {_origin(Path(path))}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return parse_list(content, path, spec, root)
-
-
-def parse_list(content, path, spec=None, root=None):
-    """``read_list`` for the bytes of a list that ``path`` describes in errors: it may lie in an archive."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -132,12 +135,8 @@ def split_list_names(split, split_id):
         if not _SPLIT.fullmatch(value):
             raise UserError(f"the {what} is {_shown(value)}; use letters, digits, dots, dashes and underscores, as in "
                             "20, 106 or 106-l")
-    return f"{split}_labeled_{split_id}.txt", f"{whole_split(split)}_unlabeled_{split_id}.txt"
-
-
-def whole_split(split):
-    """The split of which ``split`` is a half by difference-maximized sampling ("106" of "106-l"), else itself."""
-    return split[:-2] if split[:-2] and split.endswith(("-l", "-r")) else split
+    whole = re.sub("(?<=.)-[lr]$", "", split)
+    return f"{split}_labeled_{split_id}.txt", f"{whole}_unlabeled_{split_id}.txt"
 
 
 def labeled_names(spec, root, split, split_id):
@@ -156,11 +155,11 @@ def unlabeled_names(spec, root, split, split_id):
         return []
     if not spec.unlabeled_images or path.is_file():
         return read_list(path, spec, root)
-    return _apart(spec, root, split_list_names(whole_split(str(split)), split_id)[0])
+    return _apart(spec, root, path.with_name(path.name.replace("_unlabeled_", "_labeled_")))
 
 
-def _apart(spec, root, labeled_list):
-    """The images of the folder of unlabelled ones that are not in the labelled list, nor in the validation list."""
+def _apart(spec, root, labeled):
+    """The images of the folder of unlabelled ones that are not in the list ``labeled``, nor in the validation list."""
     names = sorted({name for pattern in spec.patterns("unlabeled_images") for name in patterns.names_in(root, pattern)})
     for name in names:
         wrong = fault(name)
@@ -168,7 +167,7 @@ def _apart(spec, root, labeled_list):
             raise UserError(f"the name {_shown(name)} of an image for {spec.unlabeled_images} {wrong}; rename that "
                             "image")
     used = set()
-    for path, subset in ((spec.list_path(root, labeled_list), "train"), (find_list(spec, root, "validation"), "val")):
+    for path, subset in ((labeled, "train"), (find_list(spec, root, "validation"), "val")):
         used |= {_file(spec, root, name, subset) for name in read_list(path, spec, root)}
     names = [name for name in names if _file(spec, root, name, UNLABELED) not in used]
     if not names:
@@ -219,22 +218,7 @@ def fault_of_written(name):
 
 def fault(name):
     """What is wrong with the name of an image, or ``None``."""
-    if "\\" in name:
-        return "has a backslash"
-    if re.search("[\ud800-\udfff]", name):  # bytes that the file system's encoding cannot say
-        encoding = sys.getfilesystemencoding()
-        return ("is not UTF-8" if encoding == "utf-8" else
-                f"has letters that this locale ({encoding}) does not know: set LC_ALL=C.UTF-8")
-    if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", name):
-        return "has a control character"
-    if name.startswith("/"):
-        return "is an absolute path"
-    parts = name.split("/")
-    if ".." in parts:
-        return "has a component '..'"
-    if "" in parts or "." in parts:
-        return "has an empty component or '.'"
-    return None
+    return next((words for pattern, words in _FAULTS.items() if re.search(pattern, name)), None)
 
 
 def _shown(name):

@@ -103,13 +103,12 @@ def colors(path, content):
 
 def pack(color):
     """The number that ``colors`` gives for a colour (red, green, blue)."""
-    red, green, blue = color
-    return red | green << 8 | blue << 16
+    return int.from_bytes(color, "little")
 
 
 def unpack(number):
     """The colour [red, green, blue] of such a number."""
-    return [int(number) >> shift & 255 for shift in (0, 8, 16)]
+    return list(int(number).to_bytes(3, "little"))
 
 
 def write_palette_png(path, values, palette, durable=False):

@@ -104,9 +104,14 @@ def is_image(file_name):
     return file_name.lower().endswith(SUFFIXES)
 
 
+def leaves_root(path):
+    """Whether a path that should be relative to the dataset's root may lie outside it."""
+    return Path(path).is_absolute() or ".." in Path(path).parts
+
+
 def fault(pattern):
     """What is wrong with a pattern, or ``None``."""
-    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+    if leaves_root(pattern):
         return ("must stay inside the dataset root, without '..' and without '/' at its beginning: let the root be the "
                 "folder that holds all of the dataset's folders")
     try:

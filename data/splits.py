@@ -56,27 +56,26 @@ def make_splits(names, divisors, seed=SEED, ids=IDS):
     return lists
 
 
-def sample_dms(names_of, splits, seed=SEED, ids=IDS, portion=PORTION):
+def sample_dms(labeled, seed=SEED, portion=PORTION):
     """Two subsets of every labelled list that overlap only in a common portion (difference-maximized sampling).
 
-    ``names_of(split, id)`` gives the n labelled names in file order. One generator shuffles them all: for each id,
-    for each of ``splits`` in order. m = ceil((1 - portion) / 2 · n) names are exclusive to each side: "D-l" gets the
-    first n - m of the shuffled names and "D-r" the last n - m. ``portion`` is a decimal text or number in [0, 1).
+    ``labeled`` maps (split, id) to the n labelled names in file order. One generator shuffles them all, in the order of
+    the dict. m = ceil((1 - portion) / 2 · n) names are exclusive to each side: "D-l" gets the first n - m of the
+    shuffled names and "D-r" the last n - m. ``portion`` is a decimal text or number in [0, 1).
     Returns a dict from file name to names. Raises ``UserError`` when a side would be empty.
     """
     exclusive = (1 - Fraction(str(portion))) / 2  # exact: in floats 0.2 · n may land just above a whole number
     generator = random.Random(seed)
     lists = {}
-    for split_id in range(ids):
-        for split in splits:
-            names = list(names_of(split, split_id))
-            generator.shuffle(names)
-            kept = len(names) - math.ceil(exclusive * len(names))
-            if kept < 1:
-                raise UserError(f"split {split} has only {len(names)} labelled name(s) with id {split_id}, "
-                                "too few for two subsets; leave it out of --splits")
-            lists[split_list_names(f"{split}-l", split_id)[0]] = names[:kept]
-            lists[split_list_names(f"{split}-r", split_id)[0]] = names[-kept:]
+    for (split, split_id), names in labeled.items():
+        names = list(names)
+        generator.shuffle(names)
+        kept = len(names) - math.ceil(exclusive * len(names))
+        if kept < 1:
+            raise UserError(f"split {split} has only {len(names)} labelled name(s) with id {split_id}, "
+                            "too few for two subsets; leave it out of --splits")
+        lists[split_list_names(f"{split}-l", split_id)[0]] = names[:kept]
+        lists[split_list_names(f"{split}-r", split_id)[0]] = names[-kept:]
     return lists
 
 
@@ -92,26 +91,21 @@ def own_split(names, labeled):
     return dict(zip(split_list_names("train", 0), (list(labeled), [name for name in names if name not in own])))
 
 
-def save_lists(folder, lists):
+def save_lists(folder, lists, doubt=None):
     """Write ``lists`` (dict from file name to names) to ``folder``; each file is whole or as it was.
 
-    Returns a dict from file name to "new", "unchanged" (not touched, the folder may be read-only) or "replaced".
+    Returns a dict from file name to "new", "unchanged" (not touched, the folder may be read-only) or "replaced". Where
+    there is a ``doubt`` about the names, in words, none is replaced: then that is a ``UserError``.
     """
-    states = {}
-    for file_name, names in lists.items():
-        path = Path(folder) / file_name
-        states[file_name] = _state(path, names)
-        if states[file_name] != "unchanged":
-            write_list(path, names)
-    return states
-
-
-def check_none_replaced(folder, lists, why):
-    """Raise ``UserError``, beginning with ``why``, when ``save_lists`` would replace a list by one of other names."""
-    for file_name, names in lists.items():
-        if _state(Path(folder) / file_name, names) == "replaced":
-            raise UserError(f"{why}, and {Path(folder, file_name)} has others; correct the list or the root, or move "
+    states = {file_name: _state(Path(folder, file_name), names) for file_name, names in lists.items()}
+    for file_name, state in states.items():
+        if doubt and state == "replaced":
+            raise UserError(f"{doubt}, and {Path(folder, file_name)} has others; correct the list or the root, or move "
                             "the old lists away")
+    for file_name, state in states.items():
+        if state != "unchanged":
+            write_list(Path(folder, file_name), lists[file_name])
+    return states
 
 
 def check_split_names(divisors):

@@ -30,7 +30,7 @@ import numpy as np
 
 from data import images
 from data.masks import write_palette_png
-from data.lists import parse_list, read_list
+from data.lists import read_list
 from data.specs import load_spec
 from data.splits import own_split, save_lists
 from prepare.common import add_no_counts, compare_counts, files_of, finish, unpack
@@ -87,7 +87,7 @@ def _masks_of_sbd(sbd, spec, out, own):
     for key, _, read in files_of(sbd, SBD_FILES):
         where, name = f"{key} in {sbd}", Path(key).stem
         if key.endswith(".txt"):
-            listed[key] = parse_list(read(), where)
+            listed[key] = read_list(where, content=read())
         elif name not in own and not spec.label_path(out, name).exists():
             _write_mask(spec, out, name, read_sbd_mask(read(), where, spec.num_classes), where)
     if len(listed) < 2:

@@ -7,7 +7,7 @@ import pytest
 
 from data.lists import unlabeled_names, write_list
 from data.specs import UNLABELED, load_spec
-from data.specs.reader import OPTIONAL, REQUIRED
+from data.specs.reader import KEYS
 from models.description import Description
 from models.input_format import IMAGENET
 from predict.network import built_in_spec
@@ -195,7 +195,7 @@ def test_files_that_are_no_specs(tmp_path):
 
 def test_every_key_is_documented():
     text = (REPOSITORY / "docs" / "own_data.md").read_text(encoding="utf-8")
-    for key in (*REQUIRED, *OPTIONAL):
+    for key in KEYS:
         assert f"`{key}`" in text
 
 

@@ -119,7 +119,7 @@ def test_dms_by_hand():
             names = list(lists_of[split, split_id])
             random.shuffle(names)
             shuffled[split, split_id] = names
-    lists = sample_dms(lambda split, split_id: lists_of[split, split_id], ["8", "20"], ids=2)
+    lists = sample_dms({(split, split_id): lists_of[split, split_id] for split_id in range(2) for split in ("8", "20")})
     for split_id in range(2):  # ceil(0.2 · 21) = 5 of 21 and ceil(0.2 · 5) = 1 of 5 are exclusive
         names = shuffled["8", split_id]
         assert lists[f"8-l_labeled_{split_id}.txt"] == names[:16]
@@ -132,12 +132,12 @@ def test_dms_by_hand():
 
 def test_dms_portions():
     names = [f"n{number}" for number in range(10)]
-    halves = sample_dms(lambda *_: names, ["8"], ids=1, portion=0)
+    halves = sample_dms({("8", 0): names}, portion=0)
     assert not set(halves["8-l_labeled_0.txt"]) & set(halves["8-r_labeled_0.txt"])
-    most = sample_dms(lambda *_: names, ["8"], ids=1, portion="0.8")
+    most = sample_dms({("8", 0): names}, portion="0.8")
     assert len(set(most["8-l_labeled_0.txt"]) & set(most["8-r_labeled_0.txt"])) == 8
     with pytest.raises(UserError, match="too few"):
-        sample_dms(lambda *_: names[:1], ["8"])
+        sample_dms({("8", 0): names[:1]})
 
 
 def test_saving_reports_what_changed(tmp_path):

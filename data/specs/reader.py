@@ -16,12 +16,11 @@ _NONE = (None, "none", "None")
 _SIZE, _PATTERN = "[height, width] in pixels, as in [321, 321]", "a pattern, or a list of them, as in 'images/{name}.*'"
 _ONE_LINE = "a text of one line (yes, no, on and off stand for others: put them in quotes)"
 _FILES = "the name of a file in the folder 'lists', or a list of them, as in [trainaug.txt]"
-REQUIRED = {  # key -> (kind, as in utils.files.fits; what it must be in words)
+KEYS = {  # key -> (kind, as in utils.files.fits; what it must be in words; what it is where it need not be given)
     "name": (_TEXT, _ONE_LINE),
     "classes": ([dict], "a list of classes, as in [{name: soil, color: [0, 0, 0]}, {name: weed, color: [200, 0, 0]}]"),
     "images": ((str, [str]), _PATTERN), "labels": ((str, [str]), _PATTERN),
-    "crop": ([_SIDE, _SIDE], _SIZE), "test_size": (("largest", [_SIDE, _SIDE]), f"{_SIZE}, or 'largest'")}
-OPTIONAL = {  # key -> (kind, in words, what it is where it is not given)
+    "crop": ([_SIDE, _SIDE], _SIZE), "test_size": (("largest", [_SIDE, _SIDE]), f"{_SIZE}, or 'largest'"),
     "background": ((*_NONE, *_TEXT), "the name or number of a class, or none", None),
     "ignore": ((*_NONE, _VALUE), "a whole number from 0 to 65535, or none", 255),
     "lists": (str, _ONE_LINE, "ImageSets/Segmentation"),
@@ -36,7 +35,7 @@ OPTIONAL = {  # key -> (kind, in words, what it is where it is not given)
     "ignore_colors": (("others", [], [_COLOR]),
                       "a list of colours, as in [[255, 255, 255]], or 'others' for every colour of no class", []),
     "lists_root": ((None, str), _ONE_LINE, None)}
-_OF_A_CLASS = {
+_CLASS_KEYS = {
     "name": (_TEXT, _ONE_LINE),
     "color": (_COLOR, "three numbers from 0 to 255 (red, green, blue), as in [200, 0, 0]"),
     "ids": ([_VALUE], "a list of mask values from 0 to 65535, as in [26]", None),
@@ -111,7 +110,7 @@ def _parse(path):
 
 
 def _checked(given, keys, where=()):
-    """The values of all ``keys`` (a table as ``OPTIONAL``) in the mapping ``given``, lists as tuples."""
+    """The values of all ``keys`` (a table as ``KEYS``) in the mapping ``given``, lists as tuples."""
     for key in given:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, 1)
@@ -140,10 +139,10 @@ def _fields(given, folder):
     """Dict of the fields of a ``DatasetSpec`` for what the file in ``folder`` holds."""
     if not isinstance(given, dict):
         raise _Wrong((), "a dataset spec is a mapping of keys to values, as in 'name: weeds'; see docs/own_data.md")
-    values = _checked(given, {**REQUIRED, **OPTIONAL})
-    classes = [_checked(entry, _OF_A_CLASS, ("classes", index)) for index, entry in enumerate(given["classes"])]
+    values = _checked(given, KEYS)
+    classes = [_checked(entry, _CLASS_KEYS, ("classes", index)) for index, entry in enumerate(given["classes"])]
     names = [str(entry["name"]) for entry in classes]
-    _check_meaning(values, names)
+    _check_meaning(values, classes, names)
     fields = {key: values[key] for key in ("lists", "crop", "test_by", "root_variable")}
     for key in ("images", "labels", "unlabeled_images"):  # several as a tuple
         fields[key] = values[key][0] if isinstance(values[key], tuple) and len(values[key]) == 1 else values[key]
@@ -151,39 +150,39 @@ def _fields(given, folder):
         fields[f"{key}s"] = values[key] if isinstance(values[key], tuple) else (values[key],)
     for key in ("root", "lists_root"):
         fields[key] = values[key] and os.path.abspath(folder / Path(values[key]).expanduser())
-    background = values["background"]
-    if background in names:
-        background = names.index(background)
+    background = names.index(values["background"]) if values["background"] in names else values["background"]
     return {**fields, "name": str(values["name"]), "class_names": tuple(names),
             "palette": tuple(entry["color"] for entry in classes),
             "background": None if background in _NONE else background,
             "test_size": None if values["test_size"] == "largest" else values["test_size"],
             "divisors": tuple((str(split), divisor) for split, divisor in values["divisors"].items()),
             "dms_splits": tuple(map(str, values["dms_splits"])),
+            "ignore": None if values["ignore"] in _NONE else values["ignore"], "label_ids": None, "mask_colors": None,
+            "ignore_other_colors": True if values["ignore_colors"] == "others" else None,
             **(_by_color if values["masks"] == "color" else _by_value)(given, values, classes, names)}
 
 
-def _check_meaning(values, names):
+def _check_meaning(values, classes, names):
     """Raise ``_Wrong`` for values of the right kind that cannot be meant."""
-    most = 254 if values["masks"] == "color" else 255
+    by_color = values["masks"] == "color"
+    most = 254 if by_color else 255
     if not 2 <= len(names) <= most:
         raise _Wrong(("classes",), f"classes lists {len(names)} class{'es' * (len(names) != 1)}; 2 to {most} are "
                                    "possible")
     for index, name in enumerate(names):
         if name in names[:index]:
             raise _Wrong(("classes", index, "name"), f"two classes have the name {name!r}; rename one")
-    background = values["background"]
-    if not fits(background, (*_NONE, *names, range(len(names)))):
-        raise _Wrong(("background",), f"background is {shown(background)}; it must be a whole number from 0 to "
-                                      f"{len(names) - 1}, the name of a class, or none")
+    if not fits(values["background"], (*_NONE, *names, range(len(names)))):
+        raise _Wrong(("background",), f"background is {shown(values['background'])}; it must be a whole number from 0 "
+                                      f"to {len(names) - 1}, the name of a class, or none")
     for key in ("images", "labels", "unlabeled_images"):
-        for pattern in values[key] if isinstance(values[key], tuple) else [values[key]] * (values[key] is not None):
+        for pattern in values[key] if isinstance(values[key], tuple) else filter(None, [values[key]]):
             fault = patterns.fault(pattern)
             if key == "unlabeled_images" and "{subset}" in pattern:
                 fault = "may have no {subset}: unlabelled images have none"
             if fault:
                 raise _Wrong((key,), f"{key} is {shown(pattern)}; it {fault}")
-    if Path(values["lists"]).is_absolute() or ".." in Path(values["lists"]).parts:
+    if patterns.leaves_root(values["lists"]):
         raise _Wrong(("lists",), f"lists is {shown(values['lists'])}; it must stay inside the dataset root (or inside "
                                  "lists_root, which may be anywhere)")
     for split, divisor in values["divisors"].items():
@@ -193,6 +192,18 @@ def _check_meaning(values, names):
     if values["test_size"] == "largest" and values["test_by"] == "resize":
         raise _Wrong(("test_size",), "test_size is 'largest', but 'test_by: resize' needs one size for all images; "
                                      "give [height, width], or 'test_by: pad'")
+    if values["ignore_colors"] and not by_color:
+        raise _misplaced(("ignore_colors",), by_color)
+    for index, entry in enumerate(classes):
+        key = "ids" if by_color else "colors"
+        if entry[key]:
+            raise _misplaced(("classes", index, key), by_color)
+
+
+def _misplaced(where, by_color):
+    return _Wrong(where, f"{_name(where)} is for masks " + (
+        "of values, but the spec says 'masks: color'; delete one of the two" if by_color else
+        "whose colours say the class; add the line 'masks: color' to the spec, or delete it here"))
 
 
 def _class_of(classes, names, key, usual=None):
@@ -209,14 +220,8 @@ def _class_of(classes, names, key, usual=None):
 
 
 def _by_value(given, values, classes, names):
-    """The fields that say what mask values mean. An ignore value that nobody wrote gives way to a class."""
-    ignore = None if values["ignore"] in _NONE else values["ignore"]
-    for place, wrong in [(("ignore_colors",), values["ignore_colors"]),
-                         *((("classes", index, "colors"), entry["colors"]) for index, entry in enumerate(classes))]:
-        if wrong:
-            raise _Wrong(place, f"{_name(place)} is for masks whose colours say the class; add the line 'masks: color' "
-                                "to the spec, or delete it here")
-    ids = _class_of(classes, names, "ids")
+    """What mask values mean. An ignore value that nobody wrote gives way to a class."""
+    ignore, ids = None if values["ignore"] in _NONE else values["ignore"], _class_of(classes, names, "ids")
     for index, entry in enumerate(classes):
         if ids and not entry["ids"]:
             raise _Wrong(("classes", index), f"the class {names[index]!r} has no 'ids' while others do; give every "
@@ -227,20 +232,15 @@ def _by_value(given, values, classes, names):
         what = f"an id of the class {names[ids[ignore]]!r}" if ids else "the number of a class"
         raise _Wrong(("ignore",), f"ignore is {ignore}, which is also {what}; use another value, or none")
     rest = 255 if ignore is None or ignore < len(names) else ignore  # finished stages are compared by this
-    return {"ignore": ignore, "mask_colors": None, "ignore_other_colors": None,
-            "label_ids": tuple(ids.get(value, rest) for value in range(max(256, max(ids) + 1))) if ids else None}
+    table = tuple(ids.get(value, rest) for value in range(max(256, max(ids) + 1))) if ids else None
+    return {"ignore": ignore, "label_ids": table}
 
 
 def _by_color(given, values, classes, names):
-    """The fields that say what mask colours mean: pairs (colour, class), 255 where it is ignored, sorted."""
-    for index, entry in enumerate(classes):
-        if entry["ids"]:
-            raise _Wrong(("classes", index, "ids"), f"classes[{index}].ids is for masks of values, but the spec says "
-                                                    "'masks: color'; delete one of the two")
+    """What mask colours mean: pairs (colour, class), 255 where it is ignored, sorted."""
     colors, ignored = _class_of(classes, names, "colors", "color"), values["ignore_colors"]
     for place, color in enumerate(() if ignored == "others" else ignored):
         if colors.setdefault(color, 255) != 255:
             raise _Wrong(("ignore_colors", place), f"the colour {list(color)} is that of a class, too; take it out of "
                                                    "one of the two")
-    return {"ignore": None if values["ignore"] in _NONE else values["ignore"], "label_ids": None,
-            "mask_colors": tuple(sorted(colors.items())), "ignore_other_colors": True if ignored == "others" else None}
+    return {"mask_colors": tuple(sorted(colors.items()))}
