@@ -52,9 +52,15 @@ def read_image(path, max_pixels=MAX_PIXELS):
 def read_mask(path, spec):
     """The mask at ``path`` as (H, W) uint8 of classes, 255 where it is ignored (see ``data.masks``).
 
-    Raises ``UserError`` naming file and value when a value, or a colour, is no class.
+    Raises ``UserError`` naming the file, the value or colour and its place when that is no class.
     """
-    return masks.classes(path, _read(path, "mask", spec.max_pixels), spec)
+    found = (masks.values if spec.mask_colors is None else masks.colors)(path, _read(path, "mask", spec.max_pixels))
+    table = masks.table(spec)
+    classes = cv2.LUT(found, table[:256]) if found.dtype == np.uint8 else table[found]
+    wrong = classes == masks.NO_CLASS
+    if wrong.any():
+        raise UserError(masks.no_class(path, found, wrong, spec))
+    return classes.astype(np.uint8)
 
 
 def _has_end(jpeg):
@@ -140,7 +146,7 @@ def is_turned(path):
         return False
 
 
-def check_pairs(spec, samples, workers=4):
+def check_pairs(spec, samples):
     """Check every ``data.lists.Sample``: image and mask open, sizes agree, values are classes, and some pixel has one.
 
     Raises the ``UserError`` of the first in order that is wrong.
@@ -151,7 +157,7 @@ def check_pairs(spec, samples, workers=4):
             raise UserError(unequal(sample.image, sample.mask, size, classes.shape))
         return classes.min() != masks.IGNORED
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(4) as pool:
         if not sum(pool.map(check, samples)) and samples:
             raise UserError(NO_LABEL.format(samples[0].mask))
 

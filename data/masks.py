@@ -16,37 +16,23 @@ from utils.files import write_bytes
 
 IGNORED = 255
 _LARGEST = 65535
-_NO_CLASS = 256  # in the table
+NO_CLASS = 256  # in the table
 _SCALES = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17}  # Pillow's modes of few bits, which it scales up to 255
 _CREAM = (224, 224, 192)  # VOC's colour of ignored pixels
 
 
-def classes(path, content, spec):
-    """The mask in ``content`` (bytes of the file ``path``) as (H, W) uint8 of classes of ``spec``, 255 = ignored.
-
-    Raises ``UserError`` naming the file, the value or colour and its place when that is no class.
-    """
-    found = (values if spec.mask_colors is None else colors)(path, content)
-    table = _table(spec)
-    result = cv2.LUT(found, table[:256]) if found.dtype == np.uint8 else table[found]
-    wrong = result == _NO_CLASS
-    if wrong.any():
-        raise _no_class(path, found, wrong, spec)
-    return result.astype(np.uint8)
-
-
 @functools.lru_cache(maxsize=2)  # the colours' takes 32 MB, but one look a pixel, and few places are used
-def _table(spec):
-    """uint16: the class of every mask value (65536,) or colour (2 ** 24,), 255 = ignored, or ``_NO_CLASS``."""
+def table(spec):
+    """uint16: the class of every mask value (65536,) or colour (2 ** 24,), 255 = ignored, or ``NO_CLASS``."""
     if spec.mask_colors is not None:
-        table = np.full(1 << 24, IGNORED if spec.ignore_other_colors else _NO_CLASS, np.uint16)
+        table = np.full(1 << 24, IGNORED if spec.ignore_other_colors else NO_CLASS, np.uint16)
         for color, index in spec.mask_colors:
             table[pack(color)] = index
     elif spec.label_ids is not None:
         table, ids = np.full(_LARGEST + 1, IGNORED, np.uint16), np.array(spec.label_ids)
         table[: len(ids)] = np.where(ids < spec.num_classes, ids, IGNORED)
     else:
-        table = np.full(_LARGEST + 1, _NO_CLASS, np.uint16)
+        table = np.full(_LARGEST + 1, NO_CLASS, np.uint16)
         table[: spec.num_classes] = np.arange(spec.num_classes)
         if spec.ignore is not None:
             table[spec.ignore] = IGNORED
@@ -127,7 +113,7 @@ def write_palette_png(path, values, palette, durable=False):
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def _no_class(path, found, wrong, spec):
+def no_class(path, found, wrong, spec):
     """What to say of a mask that holds ``found`` values or colours, of which the ``wrong`` ones are no class."""
     y, x = np.argwhere(wrong)[0]
     is_jpeg = str(path).lower().endswith((".jpg", ".jpeg"))
@@ -135,15 +121,14 @@ def _no_class(path, found, wrong, spec):
         value = int(found[y, x])
         ignored = "" if spec.ignore is None else f" and {spec.ignore} for ignored pixels"
         hint = " (JPEG changes values: save masks as PNG)" if is_jpeg else ""
-        return UserError(f"the mask {path} holds the value {value} (at x {x}, y {y}), but {spec.name} has the classes "
-                         f"0 to {spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can "
-                         f"have its own values, as in 'ids: [{value}]'")
+        return (f"the mask {path} holds the value {value} (at x {x}, y {y}), but {spec.name} has the classes 0 to "
+                f"{spec.num_classes - 1}{ignored}; correct the mask{hint}, or the spec: every class can have its own "
+                f"values, as in 'ids: [{value}]'")
     color, others = unpack(found[y, x]), len(np.unique(found[wrong])) - 1
     which = f" and {others} more colours that belong" if others else ", that belongs"
     hint = " (JPEG changes colours: python -m tools.convert_rgb --tolerance takes the nearest one)" if is_jpeg else ""
-    return UserError(f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; "
-                     f"give a class of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the "
-                     f"mask{hint}")
+    return (f"the mask {path} holds the colour {color} at x {x}, y {y}{which} to no class of {spec.name}; give a class "
+            f"of the spec 'colors: [{color}]', or add it to 'ignore_colors', or correct the mask{hint}")
 
 
 def _does_not_decode(path, error):

@@ -160,8 +160,12 @@ def _contours(rng, kind):
         return [np.array([(-0.97, -half), (0.97, -half), (0.97, half), (-0.97, half)])]
     arm = rng.uniform(0.22, 0.32)
     quarter = np.array([(0.95, -arm), (0.95, arm), (arm, arm)])
-    turns = [np.array([(math.cos(a), -math.sin(a)), (math.sin(a), math.cos(a))]) for a in np.arange(4) * math.pi / 2]
-    return [np.concatenate([quarter @ turn.T for turn in turns])]
+    return [np.concatenate([quarter @ _turn(angle).T for angle in np.arange(4) * math.pi / 2])]
+
+
+def _turn(angle):
+    """The rotation matrix (2, 2)."""
+    return np.array([(math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))])
 
 
 def _placed(rng, kind, height, width):
@@ -169,11 +173,9 @@ def _placed(rng, kind, height, width):
     unit = _unit(height, width)
     low, high = (50, 86) if kind == BAR else (36, 76)
     radius = rng.uniform(low, high) / 2 * unit
-    angle = rng.uniform(0, 2 * math.pi)
-    turn = np.array([(math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))])
+    turn = _turn(rng.uniform(0, 2 * math.pi))
     stretch = np.array([radius, radius * (1 if kind == BAR else rng.uniform(0.75, 1))])
-    tilt = rng.uniform(0, 2 * math.pi) if kind in (DISC, RING, TRIANGLE, STAR) else 0.0
-    pre = np.array([(math.cos(tilt), -math.sin(tilt)), (math.sin(tilt), math.cos(tilt))])
+    pre = _turn(rng.uniform(0, 2 * math.pi) if kind in (DISC, RING, TRIANGLE, STAR) else 0.0)
     center = rng.uniform(0.1, 0.9, 2) * (width, height)
     contours = [(contour @ pre.T * stretch) @ turn.T + center for contour in _contours(rng, kind)]
     side = math.ceil(2 * radius) + 4

@@ -52,9 +52,11 @@ def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1
     if layout == "voc":
         names = {"train": [f"shapes_{index:06d}" for index in range(1, num_train + 1)],
                  "val": [f"shapes_{index:06d}" for index in range(_FIRST_VALIDATION, _FIRST_VALIDATION + num_val)]}
+        part = max(1, round(num_train * _VOC_TRAIN_SHARE))
+        lists = {"trainaug": names["train"], "train": names["train"][:part], "val": names["val"]}
     else:
-        names = {"train": _city_names("train", num_train), "val": _city_names("val", num_val),
-                 "test": _city_names("test", max(1, num_val // 4))}
+        lists = names = {subset: _city_names(subset, count) for subset, count in (
+            ("train", num_train), ("val", num_val), ("test", max(1, num_val // 4)))}
     parameters = {"version": VERSION, "seed": seed, "size": list(size), "layout": layout,
                   "counts": {subset: len(subset_names) for subset, subset_names in names.items()}}
     spec = load_spec(LAYOUTS[layout])
@@ -70,7 +72,8 @@ def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1
             _write_images(root, spec, names, seed, tuple(size), workers)
         except OSError as error:
             raise UserError(not_written(error.filename or root, error)) from error
-        _write_lists(root, spec, names, layout)
+        for name, listed in lists.items():
+            write_list(spec.list_path(root, f"{name}.txt"), listed)
         write_json(root / MANIFEST, {**parameters, "complete": True})
     return root
 
@@ -132,16 +135,6 @@ def _size_of(seed, subset, index, size):
     """Height and width of one image: each up to an eighth below ``size``."""
     rng = np.random.default_rng((seed, SUBSETS.index(subset), index, 1))
     return tuple(int(side - rng.integers(0, side // 8 + 1)) for side in size)
-
-
-def _write_lists(root, spec, names, layout):
-    if layout == "voc":
-        part = max(1, round(len(names["train"]) * _VOC_TRAIN_SHARE))
-        lists = {"trainaug.txt": names["train"], "train.txt": names["train"][:part], "val.txt": names["val"]}
-    else:
-        lists = {f"{subset}.txt": subset_names for subset, subset_names in names.items()}
-    for file_name, listed in lists.items():
-        write_list(spec.list_path(root, file_name), listed)
 
 
 @reports_user_errors

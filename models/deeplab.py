@@ -55,18 +55,24 @@ class PyramidHead(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """DeepLab-v2; build it with ``deeplab_v2``.
+    """A DeepLab-v2 with random weights for ``num_classes`` classes.
 
+    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet of 13 convolutions in a row, for CPUs), all three of
+    output stride 8; or timm/NAME with the ``output_stride`` (see ``models.encoder.Encoder``).
+    ``aspp_branches`` is 2, as in what DMT's authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError``
+    for anything else, ``UserError`` for an encoder or a stride that timm does not have.
     State-dict names: ``backbone.`` + torchvision's ResNet names, or those of ``models.encoder.Encoder``;
     ``classifier.0.convs.{0..3}.{weight,bias}``.
     """
 
-    def __init__(self, num_classes, backbone, aspp_branches, output_stride=None):
+    def __init__(self, num_classes, backbone="resnet101", aspp_branches=2, output_stride=None):
         super().__init__()
-        self.num_classes = num_classes
-        self.backbone_name = backbone
+        if aspp_branches not in (2, 4):
+            raise ValueError(f"aspp_branches is {aspp_branches!r}; use 2 or 4")
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes!r}; it must be at least 1")
+        self.num_classes, self.backbone_name, self.aspp_branches = num_classes, backbone, aspp_branches
         self.traits = traits(backbone, output_stride)
-        self.aspp_branches = aspp_branches
         self.foldable = backbone in BACKBONES  # whether ``models.folded.FoldedDeepLab`` can compute it
         if self.foldable:
             # The stride of layer3 and layer4 becomes dilation: the output stride is 8 instead of 32.
@@ -108,19 +114,7 @@ class DeepLabV2(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
-def deeplab_v2(num_classes, backbone="resnet101", aspp_branches=2, output_stride=None):
-    """A DeepLab-v2 with random weights for ``num_classes`` classes.
-
-    ``backbone`` is resnet101, resnet50 or small (a narrow ResNet of 13 convolutions in a row, for CPUs), all three of
-    output stride 8; or timm/NAME with the ``output_stride`` (see ``models.encoder.Encoder``).
-    ``aspp_branches`` is 2, as in what DMT's authors released, or 4, as in the DeepLab-v2 paper. Raises ``ValueError``
-    for anything else, ``UserError`` for an encoder or a stride that timm does not have.
-    """
-    if aspp_branches not in (2, 4):
-        raise ValueError(f"aspp_branches is {aspp_branches!r}; use 2 or 4")
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes!r}; it must be at least 1")
-    return DeepLabV2(num_classes, backbone, aspp_branches, output_stride)
+deeplab_v2 = DeepLabV2  # as functions are called, and as others import it
 
 
 def traits(backbone, output_stride=None):

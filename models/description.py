@@ -131,15 +131,13 @@ class Description:
     def _check(self, checkpoint, content):
         """Refuse a checkpoint that says it is of another network; warn of another input format."""
         content = said(content, checkpoint)
-        for key, option in (("backbone", "--backbone"), ("output_stride", "--output-stride")):
-            own = self.identity().get(key)
+        for key in ("backbone", "output_stride", "aspp_branches"):
+            own, option = self.identity().get(key), f"--{key.replace('_', '-')}"
             if content.get(key, own) != own:
+                mend = (f"add {option} {content[key]}" if key == "aspp_branches" else
+                        f"leave {option} out, or give a checkpoint of that network")
                 raise UserError(f"{checkpoint} was trained with {option} {content[key]}, but this stage has {own}; "
-                                f"leave {option} out, or give a checkpoint of that network")
-        branches = content.get("aspp_branches", self.aspp_branches)
-        if branches != self.aspp_branches:
-            raise UserError(f"{checkpoint} was trained with --aspp-branches {branches}, but this stage has "
-                            f"{self.aspp_branches}; add --aspp-branches {branches}")
+                                f"{mend}")
         names = list(content.get("class_names", self.class_names))
         if names != list(self.class_names):
             raise UserError(f"{checkpoint} was trained for other classes ({names!s:.200}); give a checkpoint of "

@@ -29,7 +29,7 @@ class _Found(NamedTuple):
     options: dict  # of timm's create_model
     channels: int
     channels_last: bool
-    idle: frozenset  # names of parameters that the map does not depend on
+    idle: set  # names of parameters that the map does not depend on
     traits: Traits
 
 
@@ -37,14 +37,13 @@ class Encoder(nn.Module):
     """timm's ``features_only`` network with random weights, of which the last feature map is used.
 
     ``backbone`` is ``timm/NAME``, ``output_stride`` None (8 where the encoder can have it, else its own) or what it has
-    to be. ``channels`` and ``traits`` say what it gives. State-dict names: ``network.`` + timm's. Raises ``UserError``.
+    to be. ``channels`` says what it gives. State-dict names: ``network.`` + timm's. Raises ``UserError``.
     """
 
     def __init__(self, backbone, output_stride=None):
         super().__init__()
-        found = _look_at(backbone, output_stride)
-        self.backbone, self.channels, self.traits = backbone, found.channels, found.traits
-        self._found = found
+        self._found = found = _look_at(backbone, output_stride)
+        self.backbone, self.channels = backbone, found.channels
         self.network = _create(backbone, **found.options)
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in found.idle)
@@ -77,10 +76,10 @@ class Encoder(nn.Module):
                 except Exception as error:  # of network, hub, disk or shapes: timm and its hub have many kinds
                     lines = str(error).splitlines()
                     reason = (lines[1:] or lines or [type(error).__name__])[0].strip()
+                    if state is not None:
+                        raise UserError(f"{where} does not fit the backbone {self.backbone} ({reason:.200}); give "
+                                        "another --weights FILE") from error
                     raise UserError(
-                        f"{where} does not fit the backbone {self.backbone} ({reason:.200}); give another --weights "
-                        "FILE"
-                        if state is not None else
                         f"the weights of {self.backbone} cannot be had from timm's hub ({reason:.200}); fetch them on "
                         "a machine with network and give --weights FILE, or --weights none to start from random "
                         "ones") from error
@@ -138,7 +137,7 @@ def _look_at(backbone, output_stride):
     with torch.inference_mode(False), torch.enable_grad():
         images = torch.empty(2, 3, _POINTS * stride, _POINTS * stride, device="meta")
         network.train()(images)[-1].sum().backward()
-    idle = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
+    idle = {name for name, parameter in network.named_parameters() if parameter.grad is None}
     config = network.pretrained_cfg
     form = InputFormat(OWN, True, 1.0, tuple(config["mean"]), tuple(config["std"]))
     if (form.mean, form.std) == (IMAGENET.mean, IMAGENET.std):

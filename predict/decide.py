@@ -37,20 +37,18 @@ def predict_all(pictures, members, protocol, choices=None, batch_size=8, failed=
     ``share`` picks some of the groups, where several processes divide them.
     """
     for group in share(grouped(pictures, protocol, batch_size)):
-        waiting = [group]
-        while waiting:
-            part = waiting.pop(0)
-            try:
-                decisions = _predict_group(part, members, protocol, choices, batch_size)
-            except UserError as error:
-                if len(part) > 1:
-                    waiting = [[picture] for picture in part]
-                elif failed is None:
-                    raise
-                else:
-                    failed(part[0][0], error)
+        try:
+            decisions = _predict_group(group, members, protocol, choices, batch_size)
+        except UserError as error:
+            if len(group) > 1:
+                for picture in group:
+                    yield from predict_all([picture], members, protocol, choices, batch_size, failed)
+            elif failed is None:
+                raise
             else:
-                yield from ((*picture, made) for picture, made in zip(part, decisions))
+                failed(group[0][0], error)
+        else:
+            yield from ((*picture, made) for picture, made in zip(group, decisions))
 
 
 def _predict_group(group, members, protocol, choices, batch_size):

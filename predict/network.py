@@ -1,9 +1,7 @@
 """Networks ready to predict, from their files alone: checkpoints or exported ONNX files, one or several together."""
 
-import functools
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,23 +44,16 @@ def load(*paths, protocol=ORIGINAL, dataset=None, coco=None, aspp_branches=None,
     return Ensemble(members, description, choose_protocol(members, description, spec, protocol, **shown))
 
 
-@dataclass(frozen=True)
 class Member:
-    """The network of one file, and what it needs to be used.
+    """The network of one file, and what it needs to be used: its ``Description``, and its ``torch.device``.
 
     ``network`` maps normalized images (N, 3, H, W) float32 on ``device`` to logits (N, C, h, w).
     """
 
-    path: Path
-    network: Callable
-    description: Description
-    device: torch.device
-    precision: Precision
-
-    @functools.cached_property
-    def _forward(self):
-        machine = Machine(self.device, self.precision, workers=0, batch_size=1)
-        return Forward(self.network, self.description.input_format, machine)
+    def __init__(self, path, network, description, device, precision):
+        self.path, self.network, self.description, self.device = path, network, description, device
+        machine = Machine(device, precision, workers=0, batch_size=1)
+        self._forward = Forward(network, description.input_format, machine)
 
     def logits(self, images):
         """``images`` (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""

@@ -102,6 +102,5 @@ def write_results(path, data, samples, network, matrices):
 
 
 def _plain(value):
-    if isinstance(value, np.ndarray):
-        return [_plain(part) for part in value]
-    return None if math.isnan(value) else float(value)
+    """A number, or an array of them, for JSON: null where it is not a number."""
+    return np.where(np.isnan(value), None, value).tolist()
