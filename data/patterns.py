@@ -154,12 +154,6 @@ def _listing(folder, changed):
 
 def _expression(pattern, subset):
     """The regular expression of the paths that a pattern matches, with the group ``name``."""
-    text, seen = "", False
-    for fixed, field, _, _ in string.Formatter().parse(pattern.removesuffix(ANY_SUFFIX)):
-        text += re.escape(fixed)
-        if field == "name":
-            text += "(?P=name)" if seen else "(?P<name>.+)"
-            seen = True
-        elif field == "subset":
-            text += re.escape(subset)
+    text = re.escape(pattern.removesuffix(ANY_SUFFIX).format(name="\0", subset=subset))
+    text = text.replace("\0", "(?P<name>.+)", 1).replace("\0", "(?P=name)")
     return re.compile(text + (r"\.[^./]+" if pattern.endswith(ANY_SUFFIX) else ""), re.DOTALL)

@@ -6,6 +6,7 @@ published VOC and Cityscapes lists come out byte for byte.
 
 import argparse
 import collections
+import contextlib
 import math
 import random
 from fractions import Fraction
@@ -48,7 +49,14 @@ def make_splits(names, divisors, seed=SEED, ids=IDS):
     for split_id in range(ids):
         generator.shuffle(names)
         for split, divisor in divisors:
-            count = _labeled_count(len(names), split, divisor)
+            count = int(len(names) / divisor)
+            if count < 1:
+                raise UserError(f"split {split}: {len(names)} names divided by {divisor} leave no labelled image; "
+                                "use a smaller divisor (--divisors)")
+            count += count % 8 == 1
+            if count >= len(names):
+                raise UserError(f"split {split}: of {len(names)} names {count} would be labelled and none unlabelled; "
+                                "use a larger divisor (--divisors)")
             labeled, unlabeled = split_list_names(split, split_id)
             lists[labeled], lists[unlabeled] = names[:count], names[count:]
         lists[split_list_names(WHOLE, split_id)[0]] = list(names)
@@ -97,11 +105,15 @@ def save_lists(folder, lists, doubt=None):
     Returns a dict from file name to "new", "unchanged" (not touched, the folder may be read-only) or "replaced". Where
     there is a ``doubt`` about the names, in words, none is replaced: then that is a ``UserError``.
     """
-    states = {file_name: _state(Path(folder, file_name), names) for file_name, names in lists.items()}
-    for file_name, state in states.items():
-        if doubt and state == "replaced":
-            raise UserError(f"{doubt}, and {Path(folder, file_name)} has others; correct the list or the root, or move "
-                            "the old lists away")
+    states = {}
+    for file_name, names in lists.items():
+        path = Path(folder, file_name)
+        states[file_name] = "replaced" if path.exists() else "new"
+        with contextlib.suppress(UserError):  # what is no list is replaced, too
+            if path.exists() and read_list(path) == list(names):
+                states[file_name] = "unchanged"
+        if doubt and states[file_name] == "replaced":
+            raise UserError(f"{doubt}, and {path} has others; correct the list or the root, or move the old lists away")
     for file_name, state in states.items():
         if state != "unchanged":
             write_list(Path(folder, file_name), lists[file_name])
@@ -119,27 +131,6 @@ def check_split_names(divisors):
         if split in seen:
             raise UserError(f"the split {split} is given twice; keep one")
         seen.add(split)
-
-
-def _labeled_count(total, split, divisor):
-    count = int(total / divisor)
-    if count < 1:
-        raise UserError(f"split {split}: {total} names divided by {divisor} leave no labelled image; "
-                        "use a smaller divisor (--divisors)")
-    count += count % 8 == 1
-    if count >= total:
-        raise UserError(f"split {split}: of {total} names {count} would be labelled and none unlabelled; "
-                        "use a larger divisor (--divisors)")
-    return count
-
-
-def _state(path, names):
-    if not path.exists():
-        return "new"
-    try:
-        return "unchanged" if read_list(path) == list(names) else "replaced"
-    except UserError:
-        return "replaced"
 
 
 def hold_out(classes, share, seed=0):

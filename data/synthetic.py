@@ -116,8 +116,10 @@ def _write_image(root, spec, seed, size, image):
     """Draw and write one image, a triple (subset, index there, name), and its label."""
     subset, index, name = image
     as_voc = spec.label_ids is None
-    height, width = _size_of(seed, subset, index, size) if as_voc else size
-    pixels, label = render(seed, subset, index, height, width)
+    if as_voc:  # each side is up to an eighth below
+        rng = np.random.default_rng((seed, SUBSETS.index(subset), index, 1))
+        size = [int(side - rng.integers(0, side // 8 + 1)) for side in size]
+    pixels, label = render(seed, subset, index, *size)
     image_path, label_path = spec.image_path(root, name, subset), spec.label_path(root, name, subset)
     for path in (image_path, label_path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,12 +131,6 @@ def _write_image(root, spec, seed, size, image):
         ids = np.zeros(256, np.uint8)  # Cityscapes' label id of each class of the shapes; 0, unlabelled, where ignored
         ids[: STAR + 1] = [spec.label_ids.index(shape) for shape in range(STAR + 1)]
         label_path.write_bytes(cv2.imencode(".png", ids[label])[1].tobytes())
-
-
-def _size_of(seed, subset, index, size):
-    """Height and width of one image: each up to an eighth below ``size``."""
-    rng = np.random.default_rng((seed, SUBSETS.index(subset), index, 1))
-    return tuple(int(side - rng.integers(0, side // 8 + 1)) for side in size)
 
 
 @reports_user_errors

@@ -123,7 +123,7 @@ def traits(backbone, output_stride=None):
         if not backbone.startswith(PREFIX):
             raise ValueError(f"backbone is {backbone!r}; use one of {', '.join(BACKBONES)}, or {PREFIX}NAME")
         from models import encoder  # as above
-        return encoder.traits(backbone, output_stride)
+        return encoder.look_at(backbone, output_stride).traits
     if output_stride not in (None, _TRAITS.output_stride):
         raise UserError(f"--output-stride {output_stride}: {backbone} has output stride {_TRAITS.output_stride}; leave "
                         f"the option out, or give an encoder of timm, as in --backbone {PREFIX}resnet50")

@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone, output_stride=None):
         super().__init__()
-        self._found = found = _look_at(backbone, output_stride)
+        self._found = found = look_at(backbone, output_stride)
         self.backbone, self.channels = backbone, found.channels
         self.network = _create(backbone, **found.options)
         for name, parameter in self.network.named_parameters():
@@ -90,18 +90,15 @@ class Encoder(nn.Module):
         self.network.load_state_dict(drawn[0])
 
 
-def traits(backbone, output_stride=None):
-    """The ``Traits`` of the encoder ``timm/NAME``. Raises ``UserError`` as ``Encoder`` does."""
-    return _look_at(backbone, output_stride).traits
-
-
 def _create(backbone, **options):
     return timm.create_model(backbone.removeprefix(PREFIX), features_only=True, out_indices=(-1,), **options)
 
 
 @functools.cache
-def _look_at(backbone, output_stride):
-    """What timm's encoder is, found out by building it without memory and showing it images without values."""
+def look_at(backbone, output_stride):
+    """What the encoder ``timm/NAME`` is, found out by building it without memory and showing it images without values.
+    Raises ``UserError`` as ``Encoder`` does.
+    """
     name = backbone.removeprefix(PREFIX)
     known = [*timm.list_models(), *timm.list_pretrained()]  # those with a tag are the latter's
     if name not in known:  # also keeps out what timm would fetch from elsewhere

@@ -61,7 +61,9 @@ def find_sources(inputs, recursive=False, leave_out=()):
     for text in inputs:
         path = Path(text).expanduser()
         if path.is_dir():
-            base, members = path, _listed(path, recursive)
+            base = path
+            members = sorted(Path(place, name) for place, files in itertools.islice(walk(path), None if recursive else 1)
+                             for name in files if is_image(name))
         elif glob.has_magic(text) and not path.exists():
             base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
             members = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True)))
@@ -77,11 +79,6 @@ def find_sources(inputs, recursive=False, leave_out=()):
             found.setdefault(os.path.realpath(one), (one, base))
     pairs = list(found.values())
     return [Source(path, name) for (path, _), name in zip(pairs, _names(pairs))]
-
-
-def _listed(folder, recursive):
-    return sorted(Path(place, name) for place, files in itertools.islice(walk(folder), None if recursive else 1)
-                  for name in files if is_image(name))
 
 
 def _names(found):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data.images import read_image
-from data.specs import DatasetSpec, built_in_names, load_spec
+from data.specs import BUILT_IN_NAMES, DatasetSpec, load_spec
 from dmt.prediction import Forward
 from dmt.session import Machine, choose_device
 from models.deeplab import deeplab_v2
@@ -148,10 +148,8 @@ def _check_classes(values, spec, path):
 
 def built_in_spec(description):
     """The built-in spec that a network was trained for: that of its dataset's name with the same classes; or None."""
-    if description.name not in built_in_names():
-        return None
-    spec = load_spec(description.name)
-    return spec if spec.class_names == description.class_names else None
+    spec = load_spec(description.name) if description.name in BUILT_IN_NAMES else None
+    return spec if spec and spec.class_names == description.class_names else None
 
 
 # --- several ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,22 @@ class OnnxNetwork:
     def __init__(self, path):
         """Raises ``UserError`` when the file is missing, no ONNX file, or not one that describes itself."""
         self.path = path
-        self._session, inputs, outputs, metadata = _opened(path)
+        runtime = needed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine needs the core
+        options.log_severity_level = 4  # its remarks; what matters is raised
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"],
+                                                     enable_fallback=0)
+            # Everything is fetched here, since a damaged text shows only then.
+            inputs, outputs = ([(part.name, part.type, part.shape) for part in parts]
+                               for parts in (self._session.get_inputs(), self._session.get_outputs()))
+            metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        except Exception as error:  # onnxruntime's own kinds
+            raise UserError(f"{path} is no ONNX file that onnxruntime {runtime.__version__} can run, or it is damaged "
+                            f"({type(error).__name__}); {_ANEW}") from error
         self.values = _said(metadata, path)
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0][2][1:2] != [3] or any(
                 kind != "tensor(float)" or len(shape) != 4 for _, kind, shape in (*inputs, *outputs)):
@@ -47,28 +62,6 @@ class OnnxNetwork:
         if not isinstance(logits, np.ndarray) or logits.ndim != 4 or logits.shape[:2] != (len(images), classes):
             raise UserError(f"{self.path} does not give one map for each of its {classes} classes; {_ANEW}")
         return torch.from_numpy(np.asarray(logits, np.float32))
-
-
-def _opened(path):
-    """(session, inputs, outputs, metadata) of the file; inputs and outputs are lists of (name, type, shape).
-
-    Raises ``UserError`` when onnxruntime cannot open ``path``.
-    """
-    runtime = needed("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a busy machine needs the core
-    options.log_severity_level = 4  # its remarks; what matters is raised
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        # Everything is fetched here, since a damaged text shows only then.
-        inputs, outputs = ([(part.name, part.type, part.shape) for part in parts]
-                           for parts in (session.get_inputs(), session.get_outputs()))
-        return session, inputs, outputs, dict(session.get_modelmeta().custom_metadata_map)
-    except Exception as error:  # onnxruntime's own kinds
-        raise UserError(f"{path} is no ONNX file that onnxruntime {runtime.__version__} can run, or it is damaged "
-                        f"({type(error).__name__}); {_ANEW}") from error
 
 
 def _said(strings, path):

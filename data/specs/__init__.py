@@ -9,6 +9,7 @@ from data.specs import reader
 from utils.errors import UserError
 
 BUILT_IN = Path(__file__).parent
+BUILT_IN_NAMES = sorted(file.stem for file in BUILT_IN.glob("*.yaml"))
 MAX_PIXELS = 100_000_000  # of an image or a mask; what claims to have more is refused
 UNLABELED = "unlabeled"  # the subset of the images without masks, which may lie in a folder of their own
 
@@ -89,21 +90,16 @@ class DatasetSpec:
         return (given,) if isinstance(given, str) else given or ()
 
 
-def built_in_names():
-    """The names of the built-in specs, sorted."""
-    return sorted(file.stem for file in BUILT_IN.glob("*.yaml"))
-
-
 def load_spec(name_or_file):
-    """The built-in spec of that name (see ``built_in_names``) or the one in the given YAML file.
+    """The built-in spec of that name (one of ``BUILT_IN_NAMES``) or the one in the given YAML file.
 
     Raises ``UserError`` naming the file, the line, the key and the fix.
     """
     text = str(name_or_file)
-    path = BUILT_IN / f"{text}.yaml" if text in built_in_names() else Path(text)
+    path = BUILT_IN / f"{text}.yaml" if text in BUILT_IN_NAMES else Path(text)
     if not path.is_file():
-        known = ", ".join(built_in_names())
-        raise UserError(f"--dataset {text}: no such dataset; use one of {known}, or the path of a YAML spec")
+        raise UserError(f"--dataset {text}: no such dataset; use one of {', '.join(BUILT_IN_NAMES)}, or the path of a "
+                        "YAML spec")
     return DatasetSpec(**reader.read(path))
 
 
