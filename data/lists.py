@@ -190,13 +190,12 @@ def find_list(spec, root, subset):
 
     Raises ``UserError`` when there is none.
     """
-    file_names = {"training": spec.train_lists, "validation": spec.val_lists}[subset]
-    paths = [spec.list_path(root, file_name) for file_name in file_names]
+    paths = [spec.list_path(root, name) for name in (spec.train_lists if subset == "training" else spec.val_lists)]
     for path in paths:
         if path.is_file():
             return path
-    tried = " and ".join(str(path) for path in paths)
-    raise UserError(f"no {subset} list of the dataset {spec.name}: looked for {tried}; {_origin(paths[0])}")
+    raise UserError(f"no {subset} list of the dataset {spec.name}: looked for {' and '.join(map(str, paths))}; "
+                    f"{_origin(paths[0])}")
 
 
 def _origin(path):

@@ -148,24 +148,15 @@ def hold_out(classes, share, seed=0):
     random.Random(seed).shuffle(names)
     left = collections.Counter(index for own in classes.values() for index in own)
     lacking, chosen = set(left), []
-
-    def take(name):
+    while len(chosen) < wanted:
+        free = (name for name in names if all(left[index] > 1 for index in classes[name]))
+        name = max(free, key=lambda name: len(classes[name] & lacking), default=None) if lacking else next(free, None)
+        if name is None:
+            break
+        if not classes[name] & lacking:  # nor has any other: all names are searched as often as there are classes
+            lacking = set()
+        lacking -= classes[name]
+        left.subtract(classes[name])
         names.remove(name)
         chosen.append(name)
-        left.subtract(classes[name])
-        lacking.difference_update(classes[name])
-
-    def possible(name):
-        return all(left[index] > 1 for index in classes[name])
-
-    while lacking and len(chosen) < wanted:  # as many rounds as there are classes, at most
-        new = max(filter(possible, names), key=lambda name: len(classes[name] & lacking), default=None)
-        if new is None or not classes[new] & lacking:
-            break
-        take(new)
-    for name in list(names):
-        if len(chosen) < wanted and possible(name):
-            take(name)
-    if not chosen:  # every image has a class that no other has
-        take(names[0])
-    return sorted(chosen)
+    return sorted(chosen or names[:1])  # none is free where every image has a class that no other has

@@ -18,7 +18,6 @@ from utils.errors import UserError
 from utils.files import fits
 
 INPUT_FORMATS = {IMAGENET.name: IMAGENET, COCO.name: COCO}
-UNKNOWN = "unknown"  # the backbone of an exported file, or the dataset, where the file does not say
 NAMES = "names of the classes"  # in the words of ``Description.assumed``
 
 _SIDE, _FACTS = range(1, (1 << 16) + 1), ("recipe", "lists", "software", "miou", "iou", "step")
@@ -85,9 +84,8 @@ class Description:
 
     @property
     def traits(self):
-        """The ``models.input_format.Traits`` of its backbone; usual ones where nobody knows it."""
-        known = self.backbone if self.backbone.startswith(PREFIX) else next(iter(BACKBONES))
-        return traits(known, self.output_stride)
+        """The ``models.input_format.Traits`` of its backbone."""
+        return traits(self.backbone, self.output_stride)
 
     def identity(self):
         """Plain values that tell networks apart. The built-in ones have one stride and formats that a name tells."""
@@ -108,25 +106,25 @@ class Description:
         return {key: value for key, value in known.items() if value is not None or key in ("background", "ignore")}
 
     def build(self, device, checkpoint=None, weights=None, seed=1):
-        """(network on ``device``, dict of what the checkpoint carries beside the weights).
+        """(network on ``device``, the validation mIoU that the checkpoint carries or None).
 
         From the file ``checkpoint``; or else with the backbone weights ``weights`` (see
         ``models.weights.load_imagenet_weights``) and a head drawn from ``seed``. Raises ``UserError``.
         """
         torch.manual_seed(seed)
         model = deeplab_v2(self.num_classes, self.backbone, self.aspp_branches, self.output_stride)
-        content = {}
+        miou = None
         if checkpoint is not None:
             content = load_model(model, checkpoint)
             self._check(checkpoint, content)
+            miou = content.get("miou")
         elif self.input_format == COCO and not weights:
             raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
                             "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from "
                             "nothing")
         else:
             load_imagenet_weights(model, weights)
-        carried = {key: value for key, value in content.items() if key not in ("model", "optimizer", "lr_scheduler")}
-        return model.to(device, memory_format=torch.channels_last), carried
+        return model.to(device, memory_format=torch.channels_last), miou
 
     def _check(self, checkpoint, content):
         """Refuse a checkpoint that says it is of another network; warn of another input format."""
@@ -215,7 +213,7 @@ def describe(values, spec=None, coco=None, aspp_branches=None):
     assumed = tuple(words for key, (_, words) in usual.items() if key not in known)
     known = {**{key: value for key, (value, _) in usual.items()}, **known}
     return Description(
-        name=known.get("dataset", UNKNOWN), class_names=tuple(known["class_names"]),
+        name=known.get("dataset", "unknown"), class_names=tuple(known["class_names"]),
         palette=tuple(map(tuple, known["palette"])), background=known.get("background"),
         ignore=known.get("ignore", 255), backbone=known["backbone"], aspp_branches=known["aspp_branches"],
         input_format=known["input_format"], output_stride=known.get("output_stride"),

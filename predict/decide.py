@@ -14,7 +14,6 @@ from torch.nn.functional import grid_sample
 
 from dmt.memory import largest_map
 from models.deeplab import upsample
-from models.description import UNKNOWN
 from predict.protocol import PAPERS, SLIDING, canvas_of, grouped, tiles
 from utils.errors import UserError
 
@@ -74,8 +73,7 @@ def _predict_group(group, members, protocol, choices, batch_size):
 
 def bytes_a_pixel(member):
     """What a forward pass in float32 takes for each pixel, measured on a CPU: 5 of its largest maps."""
-    backbone = member.description.backbone
-    return 5 * largest_map("resnet101" if backbone == UNKNOWN else backbone, member.description.output_stride)
+    return 5 * largest_map(member.description.backbone, member.description.output_stride)
 
 
 def _free_memory():

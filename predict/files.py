@@ -82,22 +82,22 @@ def find_sources(inputs, recursive=False, leave_out=()):
 
 
 def _names(found):
-    """A name for each (path, base folder), the shortest that is not also that of another."""
+    """A name for each (path, base folder), the shortest that is not also that of another.
+
+    Of a.jpg in the folder b: a, a_jpg, b/a, b/a_jpg, and a_jpg below the folder that all have in common.
+    """
     common = os.path.commonpath([os.path.abspath(path.parent) for path, _ in found])
-    ways = [_ways(path, base, common) for path, base in found]
+    ways = []
+    for path, base in found:
+        longer = path.with_name(f"{path.stem}_{path.suffix[1:].lower()}")
+        below = [os.path.relpath(one, base) for one in (path.with_suffix(""), longer)]
+        inside = [base.absolute().name / Path(name) for name in below]
+        ways.append([Path(name).as_posix() for name in (*below, *inside, os.path.relpath(longer, common))])
     names = [way[0] for way in ways]
     for rank in range(1, 5):
         uses = collections.Counter(names)
         names = [way[rank] if uses[name] > 1 else name for name, way in zip(names, ways)]
     return names
-
-
-def _ways(path, base, common):
-    """Of a.jpg in the folder b: a, a_jpg, b/a, b/a_jpg, and a_jpg below the folder that all have in common."""
-    longer = path.with_name(f"{path.stem}_{path.suffix[1:].lower()}")
-    below = [os.path.relpath(one, base) for one in (path.with_suffix(""), longer)]
-    names = [*below, *(base.absolute().name / Path(name) for name in below), os.path.relpath(longer, common)]
-    return [Path(name).as_posix() for name in names]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import torch
 
-from models.description import KINDS, UNKNOWN, said
+from models.description import KINDS, said
 from models.input_format import InputFormat
 from utils.errors import UserError
 from utils.files import fits
@@ -85,7 +85,8 @@ def _said(strings, path):
                         f"metadata); {_ANEW}")
     form = InputFormat(name, how["channels"] == "RGB", float(how["range"]), tuple(map(float, how["mean"])),
                        tuple(map(float, how["std"])))
-    return {"backbone": UNKNOWN, "aspp_branches": 2, **said(values, path), "input_format": form}
+    usual = {"backbone": "resnet101", "aspp_branches": 2}  # of files from elsewhere
+    return {**usual, **said(values, path), "input_format": form}
 
 
 def needed(package):

@@ -46,17 +46,16 @@ class Output:
                           dict(zip(self.values.tolist(), self.description.palette)))
         grey = np.rint(255 * confidence).clip(max=255).astype(np.uint8)
         if self.confidence:
-            self._write("confidence", name, ".png", cv2.imencode(".png", grey)[1].tobytes())
+            path = self.folder / "confidence" / f"{name}.png"
+            write_bytes(path, cv2.imencode(".png", grey)[1].tobytes(), durable=False)
         show, laid_over = len(self.shown) < self.rows, None
         if self.suffix or show:
             laid_over = overlay(image, classes, self.description.palette, self.alpha, self.description.background)
         if self.suffix and not film:
             suffix = self.suffix if max(classes.shape) <= _LONGEST_JPEG else ".png"
-            self._write("overlays", name, suffix, cv2.imencode(suffix, laid_over)[1].tobytes())
+            path = self.folder / "overlays" / f"{name}{suffix}"
+            write_bytes(path, cv2.imencode(suffix, laid_over)[1].tobytes(), durable=False)
         return laid_over, self._row(image, classes, laid_over, grey) if show else None
-
-    def _write(self, kind, name, suffix, content):
-        write_bytes(self.folder / kind / f"{name}{suffix}", content, durable=False)
 
     def _row(self, image, classes, laid_over, grey):
         colors = np.array(self.description.palette, np.uint8)

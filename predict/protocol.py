@@ -139,22 +139,18 @@ def grouped(pictures, protocol, batch_size):
     Images of sliding windows stay alone, since their windows fill batches; large images come in smaller groups. What is
     too large for the protocol stays alone.
     """
-    group, shown = [], None
-    for picture in pictures:
+    def shown(picture):
         try:
-            canvases = [tile.canvas for tile in tiles(picture[1].shape[:2], protocol)]
+            return [tile.canvas for tile in tiles(picture[1].shape[:2], protocol)]
         except UserError:
-            canvases = None
+            return None
+
+    for canvases, alike in itertools.groupby(pictures, shown):
         limit = batch_size  # at test size always, as in validation
         if canvases is None or protocol.kind == SLIDING:
             limit = 1
         elif protocol.kind == ORIGINAL:
             area = max(height * width for height, width in canvases)
             limit = max(1, min(batch_size, batch_size * _BATCH_PIXELS // area))
-        if group and (canvases is None or canvases != shown or len(group) >= limit):
+        while group := list(itertools.islice(alike, limit)):
             yield group
-            group = []
-        group.append(picture)
-        shown = canvases
-    if group:
-        yield group
