@@ -97,8 +97,8 @@ def unpack(number):
     return list(int(number).to_bytes(3, "little"))
 
 
-def write_palette_png(path, values, palette, durable=False):
-    """Write ``values`` (H, W) uint8 as a PNG of 8 bits with their colours; ``durable`` as in ``utils.files.replacing``.
+def write_palette_png(path, values, palette):
+    """Write ``values`` (H, W) uint8 as a PNG of 8 bits with their colours; ``utils.files.sync`` flushes it.
 
     ``palette`` holds an RGB triple a value, or is a dict from values to them; 255 is VOC's cream unless taken.
     Labels are runs of one value: a search for longer matches would take four times the time for no fewer bytes.
@@ -107,7 +107,7 @@ def write_palette_png(path, values, palette, durable=False):
     image, content = Image.fromarray(values), io.BytesIO()
     image.putpalette([channel for value in range(256) for channel in colors.get(value, (0, 0, 0))])
     image.save(content, "PNG", compress_level=1, compress_type=3)  # zlib's Z_RLE
-    write_bytes(path, content.getvalue(), durable)
+    write_bytes(path, content.getvalue(), durable=False)
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

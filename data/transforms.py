@@ -21,13 +21,13 @@ class Window:
     flip: bool = False
 
 
-def draw_window(rng, size, crop, scales=(0.5, 1.5)):
-    """Draw the random scale, crop and flip for an image of ``size`` (height, width); ``rng`` is a numpy Generator.
+def draw_window(rng, size, crop):
+    """Draw the random scale (0.5 to 1.5), crop and flip for an image of ``size`` (height, width); ``rng`` is a numpy Generator.
 
     The scaled size is truncated: int(s * h), int(s * w). Images smaller than the crop are padded at bottom and right,
     so the crop then starts at 0.
     """
-    scale = rng.uniform(*scales)
+    scale = rng.uniform(0.5, 1.5)
     height, width = (max(1, int(scale * side)) for side in size)
     top = int(rng.integers(max(height - crop[0], 0) + 1))
     left = int(rng.integers(max(width - crop[1], 0) + 1))

@@ -152,47 +152,43 @@ def _decide(image, plan, maps, members, choices, batch_size, whole):
             batch, waiting = [tile for tile, _ in waiting[:batch_size]], waiting[batch_size:]
             canvases = [canvas_of(image, tile, resized) for tile in batch]
             maps.update(zip(batch, _logits(canvases, members, batch_size)))
-        values, count = _values(first, last, width, placed, maps)
-        parts.append([_winners(values, count, choice) for choice in choices])
+        parts.append(list(_strip(first, last, width, placed, maps, choices)))
         for tile, rows, _ in placed:
             if rows.last <= last:
                 maps.pop(tile, None)
     return [Decision(*map(torch.cat, zip(*strips))) for strips in zip(*parts)]
 
 
-def _values(first, last, width, placed, maps):
-    """(for each member (C, last - first, width) float32, how many tiles each pixel is in or None) of some rows.
+def _strip(first, last, width, placed, maps, choices):
+    """For each of ``choices``: (classes uint8, confidences float32) of the image's rows from ``first`` to ``last``.
 
-    The values are logits where there is one tile in all (then the count is None), else sums of probabilities.
+    The mean of probabilities over tiles and members decides; where there is one of each, its logits do.
     """
-    if len(placed) == 1:
-        tile, rows, columns = placed[0]
-        return [_at(logits, rows, columns, first, last) for logits in maps[tile]], None
-    sums = count = None
+    alone, shares, count = len(placed) == 1, [], 1  # of every member, over all tiles: (C, last - first, width) float32
     for tile, rows, columns in placed:
         top, bottom = max(first, rows.first), min(last, rows.last)
         if top >= bottom or columns.first == columns.last:
             continue
+        parts = [_at(logits, rows, columns, top, bottom) for logits in maps[tile]]
+        if alone:
+            shares = parts
+            break
         where = slice(top - first, bottom - first), slice(columns.first, columns.last)
-        shares = [_at(logits, rows, columns, top, bottom).softmax(dim=0) for logits in maps[tile]]
-        if sums is None:
-            sums = [share.new_zeros((len(share), last - first, width)) for share in shares]
-            count = shares[0].new_zeros((last - first, width))
-        for total, share in zip(sums, shares):
-            total[:, *where] += share
+        if not shares:
+            shares = [part.new_zeros((len(part), last - first, width)) for part in parts]
+            count = parts[0].new_zeros((last - first, width))
+        for total, part in zip(shares, parts):
+            total[:, *where] += part.softmax(dim=0)
         count[where] += 1
-    return sums, count
-
-
-def _winners(values, count, choice):
-    """(classes uint8, confidences float32) of what ``_values`` gives, by the members of ``choice``."""
-    if count is None and len(choice) == 1:
-        pixels = values[choice[0]]
-        largest, classes = pixels.max(dim=0)
-        return classes.to(torch.uint8), (pixels - largest).exp_().sum(dim=0).reciprocal_()
-    parts = [values[member] if count is not None else values[member].softmax(dim=0) for member in choice]
-    largest, classes = sum(parts[1:], start=parts[0]).max(dim=0)
-    return classes.to(torch.uint8), largest / (len(choice) * (1 if count is None else count))
+    for choice in choices:
+        if alone and len(choice) == 1:
+            pixels = shares[choice[0]]
+            largest, classes = pixels.max(dim=0)
+            yield classes.to(torch.uint8), (pixels - largest).exp_().sum(dim=0).reciprocal_()
+        else:
+            parts = [shares[member].softmax(dim=0) if alone else shares[member] for member in choice]
+            largest, classes = sum(parts[1:], start=parts[0]).max(dim=0)
+            yield classes.to(torch.uint8), largest / (len(choice) * count)
 
 
 def _at(logits, rows, columns, first, last):

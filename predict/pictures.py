@@ -16,7 +16,7 @@ from utils.files import replacing, write_bytes
 
 FOLDERS = ("labels", "overlays", "confidence")
 _LONGEST_JPEG = 65500  # pixels, the format's own limit
-_SHOWN = 320  # pixels: longest side of a picture in the panel
+_SHOWN, _INCHES = 320, 1.75  # in the panel: longest side of a picture in pixels, width of a column
 
 
 @dataclass
@@ -88,15 +88,15 @@ def overlay(image, classes, palette, alpha, clear=None):
     return blended
 
 
-def write_panel(path, columns, names, colors, width=1.75):
+def write_panel(path, columns, names, colors):
     """Draw ``columns``, {title: pictures (H, W, 3) uint8 RGB, a row each}, side by side, and a legend below them.
 
-    Pictures are ``width`` inches wide and as high as they are; only those that are very flat or tall leave a gap.
+    Pictures are ``_INCHES`` wide and as high as they are; only those that are very flat or tall leave a gap.
     ``names`` and ``colors`` (RGB triples) are the legend's.
     """
     sizes = [picture.shape[:2] for picture in next(iter(columns.values()))]
-    heights = [width * min(max(rows / across, 1 / 8), 3) for rows, across in sizes]
-    whole = width * len(columns)
+    heights = [_INCHES * min(max(rows / across, 1 / 8), 3) for rows, across in sizes]
+    whole = _INCHES * len(columns)
     figure = Figure((whole, sum(heights)))
     axes = figure.subplots(len(heights), len(columns), squeeze=False, gridspec_kw={
         "height_ratios": heights, "wspace": 0.02, "hspace": 0.02, "left": 0, "right": 1, "bottom": 0, "top": 1})
