@@ -42,14 +42,6 @@ _CLASS_KEYS = {
     "colors": ([_COLOR], "a list of colours, as in [[0, 0, 142]]", None)}
 
 
-class _Wrong(ValueError):
-    """What is wrong with the value at ``where``, a tuple of keys and indices, () for the whole file."""
-
-    def __init__(self, where, what):
-        super().__init__(what)
-        self.where = where
-
-
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor):
         """Refuses a key that stands twice: YAML would take the last one, silently."""
@@ -67,19 +59,10 @@ def read(path):
 
     Raises ``UserError`` naming the file, the line, the key and the fix.
     """
-    values, node = _parse(path)
-    try:
-        return _fields(values, Path(path).parent)
-    except _Wrong as wrong:
-        line = node.start_mark.line + 1 if node else 1
-        for key in wrong.where:  # as far as the file goes: what is missing has the line of where it is missing
-            inner = enumerate(node.value) if isinstance(node, yaml.SequenceNode) else (
-                (name.value, value) for name, value in node.value)
-            node = {str(name): value for name, value in inner}.get(str(key))
-            if node is None:
-                break
-            line = node.start_mark.line + 1
-        raise UserError(f"{path}, line {line}: {wrong}") from wrong
+    given, node = _parse(path)
+    for where, what in _faults(given):
+        raise UserError(f"{path}, line {_line(node, where)}: {what}")
+    return _fields(given, Path(path).parent)
 
 
 def _parse(path):
@@ -109,21 +92,122 @@ def _parse(path):
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _checked(given, keys, where=()):
-    """The values of all ``keys`` (a table as ``KEYS``) in the mapping ``given``, lists as tuples."""
+def _line(node, where):
+    """The line of the value at ``where``, keys and indices; of what is missing, the line of where it is missing."""
+    line = node.start_mark.line + 1 if node else 1
+    for key in where:
+        inner = enumerate(node.value) if isinstance(node, yaml.SequenceNode) else (
+            (name.value, value) for name, value in node.value)
+        node = {str(name): value for name, value in inner}.get(str(key))
+        if node is None:
+            break
+        line = node.start_mark.line + 1
+    return line
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+def _faults(given):
+    """Yield (where, what is wrong): keys and indices, () for the whole file. Each relies on there being none before."""
+    if not isinstance(given, dict):
+        yield (), "a dataset spec is a mapping of keys to values, as in 'name: weeds'; see docs/own_data.md"
+    yield from _misfits(given, KEYS)
+    for index, entry in enumerate(given["classes"]):
+        yield from _misfits(entry, _CLASS_KEYS, ("classes", index))
+    values, classes = _values(given, KEYS), [_values(entry, _CLASS_KEYS) for entry in given["classes"]]
+    names, by_color = [str(entry["name"]) for entry in classes], values["masks"] == "color"
+    most = 254 if by_color else 255
+    if not 2 <= len(names) <= most:
+        yield ("classes",), f"classes lists {len(names)} class{'es' * (len(names) != 1)}; 2 to {most} are possible"
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield ("classes", index, "name"), f"two classes have the name {name!r}; rename one"
+    if not fits(values["background"], (*_NONE, *names, range(len(names)))):
+        yield ("background",), (f"background is {shown(values['background'])}; it must be a whole number from 0 to "
+                                f"{len(names) - 1}, the name of a class, or none")
+    for key in ("images", "labels", "unlabeled_images"):
+        for pattern in values[key] if isinstance(values[key], tuple) else filter(None, [values[key]]):
+            fault = patterns.fault(pattern)
+            if key == "unlabeled_images" and "{subset}" in pattern:
+                fault = "may have no {subset}: unlabelled images have none"
+            if fault:
+                yield (key,), f"{key} is {shown(pattern)}; it {fault}"
+    if patterns.leaves_root(values["lists"]):
+        yield ("lists",), (f"lists is {shown(values['lists'])}; it must stay inside the dataset root (or inside "
+                           "lists_root, which may be anywhere)")
+    for split, divisor in values["divisors"].items():
+        if not fits(divisor, float) or divisor <= 1:
+            yield ("divisors", split), f"the divisor of split {split} is {shown(divisor)}; it must be a number above 1"
+    if values["test_size"] == "largest" and values["test_by"] == "resize":
+        yield ("test_size",), ("test_size is 'largest', but 'test_by: resize' needs one size for all images; give "
+                               "[height, width], or 'test_by: pad'")
+    yield from _mask_faults(given, values, classes, names)
+
+
+def _misfits(given, keys, where=()):
+    """Yield the faults of a mapping by itself: ``keys`` that are unknown or missing, and values of another kind."""
     for key in given:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, 1)
             meant = f"; did you mean {near[0]!r}" if near else ""
-            raise _Wrong((*where, key), f"unknown key {shown(str(key))}{meant}; known keys are {', '.join(keys)}")
-    values = {}
+            yield (*where, key), f"unknown key {shown(str(key))}{meant}; known keys are {', '.join(keys)}"
     for key, (kind, words, *usual) in keys.items():
         if key not in given and not usual:
-            raise _Wrong(where, f"the key {key!r} is missing; it must be {words} (docs/own_data.md explains every key)")
+            yield where, f"the key {key!r} is missing; it must be {words} (docs/own_data.md explains every key)"
         if key in given and not fits(given[key], kind):
-            raise _Wrong((*where, key), f"{_name((*where, key))} is {shown(given[key])}; it must be {words}")
-        values[key] = _frozen(given.get(key, *usual))
-    return values
+            yield (*where, key), f"{_name((*where, key))} is {shown(given[key])}; it must be {words}"
+
+
+def _mask_faults(given, values, classes, names):
+    """Yield the faults of what says the classes in the masks, values or colours."""
+    by_color = values["masks"] == "color"
+    key, other, what = ("colors", "ids", "colour") if by_color else ("ids", "colors", "value")
+    misplaced = [("ignore_colors",)] if values["ignore_colors"] and not by_color else []
+    for where in (*misplaced, *(("classes", index, other) for index, entry in enumerate(classes) if entry[other])):
+        yield where, f"{_name(where)} is for masks " + (
+            "of values, but the spec says 'masks: color'; delete one of the two" if by_color else
+            "whose colours say the class; add the line 'masks: color' to the spec, or delete it here")
+    owners = {}
+    for index, entry in enumerate(classes):
+        for value in _in_masks(entry, by_color):
+            if owners.setdefault(value, index) != index:
+                yield ("classes", index, key if entry[key] else "color"), (
+                    f"the mask {what} {list(value) if by_color else value} belongs to two classes, "
+                    f"{names[owners[value]]!r} and {names[index]!r}; keep it in one")
+    if by_color:
+        for place, color in enumerate(() if values["ignore_colors"] == "others" else values["ignore_colors"]):
+            if color in owners:
+                yield ("ignore_colors", place), (f"the colour {list(color)} is that of a class, too; take it out of "
+                                                 "one of the two")
+        return
+    for index, entry in enumerate(classes):
+        if owners and not entry["ids"]:
+            yield ("classes", index), (f"the class {names[index]!r} has no 'ids' while others do; give every class its "
+                                       "mask values")
+    ignore = values["ignore"]
+    if "ignore" in given and ignore in owners:
+        yield ("ignore",), (f"ignore is {ignore}, which is also an id of the class {names[owners[ignore]]!r}; use "
+                            "another value, or none")
+    if not owners and ignore not in _NONE and ignore < len(names):
+        yield ("ignore",), f"ignore is {ignore}, which is also the number of a class; use another value, or none"
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def _values(given, keys):
+    """What the mapping ``given`` says of all ``keys`` (a table as ``KEYS``), lists as tuples."""
+    return {key: _frozen(given.get(key, *usual)) for key, (_, _, *usual) in keys.items()}
+
+
+def _frozen(value):
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _in_masks(entry, by_color):
+    """The colours or values that a class has in the masks."""
+    return entry["colors"] or (entry["color"],) if by_color else entry["ids"] or ()
 
 
 def _name(where):
@@ -131,18 +215,10 @@ def _name(where):
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in where).lstrip(".")
 
 
-def _frozen(value):
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
 def _fields(given, folder):
-    """Dict of the fields of a ``DatasetSpec`` for what the file in ``folder`` holds."""
-    if not isinstance(given, dict):
-        raise _Wrong((), "a dataset spec is a mapping of keys to values, as in 'name: weeds'; see docs/own_data.md")
-    values = _checked(given, KEYS)
-    classes = [_checked(entry, _CLASS_KEYS, ("classes", index)) for index, entry in enumerate(given["classes"])]
-    names = [str(entry["name"]) for entry in classes]
-    _check_meaning(values, classes, names)
+    """Dict of the fields of a ``DatasetSpec`` for what the file in ``folder`` holds, which has no faults."""
+    values, classes = _values(given, KEYS), [_values(entry, _CLASS_KEYS) for entry in given["classes"]]
+    names, by_color = tuple(str(entry["name"]) for entry in classes), values["masks"] == "color"
     fields = {key: values[key] for key in ("lists", "crop", "test_by", "root_variable")}
     for key in ("images", "labels", "unlabeled_images"):  # several as a tuple
         fields[key] = values[key][0] if isinstance(values[key], tuple) and len(values[key]) == 1 else values[key]
@@ -151,96 +227,19 @@ def _fields(given, folder):
     for key in ("root", "lists_root"):
         fields[key] = values[key] and os.path.abspath(folder / Path(values[key]).expanduser())
     background = names.index(values["background"]) if values["background"] in names else values["background"]
-    return {**fields, "name": str(values["name"]), "class_names": tuple(names),
+    owners = {value: index for index, entry in enumerate(classes) for value in _in_masks(entry, by_color)}
+    others, colors, table = values["ignore_colors"] == "others", None, None
+    ignore = None if values["ignore"] in _NONE else values["ignore"]
+    if by_color:
+        colors = tuple(sorted({**owners, **dict.fromkeys(() if others else values["ignore_colors"], 255)}.items()))
+    elif owners:
+        ignore = None if ignore in owners else ignore  # nobody wrote it
+        rest = 255 if ignore is None or ignore < len(names) else ignore  # finished stages are compared by this
+        table = tuple(owners.get(value, rest) for value in range(max(256, max(owners) + 1)))
+    return {**fields, "name": str(values["name"]), "class_names": names,
             "palette": tuple(entry["color"] for entry in classes),
-            "background": None if background in _NONE else background,
+            "background": None if background in _NONE else background, "ignore": ignore, "label_ids": table,
+            "mask_colors": colors, "ignore_other_colors": others or None,
             "test_size": None if values["test_size"] == "largest" else values["test_size"],
             "divisors": tuple((str(split), divisor) for split, divisor in values["divisors"].items()),
-            "dms_splits": tuple(map(str, values["dms_splits"])),
-            "ignore": None if values["ignore"] in _NONE else values["ignore"], "label_ids": None, "mask_colors": None,
-            "ignore_other_colors": True if values["ignore_colors"] == "others" else None,
-            **(_by_color if values["masks"] == "color" else _by_value)(given, values, classes, names)}
-
-
-def _check_meaning(values, classes, names):
-    """Raise ``_Wrong`` for values of the right kind that cannot be meant."""
-    by_color = values["masks"] == "color"
-    most = 254 if by_color else 255
-    if not 2 <= len(names) <= most:
-        raise _Wrong(("classes",), f"classes lists {len(names)} class{'es' * (len(names) != 1)}; 2 to {most} are "
-                                   "possible")
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise _Wrong(("classes", index, "name"), f"two classes have the name {name!r}; rename one")
-    if not fits(values["background"], (*_NONE, *names, range(len(names)))):
-        raise _Wrong(("background",), f"background is {shown(values['background'])}; it must be a whole number from 0 "
-                                      f"to {len(names) - 1}, the name of a class, or none")
-    for key in ("images", "labels", "unlabeled_images"):
-        for pattern in values[key] if isinstance(values[key], tuple) else filter(None, [values[key]]):
-            fault = patterns.fault(pattern)
-            if key == "unlabeled_images" and "{subset}" in pattern:
-                fault = "may have no {subset}: unlabelled images have none"
-            if fault:
-                raise _Wrong((key,), f"{key} is {shown(pattern)}; it {fault}")
-    if patterns.leaves_root(values["lists"]):
-        raise _Wrong(("lists",), f"lists is {shown(values['lists'])}; it must stay inside the dataset root (or inside "
-                                 "lists_root, which may be anywhere)")
-    for split, divisor in values["divisors"].items():
-        if not fits(divisor, float) or divisor <= 1:
-            raise _Wrong(("divisors", split), f"the divisor of split {split} is {shown(divisor)}; it must be a number "
-                                              "above 1")
-    if values["test_size"] == "largest" and values["test_by"] == "resize":
-        raise _Wrong(("test_size",), "test_size is 'largest', but 'test_by: resize' needs one size for all images; "
-                                     "give [height, width], or 'test_by: pad'")
-    if values["ignore_colors"] and not by_color:
-        raise _misplaced(("ignore_colors",), by_color)
-    for index, entry in enumerate(classes):
-        key = "ids" if by_color else "colors"
-        if entry[key]:
-            raise _misplaced(("classes", index, key), by_color)
-
-
-def _misplaced(where, by_color):
-    return _Wrong(where, f"{_name(where)} is for masks " + (
-        "of values, but the spec says 'masks: color'; delete one of the two" if by_color else
-        "whose colours say the class; add the line 'masks: color' to the spec, or delete it here"))
-
-
-def _class_of(classes, names, key, usual=None):
-    """Dict from the mask values or colours that ``key`` gives the classes (else their ``usual``) to their numbers."""
-    found = {}
-    for index, entry in enumerate(classes):
-        for value in entry[key] or ((entry[usual],) if usual else ()):
-            if found.setdefault(value, index) != index:
-                what = f"value {value}" if key == "ids" else f"colour {list(value)}"
-                raise _Wrong(("classes", index, key if entry[key] else usual),
-                             f"the mask {what} belongs to two classes, {names[found[value]]!r} and "
-                             f"{names[index]!r}; keep it in one")
-    return found
-
-
-def _by_value(given, values, classes, names):
-    """What mask values mean. An ignore value that nobody wrote gives way to a class."""
-    ignore, ids = None if values["ignore"] in _NONE else values["ignore"], _class_of(classes, names, "ids")
-    for index, entry in enumerate(classes):
-        if ids and not entry["ids"]:
-            raise _Wrong(("classes", index), f"the class {names[index]!r} has no 'ids' while others do; give every "
-                                             "class its mask values")
-    if ignore in ids and "ignore" not in given:
-        ignore = None
-    if ignore in ids or ignore is not None and not ids and ignore < len(names):
-        what = f"an id of the class {names[ids[ignore]]!r}" if ids else "the number of a class"
-        raise _Wrong(("ignore",), f"ignore is {ignore}, which is also {what}; use another value, or none")
-    rest = 255 if ignore is None or ignore < len(names) else ignore  # finished stages are compared by this
-    table = tuple(ids.get(value, rest) for value in range(max(256, max(ids) + 1))) if ids else None
-    return {"ignore": ignore, "label_ids": table}
-
-
-def _by_color(given, values, classes, names):
-    """What mask colours mean: pairs (colour, class), 255 where it is ignored, sorted."""
-    colors, ignored = _class_of(classes, names, "colors", "color"), values["ignore_colors"]
-    for place, color in enumerate(() if ignored == "others" else ignored):
-        if colors.setdefault(color, 255) != 255:
-            raise _Wrong(("ignore_colors", place), f"the colour {list(color)} is that of a class, too; take it out of "
-                                                   "one of the two")
-    return {"mask_colors": tuple(sorted(colors.items()))}
+            "dms_splits": tuple(map(str, values["dms_splits"]))}
