@@ -22,7 +22,7 @@ class Window:
 
 
 def draw_window(rng, size, crop):
-    """Draw the random scale (0.5 to 1.5), crop and flip for an image of ``size`` (height, width); ``rng`` is a numpy Generator.
+    """Draw scale (0.5 to 1.5), crop and flip for an image of ``size`` (height, width); ``rng`` is a numpy Generator.
 
     The scaled size is truncated: int(s * h), int(s * w). Images smaller than the crop are padded at bottom and right,
     so the crop then starts at 0.

@@ -32,7 +32,8 @@ KINDS = {  # key -> what its value can be (see utils.files.fits); the last six a
 def said(values, path):
     """The known entries of ``values``, what the file ``path`` says about its network; others are left out.
 
-    ``input_format`` becomes the ``InputFormat`` of that name. Raises ``UserError`` for an entry that cannot be meant: the file was damaged, forged, or made by a newer version.
+    ``input_format`` becomes the ``InputFormat`` of that name. Raises ``UserError`` for an entry that cannot be meant:
+    the file was damaged, forged, or made by a newer version.
     """
     known = {key: values[key] for key in KINDS if key in values}
     for key, value in known.items():
@@ -162,7 +163,9 @@ def said_by_checkpoint(content, path):
     if values["num_classes"] != count:
         raise UserError(f"{path} says it has {values['num_classes']} classes, but its head has {count}; "
                         "the file is damaged: get it again")
-    if values.setdefault("backbone", recognized(state)) is None:
+    if "backbone" not in values:
+        values["backbone"] = recognized(state)
+    if values["backbone"] is None:
         raise UserError(f"{path} holds another network: its backbone is none of {', '.join(BACKBONES)}; "
                         "give a checkpoint of this software")
     return values

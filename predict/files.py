@@ -61,9 +61,8 @@ def find_sources(inputs, recursive=False, leave_out=()):
     for text in inputs:
         path = Path(text).expanduser()
         if path.is_dir():
-            base = path
-            members = sorted(Path(place, name) for place, files in itertools.islice(walk(path), None if recursive else 1)
-                             for name in files if is_image(name))
+            base, folders = path, itertools.islice(walk(path), None if recursive else 1)
+            members = sorted(Path(place, name) for place, files in folders for name in files if is_image(name))
         elif glob.has_magic(text) and not path.exists():
             base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
             members = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True)))
