@@ -26,11 +26,10 @@ class Plan:
         self.stages, self.finished, self.changed = [], 0, {}
         seen = set()
         for line in lines:
-            words = line.rstrip("\n").split(SEPARATOR)
-            program = next((place for place, word in enumerate(words) if Path(word).name == "main.py"), None)
-            if program is None:
+            program, words = split_command(line)
+            if not program:
                 continue
-            options = parse(words[program + 1 :])
+            options = parse(words)
             product = _product(options)
             if product is not None and product not in seen:
                 seen.add(product)
@@ -74,6 +73,13 @@ def read_plan(lines, parse, redo):
                             "give another OUTPUT_DIR or exp")
         print(f"done again: {again}", flush=True)
     return plan.stages
+
+
+def split_command(line):
+    """The words of a line up to main.py, and those after it; ([], all words) of another command."""
+    words = line.rstrip("\n").split(SEPARATOR)
+    place = next((place for place, word in enumerate(words, 1) if Path(word).name == "main.py"), 0)
+    return words[:place], words[place:]
 
 
 def _product(options):

@@ -21,16 +21,7 @@ if [ ! -x "$python" ]; then python=python3; fi
 # Arguments become variables of the environment, and the launcher starts again. "positional" is the number that one word
 # without a name is for; "passed_on" are names that a launcher hands on to others.
 if [ $# != 0 ]; then
-    "$python" "${root}scripts/numbers.py" "$0" "${positional:-}" "${passed_on:-}" "${BASH_SOURCE[@]}" -- "$@"
-    for word in "$@"; do
-        case $word in
-            -h | --help) exit ;;
-            --arms-parallel) export ARMS_PARALLEL=1 ;;
-            [A-Za-z_]*=*) export "$word" ;;
-            *) export "$positional=$word" ;;
-        esac
-    done
-    exec bash "$0"
+    exec "$python" "${root}scripts/numbers.py" "$0" "${positional:-}" "${passed_on:-}" "${BASH_SOURCE[@]}" -- "$@"
 fi
 
 # Of every launcher:
@@ -87,23 +78,17 @@ rounds() { wc -w <<< "$ratios"; }
 coco() { if [ -n "$coco_weights" ] && [[ " $coco_arms " == *" $1 "* ]]; then echo --coco; fi; }
 
 # of_round "VALUES" ROUND: the value of that round; the last one serves all further rounds.
-of_round() {
-    local values
-    read -ra values <<< "$1"
-    echo "${values[$2 - 1]:-${values[-1]}}"
-}
+of_round() { local values=($1); echo "${values[$2 - 1]:-${values[-1]}}"; }
 
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 # call WORD ...: print the command, ready for a shell, and run it. In a plan a control character separates the words.
 call() {
-    local IFS=$'\x1f'
-    local line="$*"
-    if [ "$DRY_RUN" = plan ]; then echo "$line"; return; fi
-    if [ -n "${planned[$line]:-}" ]; then echo "# stage ${planned[$line]} of ${#planned[@]}"; fi
-    printf '%q' "$1"
-    printf ' %q' "${@:2}"
-    printf '\n'
+    local IFS=$'\x1f' line
+    if [ "$DRY_RUN" = plan ]; then echo "$*"; return; fi
+    if [ -n "${planned[$*]:-}" ]; then echo "# stage ${planned[$*]} of ${#planned[@]}"; fi
+    printf -v line ' %q' "$@"
+    echo "${line:1}"
     if [ -z "$DRY_RUN" ]; then "$@"; fi
 }
 
@@ -112,30 +97,30 @@ module() { call env PYTHONPATH="${root:-.}" "$PYTHON" -m "$@"; }
 
 # stage OPTION ...: main.py with these options and those of every stage, in one process or by torchrun.
 stage() {
-    local words=() launch=("$PYTHON") extra word
-    read -ra extra <<< "$EXTRA"
-    if [ -n "$LAUNCH" ]; then
-        read -ra launch <<< "$LAUNCH"
-    elif [ "$NPROC" != 1 ]; then
-        launch=(torchrun --standalone --nproc-per-node="$NPROC")
+    local words=("$PYTHON") launch extra word
+    if [ "$NPROC$LAUNCH" != 1 ]; then
+        words=()
+        read -ra launch <<< "${LAUNCH:-torchrun --standalone --nproc-per-node=$NPROC}"
+        for word in "${launch[@]}"; do
+            if [ "$word" = torchrun ]; then words+=("$PYTHON" -m torch.distributed.run); else words+=("$word"); fi
+        done
     fi
-    for word in "${launch[@]}"; do
-        if [ "$word" = torchrun ]; then words+=("$PYTHON" -m torch.distributed.run); else words+=("$word"); fi
-    done
     words+=("${root}main.py" "$@" --dataset="$dataset" --output-dir="$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
         ${LISTS_DIR:+--lists-dir="$LISTS_DIR"})
     if [ "$MIXED_PRECISION" != 0 ]; then words+=(--mixed-precision); fi
+    read -ra extra <<< "$EXTRA"
     call "${words[@]}" "${all_options[@]}" "${extra[@]}"
 }
 
 # train_labeled STAGE ARM SPLIT EPOCHS SEED VAL_NUM_STEPS: supervised training of an arm from its first weights.
 train_labeled() {
-    local first=("$(coco "$2")" --continue-from="$coco_weights")
-    if [ -z "${first[0]}" ]; then  # all later stages know their network from the checkpoint
-        first=(${output_stride:+--output-stride="$output_stride"} ${weights:+--weights="$weights"})
-        if [ "$backbone" != resnet101 ]; then first=(--backbone="$backbone" "${first[@]}"); fi
-    elif [ ! -f "$coco_weights" ] && [[ $coco_weights != /* ]]; then  # not where the launcher was started: beside it
-        first=(--coco --continue-from="$root$coco_weights")
+    local first=() file=$coco_weights
+    if [ -n "$(coco "$2")" ]; then
+        if [ ! -f "$file" ] && [[ $file != /* ]]; then file=$root$file; fi  # not where the launcher was started
+        first=(--coco --continue-from="$file")
+    else  # all later stages know their network from the checkpoint
+        if [ "$backbone" != resnet101 ]; then first=(--backbone="$backbone"); fi
+        first+=(${output_stride:+--output-stride="$output_stride"} ${weights:+--weights="$weights"})
     fi
     stage --exp-name="$1" --state=2 --train-set="$3" --sets-id="$id" "${first[@]}" --epochs="$4" \
         --batch-size-labeled="$batch0" --lr="$lr0" --weight-decay="$weight_decay" --seed="$5" --val-num-steps="$6"
@@ -210,17 +195,6 @@ end_running() {
     how_far >&2
 }
 
-# how_far: which stage each job is in, and what it said last; at first that is its command.
-how_far() {
-    local job log line
-    for job in "${!running[@]}"; do
-        log=$OUTPUT_DIR/logs/$job.txt
-        line=$(grep -vx 'interrupted\|Terminated' "$log" | tail -n 1 || true)
-        if [[ $line == *main.py* ]]; then line="has printed nothing yet"; fi
-        printf '%5d s  %s, %s: %s\n' $SECONDS "$job" "$(sed -n 's/^# //p' "$log" | tail -n 1)" "$line"
-    done
-}
-
 # begin JOB WORD ...: run the words; with ARMS_PARALLEL beside what follows, and their output goes to OUTPUT_DIR/logs.
 begin() {
     if [ -n "$DRY_RUN" ] || [ -z "$ARMS_PARALLEL" ]; then "${@:2}"; return; fi
@@ -234,26 +208,22 @@ begin() {
 # use_gpus PLACE: of the GPUs the NPROC that are due to the job in this place; where there are too few, jobs share them.
 use_gpus() {
     local gpus groups
-    IFS=', ' read -ra gpus <<< "${CUDA_VISIBLE_DEVICES-$(
-        nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | tr '\n' ' ')}"
+    gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null || true)}
+    gpus=(${gpus//,/ })
     groups=$((${#gpus[@]} / NPROC))
     if [ $groups = 0 ]; then return; fi
-    CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$(($1 % groups * NPROC)):$NPROC}")
-    export CUDA_VISIBLE_DEVICES
+    export CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:$(($1 % groups * NPROC)):$NPROC}")
 }
 
 # finish JOB ...: wait for what has begun, and print how it ended; on a terminal every few seconds how far all are, too.
 finish() {
-    local job log status=0 shown=$SECONDS
+    local job log status=0 waited=0
     for job in "$@"; do
         if [ -z "${running[$job]:-}" ]; then continue; fi
         log=$OUTPUT_DIR/logs/$job.txt
         while [ -t 1 ] && kill -0 "${running[$job]}" 2> /dev/null; do
-            if ((SECONDS >= shown + 7)); then
-                how_far
-                shown=$SECONDS
-            fi
             sleep 1
+            if ((++waited % 7 == 0)); then how_far; fi
         done
         wait "${running[$job]}" || status=$?
         unset "running[$job]"
@@ -263,6 +233,17 @@ finish() {
             exit $status
         fi
         printf '%5d s  %s\n' $SECONDS "$(tail -n 1 "$log")"
+    done
+}
+
+# how_far: which stage each job is in, and what it said last; at first that is its command.
+how_far() {
+    local job log line
+    for job in "${!running[@]}"; do
+        log=$OUTPUT_DIR/logs/$job.txt
+        line=$(grep -vx 'interrupted\|Terminated' "$log" | tail -n 1 || true)
+        if [[ $line == *main.py* ]]; then line="has printed nothing yet"; fi
+        printf '%5d s  %s, %s: %s\n' $SECONDS "$job" "$(sed -n 's/^# //p' "$log" | tail -n 1)" "$line"
     done
 }
 
@@ -329,13 +310,7 @@ report() {
     if [ "$REPORT" = 0 ] || [[ -n $DRY_RUN && $# != 0 ]]; then return; fi
     if compgen -G "${BASELINE:-none}/*/result.json" > /dev/null; then words+=(--baseline="$BASELINE"); fi
     words+=("$@" --arms $arms)
-    if [ $# = 0 ]; then
-        call "${words[@]}" || status=$?
-    elif [ -z "$ARMS_PARALLEL" ]; then
-        "${words[@]}" || status=$?
-    else  # past the log of the job, which ends with what its stage came to
-        "${words[@]}" >&3 || status=$?
-    fi
+    if [ $# = 0 ]; then call "${words[@]}" || status=$?; else "${words[@]}" >&3 || status=$?; fi
     if [ $status -gt 128 ]; then exit $status; fi
     if [ $status != 0 ]; then echo "warning: the report was not written; the chain goes on" >&2; fi
 }
@@ -349,28 +324,9 @@ end_round() {
     for arm in $arms; do rm -rf "$(pseudo_dir $(($1 - 2)) "$arm")/logits"; done
 }
 
-# an_image: one of the dataset's, with which a printed command runs.
-an_image() {
-    PYTHONPATH=${root:-.} "$PYTHON" -c '
-import sys
-from data import patterns, specs
-spec = specs.load_spec(sys.argv[1])
-root = specs.resolve_root(spec, *sys.argv[2:])
-print(next(patterns.files_in(root, spec.patterns("images")[0]))[1])
-' "$dataset" ${DATA_ROOT:+"$DATA_ROOT"} 2> /dev/null || echo IMAGES
-}
-
-# print_results: the mIoU of every stage, and what can be done with them.
+# print_results: the mIoU of every stage, and what can be done with those of the last round.
 print_results() {
-    local last one other predict=("$PYTHON" "${root}tools/predict.py")
     if [ -n "$DRY_RUN" ]; then return; fi
-    printf '\n%-44s %s\n' "stage" "best validation mIoU (%)"
-    awk -F': ' '{ printf "%-44s %.2f\n", $1, $2 }' "$OUTPUT_DIR/log.txt"
-    if [ "$REPORT" != 0 ]; then printf '\nreport: %s\n' "$OUTPUT_DIR/report/index.html"; fi
-    last=$(rounds)
-    one=$(checkpoint "$last" "${arms%% *}") other=$(checkpoint "$last" "${arms##* }")
-    if [ ! -f "$one" ] || [ ! -f "$other" ]; then return; fi
-    printf '\ntest both arms, and label an image, or as many files and folders as you like:\n'
-    DRY_RUN=1 stage --state=3 --continue-from="$one" --second-arm="$other"
-    DRY_RUN=1 call "${predict[@]}" --checkpoint "$one" --checkpoint "$other" --out predictions "$(an_image)"
+    DRY_RUN=plan stage --state=3 --continue-from="$(checkpoint "$(rounds)" "${arms%% *}")" \
+        --second-arm="$(checkpoint "$(rounds)" "${arms##* }")" | "$PYTHON" "${root}scripts/results.py" "$REPORT"
 }

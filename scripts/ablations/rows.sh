@@ -161,5 +161,6 @@ run_ids() {
 
 of_id() {
     id=$1 ARMS_PARALLEL=
+    exec 3>&1
     run_rows "${@:2}"
 }

@@ -55,6 +55,7 @@ all_options+=(--crop-size $crop --test-size $test_size --workers=0)
 # of_seed SEED ROW ...: its own images, split and seeds.
 of_seed() {
     id=$(($1 % 3)) ARMS_PARALLEL=
+    exec 3>&1
     seed_b=$((10 * $1 + 1)) seed_l=$((10 * $1 + 2)) seed_r=$((10 * $1 + 3))
     seed_c=$seed_b seed_f=$seed_b
     DATA_ROOT=$OUTPUT_DIR/data-$1

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""What a launcher prints at its end: the mIoU of every stage, and commands for its last two checkpoints.
+
+    python scripts/results.py REPORT < PLAN
+
+PLAN is the command that tests both checkpoints, as ``main.py --plan`` reads it. REPORT is 0 where the run has none.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root))
+
+from data import patterns, specs  # noqa: E402
+from dmt.plan import split_command  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+from utils.options import parse_options  # noqa: E402
+
+
+def main(report):
+    """Print it all; the commands only where both checkpoints are there."""
+    program, words = split_command(sys.stdin.read())
+    options = parse_options(words)
+    print(f"\n{'stage':<44} best validation mIoU (%)")
+    for line in Path(options.output_dir, "log.txt").read_text(encoding="utf-8").splitlines():
+        name, miou = line.rsplit(": ", 1)
+        print(f"{name:<44} {float(miou):.2f}")
+    if report != "0":
+        print(f"\nreport: {options.output_dir}/report/index.html")
+    checkpoints = options.continue_from, options.second_arm
+    if all(Path(path).is_file() for path in checkpoints):
+        print("\ntest both arms, and label an image, or as many files and folders as you like:")
+        print(shlex.join([*program, *words]))
+        predict = Path(program[-1]).with_name("tools") / "predict.py"
+        print(shlex.join([sys.orig_argv[0], str(predict), "--checkpoint", checkpoints[0], "--checkpoint", checkpoints[1],
+                          "--out", "predictions", an_image(options)]))
+
+
+def an_image(options):
+    """One of the dataset's, with which the command runs."""
+    try:
+        spec = specs.load_spec(options.dataset)
+        return next(patterns.files_in(specs.resolve_root(spec, options.data_root), spec.patterns("images")[0]))[1]
+    except (UserError, StopIteration):
+        return "IMAGES"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
