@@ -29,6 +29,7 @@ from utils.errors import OneLineParser, UserError, reports_user_errors
 
 COUNTS = {"train": 2975, "val": 500}
 MASK = "_gtFine_labelIds.png"
+KINDS = {"image": ("leftImg8bit", IMAGE), "mask": ("gtFine", MASK)}
 WANTED = re.compile(rf"(?:.*/)?(leftImg8bit/(?:train|val|test)/[^/]+/[^/]+{IMAGE}|"
                     rf"gtFine/(?:train|val)/[^/]+/[^/]+{MASK})")
 _GET = ("get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip at www.cityscapes-dataset.com (Downloads, after "
@@ -55,19 +56,18 @@ def main(arguments=None):
 
 def _compare(root, free):
     """Raise ``UserError`` where a folder, an image or a mask is missing; unless ``free``, where numbers differ."""
-    for folder, suffix in (("leftImg8bit", IMAGE), ("gtFine", MASK)):
+    for folder, suffix in KINDS.values():
         if not (root / folder).is_dir():
             nested = next(iter(sorted(root.glob(f"*/{folder}"))), None)
             raise UserError(f"{root} has no folder {folder} with the files *{suffix}; "
                             + (f"move {nested} to {root}" if nested else _GET))
     rows, faults = [], []
     for subset, count in COUNTS.items():
-        images, masks = (names_in(root / folder / subset, suffix) for folder, suffix in (("leftImg8bit", IMAGE),
-                                                                                         ("gtFine", MASK)))
-        rows += [(f"images of {subset}", len(images), count), (f"masks of {subset}", len(masks), count)]
-        for what, lacking, folder, suffix in (("mask", {*images} - {*masks}, "gtFine", MASK),
-                                              ("image", {*masks} - {*images}, "leftImg8bit", IMAGE)):
-            if lacking:
+        found = {kind: names_in(root / folder / subset, suffix) for kind, (folder, suffix) in KINDS.items()}
+        rows += [(f"{kind}s of {subset}", len(names), count) for kind, names in found.items()]
+        for what, other in (("mask", "image"), ("image", "mask")):
+            folder, suffix = KINDS[what]
+            if lacking := {*found[other]} - {*found[what]}:
                 faults.append(f"{len(lacking)} files have no {what}, the first is {root / folder / subset}/"
                               f"{min(lacking)}{suffix}: unpack {folder}_trainvaltest.zip again")
     rows.append(("images of test", len(names_in(root / "leftImg8bit/test", IMAGE)), None))

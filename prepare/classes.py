@@ -5,7 +5,7 @@ alone; exact colours. Everything else is refused with the values, their shares, 
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +35,6 @@ class Choice:
 
     classes: list
     class_of: dict
-    warnings: list = field(default_factory=list)
     ignore: int | None = 255
     ignore_colors: list | None = None
 
@@ -107,14 +106,14 @@ def read_color(text, option):
     return tuple(int(part) for part in parts)
 
 
-def by_value(pixels, areas, palette, given, ignore, folder):
+def by_value(pixels, areas, palette, given, ignore, folder, warnings):
     """The ``Choice`` for masks of values in ``folder``. ``pixels`` is a Counter of the values, ``palette`` a dict value
     -> colour; ``areas`` are the values that fill a square of 2 x 2 pixels in some mask.
 
-    ``given`` are (name, values) of the user's, or (). ``ignore`` is a value, None for none, or "unsaid".
-    Raises ``UserError`` where it is not certain which values are classes.
+    ``given`` are (name, values) of the user's, or (). ``ignore`` is a value, None for none, or "unsaid". What looks
+    wrong is added to ``warnings``. Raises ``UserError`` where it is not certain which values are classes.
     """
-    numbered, warnings = any(numbers for _, numbers in given), []
+    numbered = any(numbers for _, numbers in given)
     if not numbered:
         _refuse_soft_edges(pixels, areas, folder, "values")
     if ignore == "unsaid":
@@ -155,7 +154,7 @@ def by_value(pixels, areas, palette, given, ignore, folder):
     if len({*colors}) < len(colors):  # an empty palette, say
         colors = [color_of(index) for index in range(len(found))]
     classes = [Class(name, color, () if plain else ids) for (name, ids), color in zip(found, colors)]
-    return Choice(classes, {value: class_of.get(value, 255) for value in pixels}, warnings, ignore)
+    return Choice(classes, {value: class_of.get(value, 255) for value in pixels}, ignore)
 
 
 def by_color(pixels, areas, given, ignored, folder):

@@ -118,10 +118,10 @@ def finish(spec, root):
 
 
 def in_threads(function, items, unit):
-    """List of ``function(item)`` of all ``items``, by threads; progress is shown."""
+    """Dict from every one of ``items`` to its ``function(item)``, by threads; progress is shown."""
     items = list(items)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return list(progress_bar(f"{unit}s", unit, len(items))(pool.map(function, items)))
+        return dict(zip(items, progress_bar(f"{unit}s", unit, len(items))(pool.map(function, items))))
 
 
 def add_mask_options(parser, replaced):

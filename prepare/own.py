@@ -75,7 +75,7 @@ def main(arguments=None):
     facts, by_color = _look(pairings, pool, options.max_pixels)
     usable = [_usable(pairing, facts, warnings) for pairing in pairings]
     masked = {name: files for labeled, _ in usable for name, files in labeled.items()}
-    choice = _choose_classes([facts[mask] for _, mask in masked.values()], by_color, options, warnings)
+    choice, pixels = _choose_classes([facts[mask] for _, mask in masked.values()], by_color, options, warnings)
     own = {name: {choice.class_of[value] for value in facts[mask].counts} - {255} for name, (_, mask) in masked.items()}
     split = _split(options, usable, own, warnings)
     warnings += [f"left out: {facts[path].error}" for path in pool.values() if facts[path].error]
@@ -84,7 +84,8 @@ def main(arguments=None):
           f"images carry an orientation tag: {TURN_IT}; masks are taken to lie as the files do")
     text = _spec(out, root, pairings, pool and options.unlabeled, pool, choice, len(split.training),
                  [fact.size for path, fact in facts.items() if fact.digest])
-    _print(split, choice, [facts[mask].counts for _, mask in masked.values()])
+    _print(split, choice, pixels, collections.Counter(
+        value for _, mask in masked.values() for value in facts[mask].counts))
     _write(out, root, text, split)
     for line in [*warnings[:_WARNINGS], *([f"and {len(warnings) - _WARNINGS} more"] if warnings[_WARNINGS:] else [])]:
         print(f"warning: {line}", file=sys.stderr)
@@ -183,9 +184,8 @@ def _look(pairings, pool, max_pixels):
     images = dict.fromkeys([*(image for image, _ in pairs), *pool.values()])
     masks = dict.fromkeys(mask for _, mask in pairs if mask)
     by_color = any(map(has_colors, masks))
-    look, look_at_mask = (functools.partial(function, max_pixels=max_pixels) for function in (image_facts, mask_facts))
-    facts = {**dict(zip(images, in_threads(look, images, "image"))),
-             **dict(zip(masks, in_threads(functools.partial(look_at_mask, by_color=by_color), masks, "mask")))}
+    facts = {**in_threads(lambda path: image_facts(path, max_pixels), images, "image"),
+             **in_threads(lambda path: mask_facts(path, max_pixels, by_color), masks, "mask")}
     for what, sides in zip(("heights", "widths"), zip(*(facts[path].size for path in images if facts[path].size))):
         print(f"{what:<12} {min(sides)} to {max(sides)} pixels")
     return facts, by_color
@@ -221,7 +221,7 @@ def _shown(path):
 
 
 def _choose_classes(facts, by_color, options, warnings):
-    """The ``classes.Choice`` for the masks with these ``Facts``."""
+    """(the ``classes.Choice`` for the masks with these ``Facts``, their Counter of values or colours)."""
     pixels, areas, palette = collections.Counter(), set(), {}
     for fact in facts:
         pixels.update(fact.counts)
@@ -241,10 +241,9 @@ def _choose_classes(facts, by_color, options, warnings):
             if len(texts) > 1 or not (texts[0].isdecimal() and int(texts[0]) <= 65535 or texts[0] == "none"):
                 raise UserError(f"--ignore {' '.join(texts)}: the masks hold values; give one from 0 to 65535, or none")
             value = None if texts[0] == "none" else int(texts[0])
-        choice = classes.by_value(pixels, areas, palette, options.classes, value, options.masks)
+        choice = classes.by_value(pixels, areas, palette, options.classes, value, options.masks, warnings)
     check_number(choice.classes, f"{options.masks}")
-    warnings += choice.warnings
-    return choice
+    return choice, pixels
 
 
 # --- which images are for what ----------------------------------------------------------------------------------------
@@ -307,12 +306,9 @@ def _add_pool(split, pool, facts, warnings):
 # --- what is printed and written --------------------------------------------------------------------------------------
 
 
-def _print(split, choice, counts):
-    """The table of values or colours, and the sizes of the lists."""
-    by_color, pixels, files = choice.ignore_colors is not None, collections.Counter(), collections.Counter()
-    for each in counts:
-        pixels.update(each)
-        files.update(each.keys())
+def _print(split, choice, pixels, files):
+    """The table of values or colours, with their ``pixels`` and the ``files`` that hold each; the sizes of the lists."""
+    by_color = choice.ignore_colors is not None
     print(f"\n{'colour' if by_color else 'value':>15} {'masks':>7} {'% of pixels':>12}  class")
     ranked = sorted(pixels, key=lambda value: (choice.class_of[value], value))
     for value in ranked[:_ROWS]:

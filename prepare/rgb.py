@@ -11,7 +11,6 @@ classes.txt, for python -m tools.new_dataset --classes. Masks whose colours are 
 
 import argparse
 import collections
-import functools
 import os
 from pathlib import Path
 
@@ -41,8 +40,8 @@ def main(arguments=None):
     classes = colors_of(read_classes(options.colors), options.colors)
     check_number(classes, options.colors)
     pixels, first = collections.Counter(), {}
-    look = functools.partial(_colors_of, max_pixels=options.max_pixels)
-    for path, (numbers, counts) in zip(targets, in_threads(look, targets, "mask")):
+    found = in_threads(lambda path: _colors_of(path, options.max_pixels), targets, "mask")
+    for path, (numbers, counts) in found.items():
         for color, count in zip(numbers.tolist(), counts.tolist()):
             pixels[color] += count
             first.setdefault(color, path)

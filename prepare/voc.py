@@ -134,10 +134,9 @@ def _animals(args, spec):
 
 def _sources(args):
     """(VOC: an archive, a folder, or ``out``, where it is unpacked already; SBD; the folder of the dataset)."""
-    voc, in_place = Path(args.voc).expanduser() if args.voc else None, None
-    if voc:
-        in_place = next((folder for folder in (voc, voc / "VOC2012", voc / "VOCdevkit/VOC2012")
-                         if (folder / "JPEGImages").is_dir()), None)
+    voc = args.voc and Path(args.voc).expanduser()
+    in_place = next((voc / folder for folder in ("", "VOC2012", "VOCdevkit/VOC2012")
+                     if (voc / folder / "JPEGImages").is_dir()), None) if voc else None
     out = args.out or in_place or os.environ.get("VOC_ROOT")
     if not out:
         raise UserError("where shall the dataset go? Give a folder with --out")

@@ -1,7 +1,5 @@
 """VOC's animals at half the resolution, of a prepared VOC: what the built-in spec voc-animals describes."""
 
-import functools
-
 import numpy as np
 from PIL import Image
 
@@ -29,8 +27,8 @@ def write_animals(voc, root, spec, out):
     for path, (file_name,) in ((find_list(voc, root, "training"), spec.train_lists),
                                (find_list(voc, root, "validation"), spec.val_lists)):
         names = read_list(path)
-        has_animal = in_threads(functools.partial(_write_halved, voc, root, spec, out), names, "image")
-        lists[file_name] = [name for name, has in zip(names, has_animal) if has]
+        has_animal = in_threads(lambda name: _write_halved(voc, root, spec, out, name), names, "image")
+        lists[file_name] = [name for name in names if has_animal[name]]
         print(f"{len(lists[file_name])} of {len(names)} images of {path.name} show an animal")
     sync()
     save_lists(spec.list_path(out, ""), lists)  # last: what has lists is whole

@@ -14,10 +14,6 @@ from report.summary import VERSIONS, labelling_rows, method_of, percent, recipe,
 from utils.files import write_text
 
 _HERE = Path(__file__).parent
-_METHODS = {"CBST": "Self-training on class-balanced pseudo labels (CBST)",
-            "DST": "Self-training with the dynamic loss (DST)", "online": "Self-training on labels made on the fly",
-            "naive": "Mutual training, every pseudo label weighted (naive)",
-            "flip": "Mutual training that learns its own label where it wins (flip)", "DMT": "Dynamic mutual training"}
 _SECTIONS = {  # name -> title, and how the names of its figures begin
     "classes": ("Classes", "classes-"), "training": ("Training", "loss"), "pseudo-labels": ("Pseudo labels", "labels-"),
     "ple": ("What PLE changed", "ple"), "forgetting": ("Forgetting", "forg"),
@@ -33,12 +29,13 @@ def write_page(run, folder):
     if any(look["panels"] for look in run.looks.values()):
         sections["pictures"] = "Pictures"
     sections.update(stages="Stages", configuration="Configuration")
+    rounds = [{"arm": stage.arm, "round": stage.round, "recipe": recipe(stage)} for stage in run.stages if stage.round]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True,
                                      undefined=jinja2.StrictUndefined)
     environment.filters.update(percent=percent, duration=duration, data_url=lambda name: _data_url(figures / name))
     write_text(path, environment.get_template("page.html.jinja").render(
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")), run=run, drawn=drawn, sections=sections,
-        method=_method(run), progress=progress(run), stages=_stages(run),
+        method=rounds and method_of(rounds).partition("+PLE"), progress=progress(run), stages=_stages(run),
         labels=[(row["round"] + 1, row["arm"], f"{row['ratio']:g}", *shares(
             row, ("labeled_before", "labeled_after", "changed", "right_before", "right_after")))
             for row in labelling_rows(run)],
@@ -78,16 +75,6 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _method(run):
-    """What the run did, in words."""
-    stages = [{"arm": stage.arm, "round": stage.round, "recipe": recipe(stage)} for stage in run.stages if stage.round]
-    if not stages:
-        return "Supervised training"
-    name, _, further = method_of(stages).partition("+PLE")
-    enhanced = any(made.enhanced for made in run.labellings)
-    return _METHODS[name] + (f" with pseudo label enhancement{further}" if enhanced else "")
-
-
 # --- rows of tables -----------------------------------------------------------------------------------------------
 
 
@@ -112,12 +99,11 @@ def _configuration(run):
     groups = {}
     for stage in run.stages:
         name = f"{'rounds' if stage.round else 'round 0'}, {stage.arm or stage.name}"
-        values = {**recipe(stage), "seed": stage.options.get("seed")}
-        for key, value in values.items():
+        for key, value in {**recipe(stage), "seed": stage.options.get("seed")}.items():
             text = " x ".join(map(str, value)) if isinstance(value, list) else str(value)
             groups.setdefault(name, {}).setdefault(key, {})[text] = None  # in their order, each once
-    keys = dict.fromkeys(key for group in groups.values() for key in group)
-    rows = [(key.replace("_", " "), *(", ".join(group.get(key, "-")) for group in groups.values())) for key in keys]
+    rows = [(key.replace("_", " "), *(", ".join(group.get(key, "-")) for group in groups.values()))
+            for key in dict.fromkeys(key for group in groups.values() for key in group)]
     last = next((stage.environment for stage in reversed(run.stages) if stage.environment), {})
     return {"configuration": (("option", *groups), rows), "command": " ".join(last.get("command") or ()),
             "versions": [(key, last[key]) for key in VERSIONS if last.get(key) is not None]}
