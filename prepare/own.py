@@ -78,8 +78,7 @@ def main(arguments=None):
     choice, pixels = _choose_classes([facts[mask] for _, mask in masked.values()], by_color, options, warnings)
     own = {name: {choice.class_of[value] for value in facts[mask].counts} - {255} for name, (_, mask) in masked.items()}
     split = _split(options, usable, own, warnings)
-    warnings += [f"left out: {facts[path].error}" for path in pool.values() if facts[path].error]
-    split = _add_pool(split, {name: path for name, path in pool.items() if not facts[path].error}, facts, warnings)
+    split = _add_pool(split, pool, facts, warnings)
     _note(warnings, [str(path) for path, fact in facts.items() if fact.turned],
           f"images carry an orientation tag: {TURN_IT}; masks are taken to lie as the files do")
     text = _spec(out, root, pairings, pool and options.unlabeled, pool, choice, len(split.training),
@@ -199,10 +198,8 @@ def _usable(pairing, facts, warnings):
         if not wrong and mask and facts[image].size != facts[mask].size:
             wrong = [unequal(image, mask, facts[image].size, facts[mask].size)]
         errors += wrong
-        if not wrong and mask:
-            labeled[name] = image, mask
-        elif not wrong:
-            unlabeled[name] = image
+        if not wrong:
+            (labeled if mask else unlabeled)[name] = (image, mask) if mask else image
     if not labeled:
         raise UserError(f"no mask of {pairing.folders[1]} can be used; {errors[0]}")
     warnings += [f"left out: {error}" for error in errors]
@@ -282,7 +279,9 @@ def _split(options, usable, own, warnings):
 
 
 def _add_pool(split, pool, facts, warnings):
-    """The ``Split`` with the images of --unlabeled, without copies of validation images. Copies are said."""
+    """The ``Split`` with the images of --unlabeled that open, without copies of validation images. Copies are said."""
+    warnings += [f"left out: {facts[path].error}" for path in pool.values() if facts[path].error]
+    pool = {name: path for name, path in pool.items() if not facts[path].error}
     for name in pool.keys() & split.unlabeled.keys():
         if facts[pool[name]].digest != facts[split.unlabeled[name]].digest:
             raise UserError(f"{split.unlabeled[name]} and {pool[name]} have one name; rename one of them")

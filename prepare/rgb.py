@@ -40,8 +40,12 @@ def main(arguments=None):
     classes = colors_of(read_classes(options.colors), options.colors)
     check_number(classes, options.colors)
     pixels, first = collections.Counter(), {}
-    found = in_threads(lambda path: _colors_of(path, options.max_pixels), targets, "mask")
-    for path, (numbers, counts) in found.items():
+
+    def look(path):
+        images.image_size(path, options.max_pixels)  # refuses what claims to be too large
+        return np.unique(masks.colors(path, path.read_bytes()), return_counts=True)
+
+    for path, (numbers, counts) in in_threads(look, targets, "mask").items():
         for color, count in zip(numbers.tolist(), counts.tolist()):
             pixels[color] += count
             first.setdefault(color, path)
@@ -74,12 +78,6 @@ def _parser():
                              "differences; default: 0, only exact colours); 60 suits JPEG of strong colours")
     add_mask_options(parser, "masks that are in OUT already")
     return parser
-
-
-def _colors_of(path, max_pixels):
-    """(packed colours, their numbers of pixels) of a mask."""
-    images.image_size(path, max_pixels)  # refuses what claims to be too large
-    return np.unique(masks.colors(path, path.read_bytes()), return_counts=True)
 
 
 def _table(pixels, first, classes, options):

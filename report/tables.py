@@ -242,7 +242,8 @@ def _numbers(rows, measures, against):
         rows, columns = rows.assign(over=over.where(rows.method != against)), [*columns, "over"]
     grouped = rows.groupby(_ROW, sort=False)
     numbers = grouped.agg(runs=("run", "size"), split_ids=("split_id", lambda ids: " ".join(sorted(set(ids)))),
-                          backbones=("recipe", _other_backbones))
+                          backbones=("recipe", lambda recipes: {stage.get("backbone", "resnet101") for recipe in recipes
+                                                                for stage in recipe.values()}))
     numbers = pd.concat([numbers, *(values.rename(f"{name}_{end}") for name in columns for end, values in (
         ("mean", grouped[name].mean(skipna=False)), ("sd", grouped[name].std(skipna=False))))], axis=1)
     numbers = numbers.copy().reset_index()  # the copy lies in one piece
@@ -254,10 +255,6 @@ def _numbers(rows, measures, against):
     numbers["published_of"] = of.where(numbers.published.notna())
     numbers["difference"] = numbers.miou_mean - numbers.published if "miou" in measures else np.nan
     return numbers
-
-
-def _other_backbones(recipes):
-    return {stage.get("backbone", "resnet101") for recipe in recipes for stage in recipe.values()} - {"resnet101"}
 
 
 # --- from rows to text --------------------------------------------------------------------------------------------
@@ -319,7 +316,7 @@ def _notes(numbers, measures, arm, against):
         notes.append("published: Feng et al. 2022, means over three split ids, DeepLab-v2 with ResNet-101. The PLE "
                      f"paper states up to {published()['ple_gain']} points above DMT; DMT+PLE stands beside "
                      "DMT's number.")
-        others = sorted(set().union(*beside.backbones))
+        others = sorted(set().union(*beside.backbones) - {"resnet101"})
         if others:
             notes.append(f"These runs have another network ({', '.join(others)}); the published numbers do not "
                          "compare.")
