@@ -39,7 +39,6 @@ def save(topic, figures, folder=RESULTS):
     """
     path, made = Path(folder) / f"{topic}.json", environment()
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    path.parent.mkdir(parents=True, exist_ok=True)
     result = {"topic": topic, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
               **{key: made[key] for key in made if key not in ("command", "directory")},
               "commit": os.environ.get("COMMIT") or made["commit"], "cpu": cpu and cpu[1],

@@ -74,17 +74,14 @@ def main(arguments=None):
     pairings, pool = _find(options, warnings)
     facts, by_color = _look(pairings, pool, options.max_pixels)
     usable = [_usable(pairing, facts, warnings) for pairing in pairings]
-    masked = {name: files for labeled, _ in usable for name, files in labeled.items()}
-    choice, pixels = _choose_classes([facts[mask] for _, mask in masked.values()], by_color, options, warnings)
-    own = {name: {choice.class_of[value] for value in facts[mask].counts} - {255} for name, (_, mask) in masked.items()}
-    split = _split(options, usable, own, warnings)
-    split = _add_pool(split, pool, facts, warnings)
+    masks = [facts[mask] for labeled, _ in usable for _, mask in labeled.values()]
+    choice, pixels = _choose_classes(masks, by_color, options, warnings)
+    split = _add_pool(_split(options, usable, choice, facts, warnings), pool, facts, warnings)
     _note(warnings, [str(path) for path, fact in facts.items() if fact.turned],
           f"images carry an orientation tag: {TURN_IT}; masks are taken to lie as the files do")
     text = _spec(out, root, pairings, pool and options.unlabeled, pool, choice, len(split.training),
                  [fact.size for path, fact in facts.items() if fact.digest])
-    _print(split, choice, pixels, collections.Counter(
-        value for _, mask in masked.values() for value in facts[mask].counts))
+    _print(split, choice, pixels, collections.Counter(value for fact in masks for value in fact.counts))
     _write(out, root, text, split)
     for line in [*warnings[:_WARNINGS], *([f"and {len(warnings) - _WARNINGS} more"] if warnings[_WARNINGS:] else [])]:
         print(f"warning: {line}", file=sys.stderr)
@@ -246,7 +243,7 @@ def _choose_classes(facts, by_color, options, warnings):
 # --- which images are for what ----------------------------------------------------------------------------------------
 
 
-def _split(options, usable, own, warnings):
+def _split(options, usable, choice, facts, warnings):
     """The ``Split`` of the files in IMAGES and MASKS, and in the folders for validation."""
     labeled, unlabeled = (dict(part) for part in usable[0])
     if options.val_images:
@@ -256,26 +253,27 @@ def _split(options, usable, own, warnings):
                             "rename one, or link both folders into one as train and val, and their masks likewise")
         _note(warnings, [*usable[1][1]], "validation images have no mask and are left out")
         return Split(labeled, validation, unlabeled, options.how)
+    names, how = [], _BY_FOLDERS
+    subset_of = {name: next((_SUBSETS[part] for part in name.lower().split("/")[:-1] if part in _SUBSETS), "train")
+                 for name in [*labeled, *unlabeled]}
     if options.val_list:
-        names = read_list(options.val_list)
+        names, how = read_list(options.val_list), options.val_list
         if lacking := [name for name in names if name not in labeled]:
             raise UserError(f"{options.val_list} names {lacking[0]}, which is no image with a usable mask (such as "
                             f"{next(iter(labeled))}); correct the name")
-        return Split(labeled, {name: labeled.pop(name) for name in names}, unlabeled, options.val_list)
-    subset_of = {name: next((_SUBSETS[part] for part in name.lower().split("/")[:-1] if part in _SUBSETS), "train")
-                 for name in [*labeled, *unlabeled]}
-    if "train" in (subset_of[name] for name in labeled):  # else the folders' names mean something else
+    elif "train" in (subset_of[name] for name in labeled):  # else the folders' names mean something else
         _note(warnings, [name for name, subset in subset_of.items() if subset == "test"],
               "images in a folder for testing are left out")
         _note(warnings, [name for name in unlabeled if subset_of[name] == "val"],
               "images in a folder for validation have no mask and are left out")
-        validation = {name: labeled[name] for name in labeled if subset_of[name] == "val"}
-        labeled, unlabeled = ({name: files[name] for name in files if subset_of[name] == "train"}
-                              for files in (labeled, unlabeled))
-        if validation:
-            return Split(labeled, validation, unlabeled, _BY_FOLDERS)
-    held = hold_out({name: own[name] for name in labeled}, options.val_share)
-    return Split(labeled, {name: labeled.pop(name) for name in held}, unlabeled, f"share {options.val_share}")
+        names = [name for name in labeled if subset_of[name] == "val"]
+        labeled = {name: files for name, files in labeled.items() if subset_of[name] != "test"}
+        unlabeled = {name: path for name, path in unlabeled.items() if subset_of[name] == "train"}
+    if not names:
+        own = {name: {choice.class_of[value] for value in facts[mask].counts} - {255}
+               for name, (_, mask) in labeled.items()}
+        names, how = hold_out(own, options.val_share), f"share {options.val_share}"
+    return Split(labeled, {name: labeled.pop(name) for name in names}, unlabeled, how)
 
 
 def _add_pool(split, pool, facts, warnings):
