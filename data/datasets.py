@@ -47,9 +47,11 @@ class WholeImages(Dataset):
         for index, size in zip(indices, sizes):
             if size[0] > test_size[0] or size[1] > test_size[1]:
                 raise UserError(images.too_large(self.samples[index].image, size, test_size))
-        padded = [torch.from_numpy(np.stack([transforms.pad(array, test_size, fill) for array in arrays]))
-                  for arrays, fill in ((pictures, 0), (labels, 255)) if arrays[0] is not None]
-        return padded[0], padded[1] if padded[1:] else None, list(indices), sizes
+
+        def padded(arrays, fill):
+            return torch.from_numpy(np.stack([transforms.pad(array, test_size, fill) for array in arrays]))
+
+        return padded(pictures, 0), None if labels[0] is None else padded(labels, 255), list(indices), sizes
 
 
 def matched(name, image, label, size=None):

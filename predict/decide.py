@@ -59,7 +59,9 @@ def _predict_group(group, members, protocol, choices, batch_size):
     said = f"{at_once} x {height} x {width} pixels at once"
     advice = f"give {'a smaller --window or --batch-size' if protocol.kind == SLIDING else '--protocol sliding'}"
     if any(member.device.type == "cpu" for member in members):  # there the system kills a process, without a word
-        needed, free = max(map(bytes_a_pixel, members)) * height * width * at_once, _free_memory()
+        networks, free = (member.description for member in members), _free_memory()
+        a_pixel = max(5 * largest_map(one.backbone, one.output_stride) for one in networks)  # measured on a CPU
+        needed = a_pixel * height * width * at_once
         if needed > free:
             raise UserError(f"{said} need about {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free; "
                             f"{advice}")
@@ -69,11 +71,6 @@ def _predict_group(group, members, protocol, choices, batch_size):
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
     raise UserError(f"{said} do not fit into the memory; {advice}")  # here, where no frame holds what did not fit
-
-
-def bytes_a_pixel(member):
-    """What a forward pass in float32 takes for each pixel, measured on a CPU: 5 of its largest maps."""
-    return 5 * largest_map(member.description.backbone, member.description.output_stride)
 
 
 def _free_memory():

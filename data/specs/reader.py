@@ -40,6 +40,7 @@ _CLASS_KEYS = {
     "color": (_COLOR, "three numbers from 0 to 255 (red, green, blue), as in [200, 0, 0]"),
     "ids": ([_VALUE], "a list of mask values from 0 to 65535, as in [26]", None),
     "colors": ([_COLOR], "a list of colours, as in [[0, 0, 142]]", None)}
+_AS_GIVEN = ("images", "labels", "unlabeled_images", "lists", "lists_root", "root", "root_variable", "crop", "test_by")
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,9 +116,8 @@ def _faults(given):
     yield from _misfits(given, KEYS)
     for index, entry in enumerate(given["classes"]):
         yield from _misfits(entry, _CLASS_KEYS, ("classes", index))
-    values, classes = _values(given, KEYS), [_values(entry, _CLASS_KEYS) for entry in given["classes"]]
-    names, by_color = [str(entry["name"]) for entry in classes], values["masks"] == "color"
-    most = 254 if by_color else 255
+    values, classes, names = _said(given)
+    most = 254 if values["masks"] == "color" else 255
     if not 2 <= len(names) <= most:
         yield ("classes",), f"classes lists {len(names)} class{'es' * (len(names) != 1)}; 2 to {most} are possible"
     for index, name in enumerate(names):
@@ -170,7 +170,7 @@ def _mask_faults(given, values, classes, names):
             "whose colours say the class; add the line 'masks: color' to the spec, or delete it here")
     owners = {}
     for index, entry in enumerate(classes):
-        for value in _in_masks(entry, by_color):
+        for value in entry["in_masks"]:
             if owners.setdefault(value, index) != index:
                 yield ("classes", index, key if entry[key] else "color"), (
                     f"the mask {what} {list(value) if by_color else value} belongs to two classes, "
@@ -196,6 +196,11 @@ def _mask_faults(given, values, classes, names):
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
+def _name(where):
+    """How errors call a value: crop, classes[2].ids."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in where).lstrip(".")
+
+
 def _values(given, keys):
     """What the mapping ``given`` says of all ``keys`` (a table as ``KEYS``), lists as tuples."""
     return {key: _frozen(given.get(key, *usual)) for key, (_, _, *usual) in keys.items()}
@@ -205,41 +210,38 @@ def _frozen(value):
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _in_masks(entry, by_color):
-    """The colours or values that a class has in the masks."""
-    return entry["colors"] or (entry["color"],) if by_color else entry["ids"] or ()
-
-
-def _name(where):
-    """How errors call a value: crop, classes[2].ids."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in where).lstrip(".")
+def _said(given):
+    """(values, those of every class, names of the classes); of a class ``in_masks`` are its colours or values there."""
+    values, classes = _values(given, KEYS), [_values(entry, _CLASS_KEYS) for entry in given["classes"]]
+    for entry in classes:
+        entry["in_masks"] = (entry["colors"] or [entry["color"]]) if values["masks"] == "color" else entry["ids"] or []
+    return values, classes, tuple(str(entry["name"]) for entry in classes)
 
 
 def _fields(given, folder):
     """Dict of the fields of a ``DatasetSpec`` for what the file in ``folder`` holds, which has no faults."""
-    values, classes = _values(given, KEYS), [_values(entry, _CLASS_KEYS) for entry in given["classes"]]
-    names, by_color = tuple(str(entry["name"]) for entry in classes), values["masks"] == "color"
-    fields = {key: values[key] for key in ("lists", "crop", "test_by", "root_variable")}
+    values, classes, names = _said(given)
     for key in ("images", "labels", "unlabeled_images"):  # several as a tuple
-        fields[key] = values[key][0] if isinstance(values[key], tuple) and len(values[key]) == 1 else values[key]
+        if isinstance(values[key], tuple) and len(values[key]) == 1:
+            values[key] = values[key][0]
     for key in ("train_list", "val_list"):
-        fields[f"{key}s"] = values[key] if isinstance(values[key], tuple) else (values[key],)
+        values[key] = values[key] if isinstance(values[key], tuple) else (values[key],)
     for key in ("root", "lists_root"):
-        fields[key] = values[key] and os.path.abspath(folder / Path(values[key]).expanduser())
+        values[key] = values[key] and os.path.abspath(folder / Path(values[key]).expanduser())
     background = names.index(values["background"]) if values["background"] in names else values["background"]
-    owners = {value: index for index, entry in enumerate(classes) for value in _in_masks(entry, by_color)}
+    owners = {value: index for index, entry in enumerate(classes) for value in entry["in_masks"]}
     others, colors, table = values["ignore_colors"] == "others", None, None
     ignore = None if values["ignore"] in _NONE else values["ignore"]
-    if by_color:
+    if values["masks"] == "color":
         colors = tuple(sorted({**owners, **dict.fromkeys(() if others else values["ignore_colors"], 255)}.items()))
     elif owners:
         ignore = None if ignore in owners else ignore  # nobody wrote it
         rest = 255 if ignore is None or ignore < len(names) else ignore  # finished stages are compared by this
         table = tuple(owners.get(value, rest) for value in range(max(256, max(owners) + 1)))
-    return {**fields, "name": str(values["name"]), "class_names": names,
-            "palette": tuple(entry["color"] for entry in classes),
+    return {"name": str(values["name"]), "class_names": names, "palette": tuple(entry["color"] for entry in classes),
             "background": None if background in _NONE else background, "ignore": ignore, "label_ids": table,
-            "mask_colors": colors, "ignore_other_colors": others or None,
+            "mask_colors": colors, "ignore_other_colors": others or None, "train_lists": values["train_list"],
+            "val_lists": values["val_list"],
             "test_size": None if values["test_size"] == "largest" else values["test_size"],
             "divisors": tuple((str(split), divisor) for split, divisor in values["divisors"].items()),
-            "dms_splits": tuple(map(str, values["dms_splits"]))}
+            "dms_splits": tuple(map(str, values["dms_splits"])), **{key: values[key] for key in _AS_GIVEN}}
