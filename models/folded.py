@@ -5,9 +5,10 @@ be its bias. What remains, convolution, bias, the sum of a residual block and Re
 on whole images spends more than half of its time in normalizing otherwise.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
-from torchvision.models.resnet import Bottleneck
 
 
 class FoldedDeepLab:
@@ -19,24 +20,16 @@ class FoldedDeepLab:
     """
 
     def __init__(self, model, dtype=torch.float32):
-        net, self._dtype, self._convolutions = model.backbone, dtype, []
-        self._stem, self._pool = self._folded(net.conv1, net.bn1), net.maxpool
-        self._blocks = [self._block(block) for block in model.blocks()]
-        head = model.classifier[0]
-        self._branches = [self._folded(conv) for conv in head.convs[:head.branches]]
+        net, head = model.backbone, model.classifier[0]
+        self._dtype, self._stem, self._pool = dtype, _Convolution(net.conv1, net.bn1, dtype), net.maxpool
+        self._blocks = [  # of torchvision's ``Bottleneck``: (shortcut or None, the three convolutions)
+            (None if block.downsample is None else _Convolution(*block.downsample, dtype),
+             _Convolution(block.conv1, block.bn1, dtype),
+             _Convolution(block.conv2, block.bn2, dtype), _Convolution(block.conv3, block.bn3, dtype))
+            for block in model.blocks()]
+        self._branches = [_Convolution(conv, None, dtype) for conv in head.convs[:head.branches]]
+        self._convolutions = [self._stem, *filter(None, itertools.chain(*self._blocks)), *self._branches]
         self.refresh()
-
-    def _folded(self, conv, norm=None):
-        folded = _Convolution(conv, norm, self._dtype)
-        self._convolutions.append(folded)
-        return folded
-
-    def _block(self, block):
-        if not isinstance(block, Bottleneck):
-            raise TypeError(f"a residual block is {type(block).__name__}, not torchvision's Bottleneck")
-        shortcut = None if block.downsample is None else self._folded(*block.downsample)
-        return (shortcut, self._folded(block.conv1, block.bn1), self._folded(block.conv2, block.bn2),
-                self._folded(block.conv3, block.bn3))
 
     def refresh(self):
         """Take over the model's present weights and running statistics."""
