@@ -29,13 +29,12 @@ def main(report):
         print(f"{name:<44} {float(miou):.2f}")
     if report != "0":
         print(f"\nreport: {options.output_dir}/report/index.html")
-    checkpoints = options.continue_from, options.second_arm
-    if all(Path(path).is_file() for path in checkpoints):
-        print("\ntest both arms, and label an image, or as many files and folders as you like:")
-        print(shlex.join([*program, *words]))
-        predict = Path(program[-1]).with_name("tools") / "predict.py"
-        print(shlex.join([sys.orig_argv[0], str(predict), "--checkpoint", checkpoints[0], "--checkpoint", checkpoints[1],
-                          "--out", "predictions", an_image(options)]))
+    one, other = options.continue_from, options.second_arm
+    if Path(one).is_file() and Path(other).is_file():
+        predict = [sys.orig_argv[0], str(Path(program[-1]).with_name("tools") / "predict.py"), "--checkpoint", one,
+                   "--checkpoint", other, "--out", "predictions", an_image(options)]
+        print("\ntest both arms, and label an image, or as many files and folders as you like:",
+              shlex.join([*program, *words]), shlex.join(predict), sep="\n")
 
 
 def an_image(options):

@@ -6,10 +6,7 @@
 # N starts from the checkpoints of round N-1: with them the arms label, into OUTPUT_DIR/pseudo/EXP__p(N-1)--ARM.
 set -euo pipefail
 
-fail() {
-    echo "error: $*" >&2
-    exit 2
-}
+fail() { echo "error: $*" >&2; exit 2; }
 
 # "" in the repository's root, else the root's path with a slash: paths in commands stay short where they can, and since
 # the working directory is left alone, relative paths mean what the user meant.
@@ -50,12 +47,9 @@ weights=${weights:-}  # first weights of the backbone: a file, or none for rando
 previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 
 PYTHON=${PYTHON:-$python}
-for name in ARMS_PARALLEL KEEP REDO REPORT CHECK MIXED_PRECISION DRY_RUN ORACLE halves; do
-    case $name=${!name:-} in
-        ARMS_PARALLEL=0 | KEEP=0 | REDO=0 | DRY_RUN=0) declare "$name=" ;;
-        *=0 | *=1 | *= | DRY_RUN=plan) ;;
-        *) fail "$name is '${!name}'; it must be 0 or 1" ;;
-    esac
+for name in ARMS_PARALLEL KEEP REDO DRY_RUN; do if [ "${!name}" = 0 ]; then declare "$name="; fi; done
+for name in ARMS_PARALLEL KEEP REDO REPORT CHECK MIXED_PRECISION ORACLE halves DRY_RUN; do
+    [[ ${!name:-} =~ ^[01]?$ || $name=${!name} = DRY_RUN=plan ]] || fail "$name is '${!name}'; it must be 0 or 1"
 done
 if [ -n "$LAUNCH" ] && [[ " $LAUNCH " != *" torchrun "* || -n $ARMS_PARALLEL ]]; then
     fail "LAUNCH is '$LAUNCH'; it needs the word torchrun, and goes without ARMS_PARALLEL, which is for one machine"
@@ -158,10 +152,7 @@ train() {
 }
 
 # half ROUND TEACHER STUDENT RATIO: the student learns from the teacher's labels.
-half() {
-    label "$1" "$2" "$4"
-    train "$1" "$3" "$2"
-}
+half() { label "$1" "$2" "$4"; train "$1" "$3" "$2"; }
 
 # round0_of_both ARM SPLIT ARM SPLIT: round 0 of both arms, each on its labelled images.
 round0_of_both() {
@@ -249,8 +240,7 @@ how_far() {
 
 # --- before, between and after the stages -----------------------------------------------------------------------------
 
-# What start plans, and what has to be made after that and before everything else; a launcher may have others.
-commands() { DRY_RUN=plan bash "$0"; }
+# What has to be made before the first stage; a launcher may have more.
 prepare() { :; }
 
 # own_lists: the split lists are made for this run, unless LISTS_DIR says where they are: the data are only read.
@@ -274,7 +264,7 @@ start() {
             "set coco_weights= (empty), too"
     fi
     if [ -n "$DRY_RUN" ]; then prepare; return; fi
-    plan=$(commands | awk '/main\.py/')
+    plan=$(DRY_RUN=plan bash "$0" | awk '/main\.py/')
     "${read_plan[@]}" <<< "$plan" > /dev/null
     if [ -z "$several_runs" ]; then lock_run; fi
     prepare

@@ -1,31 +1,23 @@
 """scripts/ablations: what DRY_RUN prints is SPEC's table, row by row; and a tiny run that shares, stops and goes on."""
 
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from dmt.plan import Plan
+from tests.test_launchers import ROOT, start
 from utils.options import parse_options
 
-ROOT = Path(__file__).resolve().parents[1]
 BETAS = ["0", "0.05", "0.1", "0.2", "0.3", "0.5"]  # 0.15 is the row ple
 ROWS = ["baseline", "cbst", "dst", "dmt", "naive", "flip", "online", "ple", "ple-no-conflict-reduction",
         *(f"beta-{beta}" for beta in BETAS)]
 
 
-def launch(script, *arguments, **variables):
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": "python", **variables}
-    return subprocess.run([ROOT / script, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
-                          timeout=300)
-
-
 def dry(script, *arguments):
     """({row: [options of its main.py calls]}, {row: sources of its links}), a row's own calls only."""
-    done = launch(script, *arguments, DRY_RUN="1")
+    done = start(script, *arguments, DRY_RUN="1")
     assert (done.returncode, done.stderr) == (0, "")
     stages, links, row = {}, {}, None
     for line in done.stdout.splitlines():
@@ -42,7 +34,7 @@ def dry(script, *arguments):
 
 def planned(script, *arguments):
     """What main.py --plan reads before the first stage."""
-    done = launch(script, *arguments, DRY_RUN="plan")
+    done = start(script, *arguments, DRY_RUN="plan")
     assert (done.returncode, done.stderr) == (0, "")
     return Plan(done.stdout.splitlines(), parse_options)
 
@@ -131,7 +123,7 @@ def test_a_single_row_brings_what_it_needs():
 
 
 def test_every_seed_has_its_own_images_split_and_folder():
-    printed = launch("scripts/ablations/shapes.sh", DRY_RUN="1", ROWS="baseline", SEEDS="0 4").stdout
+    printed = start("scripts/ablations/shapes.sh", DRY_RUN="1", ROWS="baseline", SEEDS="0 4").stdout
     for seed, split_id in ((0, 0), (4, 1)):
         assert f"--out=runs/ablations-shapes/data-{seed}" in printed and f"--sets-id={split_id} " in printed
         assert f"--seed={10 * seed + 1} " in printed and f"--output-dir=runs/ablations-shapes/seed-{seed}/baseline" in printed
@@ -152,7 +144,7 @@ def test_camvid_has_supervised_training_on_few_and_on_all_labels_for_as_many_ste
 
 def test_camvid_takes_the_numbers_of_its_launcher_and_makes_lists_once():
     words = ("some/data", "ROWS=dmt ple", "IDS=0 1", "ep=7", "backbone=resnet50", "dataset=camvid")
-    done = launch("scripts/ablations/camvid.sh", *words, DRY_RUN="1")
+    done = start("scripts/ablations/camvid.sh", *words, DRY_RUN="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("generate_splits.py") == done.stdout.count("dms_sample.py") == 1
     options = planned("scripts/ablations/camvid.sh", *words).stages
@@ -169,7 +161,7 @@ def test_camvid_takes_the_numbers_of_its_launcher_and_makes_lists_once():
 
 def test_animals_have_the_first_rows_of_all_ids_before_the_others():
     words = ("my data", "OUTPUT_DIR=a", "weights=w")
-    done = launch("scripts/ablations/voc-animals.sh", *words, DRY_RUN="1")
+    done = start("scripts/ablations/voc-animals.sh", *words, DRY_RUN="1")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     first, later = ["baseline", "full", "dmt", "ple"], [
@@ -196,7 +188,7 @@ def test_animals_have_the_first_rows_of_all_ids_before_the_others():
 @pytest.mark.parametrize("script, word", [
     ("voc", "ROWS=dmp"), ("shapes", "SEEDS=1 x"), ("shapes", "JOBS=0"), ("camvid", "IDS=0 3"), ("voc-animals", "IDS=a")])
 def test_unknown_rows_seeds_and_ids_are_one_line(script, word, tmp_path):
-    wrong = launch(f"scripts/ablations/{script}.sh", word, f"OUTPUT_DIR={tmp_path / 'out'}", PYTHON=sys.executable)
+    wrong = start(f"scripts/ablations/{script}.sh", word, f"OUTPUT_DIR={tmp_path / 'out'}", PYTHON=sys.executable)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and wrong.stderr.startswith("error: ")
     assert not (tmp_path / "out").exists()
 
@@ -205,7 +197,7 @@ def test_a_tiny_run_shares_goes_on_and_keeps_its_numbers(tmp_path):
     numbers = {"SEEDS": "0", "OUTPUT_DIR": str(tmp_path / "out"), "PYTHON": sys.executable, "images": "24", "val_images": "6",
                "size": "64", "crop": "33 33", "test_size": "65 65", "ep0": "1", "split": "8", "ratios": "0.5", "ep": "1",
                "JOBS": "1", "REPORT": "0"}
-    done = launch("scripts/ablations/shapes.sh", "ROWS=online cbst", **numbers)
+    done = start("scripts/ablations/shapes.sh", "ROWS=online cbst", **numbers)
     assert done.returncode == 0, done.stderr
     exp, out = "ablations-shapes", tmp_path / "out" / "seed-0"
     assert "plan: 3 trainings and 1 labellings" in done.stdout and done.stdout.count("# stage 1 of 4\n") == 2
@@ -215,5 +207,5 @@ def test_a_tiny_run_shares_goes_on_and_keeps_its_numbers(tmp_path):
     same = [out / row / f"{exp}__p0--c.pt" for row in ("baseline", "online", "cbst")]
     assert all(path.samefile(same[0]) for path in same)
     assert [len((out / row / "log.txt").read_text().splitlines()) for row in ("baseline", "online", "cbst")] == [1, 2, 2]
-    other = launch("scripts/ablations/shapes.sh", "ROWS=online", "ep=2", **numbers)
+    other = start("scripts/ablations/shapes.sh", "ROWS=online", "ep=2", **numbers)
     assert other.returncode == 2 and "REDO=1" in other.stderr and other.stderr.count("\n") == 1

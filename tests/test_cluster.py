@@ -22,6 +22,8 @@ def test_a_stage_on_several_processes_is_the_same_stage():
         together = commands("dmt_ple-voc-20-1.sh", **more)
         assert [words[: len(launched)] for words in together] == [launched] * 22
         assert [words[len(launched) :] for words in together] == [words[1:] for words in alone]
+    own, *_ = commands("dmt_ple-voc-20-1.sh", NPROC="2", PYTHON="/my python/bin/python")
+    assert own[:4] == ["/my python/bin/python", *TORCHRUN[1:], "--standalone"]
     assert commands("dmt_ple-voc-20-1.sh", NPROC="1") == alone
     assert commands("dmt_ple-voc-20-1.sh", ARMS_PARALLEL="1") == alone
     assert commands("dmt_ple-voc-20-1.sh", "--arms-parallel") == alone

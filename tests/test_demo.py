@@ -1,27 +1,22 @@
 """demo.sh: what it would run. The whole of it takes minutes and is run by hand; its stages have tests of their own."""
 
-import os
+import functools
 import shlex
-import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests.test_launchers import start
 from utils.options import parse_options
 
-ROOT = Path(__file__).resolve().parents[1]
 
 
-def demo(*arguments, **variables):
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
-    return subprocess.run([ROOT / "demo.sh", *arguments], cwd="/", env=environment, capture_output=True, text=True,
-                          timeout=60)
+demo = functools.partial(start, "demo.sh", cwd="/")
 
 
 @pytest.fixture(scope="module")
 def stages():
     """The options of every main.py that the demo calls, in order."""
-    done = demo(DRY_RUN="1", PYTHON="python")
+    done = demo(DRY_RUN="1")
     assert (done.returncode, done.stderr) == (0, "")
     words = [shlex.split(line) for line in done.stdout.splitlines()]
     return [parse_options(line[2:]) for line in words if line[1].endswith("/main.py")]
@@ -58,7 +53,7 @@ def test_seed_changes_images_split_and_trainings():
 
 
 def test_defaults_of_the_demo_can_be_set(tmp_path):
-    printed = demo("MIXED_PRECISION=1", "backbone=resnet50", "OUTPUT_DIR=here", DRY_RUN="1", PYTHON="python").stdout
+    printed = demo("MIXED_PRECISION=1", "backbone=resnet50", "OUTPUT_DIR=here", DRY_RUN="1").stdout
     assert printed.count(" --mixed-precision ") == 15 and printed.count(" --backbone=resnet50 ") == 3
     assert "--output-dir=here " in printed  # where the user is
     refused = demo("SEED=x", f"OUTPUT_DIR={tmp_path / 'out'}")

@@ -178,19 +178,10 @@ def test_numbers_come_as_arguments_or_from_the_environment():
         parse_options(words[2:]).oldfilename is not None for words in released]
 
 
-def test_torchrun_on_one_machine_and_on_several():
-    own, *_ = commands("dmt_ple-voc-20-1.sh", NPROC="2")
-    assert own[:6] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
-    own, *_ = commands("dmt_ple-voc-20-1.sh", LAUNCH="srun -N2 torchrun --nnodes=2", PYTHON="/my python/bin/python")
-    assert own[:7] == ["srun", "-N2", "/my python/bin/python", "-m", "torch.distributed.run", "--nnodes=2", "main.py"]
-
-
 @pytest.mark.parametrize("words, message", [
     (("epp=1",), "unknown number 'epp'; did you mean ep?"), (("bachbone=small",), "did you mean backbone?"),
-    (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"),
-    (("--epochs=3",), "unknown argument '--epochs=3'"),
-    (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"), (("NPROC=0",), "NPROC"),
-    (("LAUNCH=srun",), "torchrun"), (("REDO=no",), "REDO is 'no'"), (("MIXED_PRECISION=off",), "it must be 0 or 1"),
+    (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"), (("REDO=no",), "REDO is 'no'"),
+    (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"), (("MIXED_PRECISION=off",), "it must be 0 or 1"),
     (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug")])
 def test_wrong_words_are_refused_before_anything_is_written(words, message, tmp_path):
     done = start("dmt_ple-voc-20-1.sh", f"OUTPUT_DIR={tmp_path / 'out'}", *words, PYTHON=sys.executable)

@@ -25,7 +25,7 @@ betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 source "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-camvid.sh"  # its numbers, for what is not named above
 
-gamma=$gamma1 beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
+beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # ids run side by side instead
 all_options=(--crop-size $crop)
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"

@@ -7,6 +7,11 @@
 # own.
 several_runs=1
 all_options+=(--on-collapse=warn)  # a variant that collapses is a result
+rows=()  # those of ROWS, where "beta" stands for all values of betas but the one of the row ple
+for row in $ROWS; do
+    if [ "$row" != beta ]; then rows+=("$row"); continue; fi
+    for value in $betas; do if [ "$value" != "$beta_ple" ]; then rows+=("beta-$value"); fi; done
+done
 
 # share ROW STAGE ...: finished stages of another row as this one's, without copying their content where the disk can.
 share() {
@@ -42,30 +47,21 @@ from_baseline() {
     done
 }
 
-# One model on its own pseudo labels, without PLE.
-self_training() {
-    local round=0 ratio arms=c
-    from_baseline c
+# rounds_of ARM ...: one model on its own pseudo labels, or two on each other's.
+rounds_of() {
+    local round=0 ratio arms=$*
+    from_baseline "$@"
     for ratio in $ratios; do
         round=$((round + 1))
-        label $round c "$ratio"
-        train $round c c
-        end_round $round
-    done
-}
-
-# Two models on each other's.
-mutual_training() {
-    local round=0 ratio
-    from_baseline l r
-    for ratio in $ratios; do
-        round=$((round + 1))
-        if [ $round = 1 ] && [ -n "$beta" ]; then
+        if [ $# = 1 ]; then
+            half $round "$1" "$1" "$ratio"
+        elif [ $round = 1 ] && [ -n "$beta" ]; then
             (beta=; in_row dmt first_round "$ratio")
             share dmt "$(name 1 r)" "$(name 1 l)"
             continue
+        else
+            teach_each_other $round l r "$ratio"
         fi
-        teach_each_other $round l r "$ratio"
         end_round $round
     done
 }
@@ -88,65 +84,64 @@ online_training() {
 
 # run_row ROW
 run_row() {
-    local beta= gamma1=$gamma gamma2=$gamma label_options=() train_options=() arms="l r"
+    local beta= gamma1=$gamma1 gamma2=$gamma2 label_options=() train_options=() arms="l r"
     case $1 in
         baseline) local ratios=; arms=$baseline_arms; for arm in $arms; do baseline_arm "$arm"; done; report ;;
         full) local ratios=; arms=f; train_labeled "$(name 0 f)" f 1 "$ep_full" "$seed_f" "$val0"; report ;;
-        cbst) gamma1=0 gamma2=0; self_training ;;
-        dst) self_training ;;
-        dmt) mutual_training ;;
-        naive) train_options=(--on-student-win=naive); mutual_training ;;
-        flip) train_options=(--on-student-win=flip); mutual_training ;;
+        cbst) gamma1=0 gamma2=0; rounds_of c ;;
+        dst) rounds_of c ;;
+        dmt) rounds_of l r ;;
+        naive | flip) train_options=(--on-student-win="$1"); rounds_of l r ;;
         online) online_training ;;
-        ple) beta=$beta_ple; mutual_training ;;
-        ple-no-conflict-reduction) beta=$beta_ple label_options=(--no-conflict-reduction); mutual_training ;;
-        ple-batch-statistics) beta=$beta_ple; local previous_statistics=batch; mutual_training ;;
-        beta-*) beta=${1#beta-}; mutual_training ;;
+        ple) beta=$beta_ple; rounds_of l r ;;
+        ple-no-conflict-reduction) beta=$beta_ple label_options=(--no-conflict-reduction); rounds_of l r ;;
+        ple-batch-statistics) beta=$beta_ple; local previous_statistics=batch; rounds_of l r ;;
+        beta-*) beta=${1#beta-}; rounds_of l r ;;
         *) fail "there is no row '$1'; choose of baseline full cbst dst dmt naive flip online ple" \
             "ple-no-conflict-reduction ple-batch-statistics beta" ;;
     esac
     print_results
 }
 
-# all_rows ROW ...: "beta" stands for all values of betas but the one of the row ple.
-all_rows() {
-    local one value
-    for one in "$@"; do
-        if [ "$one" != beta ]; then echo "$one"; continue; fi
-        for value in $betas; do if [ "$value" != "$beta_ple" ]; then echo "beta-$value"; fi; done
-    done
-}
-
 run_rows() {
     local row
-    for row in $(all_rows "$@"); do
+    for row in "$@"; do
         echo "# --- ${RUNS##*/}/$row ---"
         in_row "$row" run_row "$row"
     done
 }
 
-# run_all FUNCTION PREFIX VALUE ...: "FUNCTION VALUE ROW ..." for every value with the rows of ROWS, JOBS values at a
-# time: the main rows of all of them first. RUNS is OUTPUT_DIR/PREFIX-VALUE. Then the table of everything.
+# run_all PREFIX VALUE ...: all rows for every value, JOBS values at a time; the main rows of all of them first. RUNS is
+# OUTPUT_DIR/PREFIX-VALUE. Then the table of everything.
 run_all() {
-    local wave value row first=() later=() jobs=() runs=()
+    local wave value row first= later= runs=()
     [[ $JOBS =~ ^[1-9][0-9]*$ ]] || fail "JOBS is '$JOBS'; it must be a positive whole number"
     ARMS_PARALLEL=$([ "$JOBS" = 1 ] || echo 1)  # here: the values side by side
-    for row in $ROWS; do
-        case $row in baseline | full | dmt | ple) first+=("$row") ;; *) later+=("$row") ;; esac
+    for row in "${rows[@]}"; do
+        case $row in baseline | full | dmt | ple) first+=" $row" ;; *) later+=" $row" ;; esac
     done
-    for wave in "${first[*]}" "${later[*]}"; do
-        for value in ${wave:+"${@:3}"}; do
-            RUNS=$OUTPUT_DIR/$2-$value
-            begin "$2-$value" "$1" "$value" $wave
-            jobs+=("$2-$value")
-            if [ ${#jobs[@]} = "$JOBS" ]; then finish "${jobs[@]}"; jobs=(); fi
+    for wave in "$first" "$later"; do
+        for value in ${wave:+"${@:2}"}; do
+            RUNS=$OUTPUT_DIR/$1-$value
+            begin "$1-$value" of_value "$value" $wave
+            if [ ${#running[@]} = "$JOBS" ]; then finish "${!running[@]}"; fi
         done
-        finish "${jobs[@]}"
-        jobs=()
+        finish "${!running[@]}"
     done
-    for value in "${@:3}"; do for row in $(all_rows $ROWS); do runs+=("$OUTPUT_DIR/$2-$value/$row"); done; done
+    for value in "${@:2}"; do runs+=("${rows[@]/#/$OUTPUT_DIR/$1-$value/}"); done
     module tools.tables "${runs[@]}"
 }
+
+# of_value VALUE ROW ...: in one shell, which prints everything to the same place.
+of_value() {
+    ARMS_PARALLEL=
+    exec 3>&1
+    numbers_of "$1"
+    run_rows "${@:2}"
+}
+
+# numbers_of VALUE: what belongs to a value; a launcher may have more.
+numbers_of() { id=$1; }
 
 # run_ids PREFIX: all rows for every split id of IDS.
 run_ids() {
@@ -156,11 +151,5 @@ run_ids() {
     done
     own_lists
     start $baseline_arms
-    run_all of_id "$1" $IDS
-}
-
-of_id() {
-    id=$1 ARMS_PARALLEL=
-    exec 3>&1
-    run_rows "${@:2}"
+    run_all "$1" $IDS
 }

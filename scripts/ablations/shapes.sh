@@ -47,27 +47,25 @@ betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 
 source "$(dirname "${BASH_SOURCE[0]}")/../rounds.sh"
+gamma1=$gamma gamma2=$gamma
 CHECK=0  # the images are made by the launcher
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # seeds run side by side instead
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
 all_options+=(--crop-size $crop --test-size $test_size --workers=0)
 
-# of_seed SEED ROW ...: its own images, split and seeds.
-of_seed() {
-    id=$(($1 % 3)) ARMS_PARALLEL=
-    exec 3>&1
-    seed_b=$((10 * $1 + 1)) seed_l=$((10 * $1 + 2)) seed_r=$((10 * $1 + 3))
+# numbers_of SEED: its own images, split and seeds.
+numbers_of() {
+    id=$(($1 % 3)) seed_b=$((10 * $1 + 1)) seed_l=$((10 * $1 + 2)) seed_r=$((10 * $1 + 3))
     seed_c=$seed_b seed_f=$seed_b
     DATA_ROOT=$OUTPUT_DIR/data-$1
     module data.synthetic --out="$DATA_ROOT" --train="$images" \
         --val="$val_images" --seed="$1" --size "$size" "$size" --workers=1
     call "$PYTHON" "${root}generate_splits.py" --dataset=$dataset --data-root="$DATA_ROOT" --divisors "$split"
     call "$PYTHON" "${root}dms_sample.py" --dataset=$dataset --data-root="$DATA_ROOT" --splits "$split"
-    run_rows "${@:2}"
 }
 
 for number in $SEEDS; do
     case $number in *[!0-9]* | 0?*) fail "a seed is '$number'; seeds are whole numbers, as in $0 SEEDS='0 1'" ;; esac
 done
 start $baseline_arms
-run_all of_seed seed $SEEDS
+run_all seed $SEEDS

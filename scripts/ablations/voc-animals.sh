@@ -19,6 +19,6 @@ betas=${betas:-0 0.05 0.15 0.3}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
 source "$(dirname "${BASH_SOURCE[0]}")/../dmt_ple-voc-animals.sh"  # its numbers, for what is not named above
 
-gamma=$gamma1 beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
+beta_ple=$beta seed_c=$seed_b seed_f=$seed_b
 source "$(dirname "${BASH_SOURCE[0]}")/rows.sh"
 run_ids voc-animals
