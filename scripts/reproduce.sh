@@ -84,26 +84,18 @@ run_method() {
     esac
     numbers+=(dataset="$dataset" split="$split" id="$2" exp="$1-$2" ep0="${!epochs}" OUTPUT_DIR="$folder/$3"
         BASELINE="$folder/supervised")
-    if [ "$3" = supervised ]; then (numbers+=(BASELINE=); supervised); return; fi
-    if [ "$3" = dmt ]; then numbers+=(beta=); else numbers+=(beta="$beta_ple"); fi
+    case $3 in
+        supervised)
+            numbers+=(BASELINE= LAUNCHER="${root:-./}$launcher" seed_whole="$seed_whole")
+            launcher=scripts/supervised.sh ;;
+        dmt) numbers+=(beta=) ;;
+        ple) numbers+=(beta="$beta_ple") ;;
+    esac
     if [ "$dataset/$3" != city/ple ]; then link "$folder/supervised" "$folder/$3" "$1-$2__p0--c"; fi
     if [ "$dataset/$3" = voc/ple ]; then
         link "$folder/dmt" "$folder/ple" "$1-$2__p0--"{c,i,l,r} "pseudo/$1-$2__p0--"{c,i,l,r} "$1-$2__p1--"{c,i,l,r}
     fi
     env "${numbers[@]}" bash "$root$launcher"
-}
-
-# On the whole split, from COCO weights. Where c is an arm of the rounds, this is its round 0.
-supervised() {
-    export "${numbers[@]}"
-    source "$root$launcher"
-    ratios= coco_arms+=" c" seed_c=${seed_c:-$seed_whole}
-    if [ "$split" = 1 ]; then seed_c=$id; fi
-    commands() { DRY_RUN=plan; round0 c "$split"; }
-    start c
-    round0 c "$split"
-    report
-    print_results
 }
 
 run_cell() {
@@ -123,7 +115,7 @@ if [[ " $CELLS" == *" voc"* && " $CELLS" == *" city"* && -n "$DATA_ROOT$LISTS_DI
     fail "DATA_ROOT and LISTS_DIR are for one dataset; set VOC_ROOT and CITYSCAPES_ROOT, or choose cells of one"
 fi
 runs=()  # run folders that the table is made of
-if [ -z "$DRY_RUN" ]; then commands | "$PYTHON" "${root}main.py" --plan ${REDO:+--redo}; fi
+if [ -z "$DRY_RUN" ]; then DRY_RUN=plan bash "$0" | "$PYTHON" "${root}main.py" --plan ${REDO:+--redo}; fi
 for cell in $CELLS; do
     for number in $IDS; do run_cell "$cell" "$number"; done
 done

@@ -1,27 +1,22 @@
 """scripts/reproduce.sh: what DRY_RUN prints is every cell of the papers' tables; and a tiny cell, run and started again."""
 
-import os
+import functools
 import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from dmt.plan import Plan
 from report import tables
+from tests.test_launchers import start
 from utils.options import parse_options
 
-ROOT = Path(__file__).resolve().parents[1]
 SPLITS = {"voc-106": 100, "voc-50": 211, "voc-20": 530, "voc-8": 1322, "voc-full": 10582, "voc-sbd": 1464,
           "city-30": 100, "city-8": 371, "city-full": 2975}  # cell -> labelled images
 
 
-def reproduce(*arguments, **variables):
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": "python", **variables}
-    return subprocess.run([ROOT / "scripts/reproduce.sh", *arguments], cwd=ROOT, env=environment, capture_output=True,
-                          text=True, timeout=300)
+reproduce = functools.partial(start, "scripts/reproduce.sh")
 
 
 def dry(**variables):
