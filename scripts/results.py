@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What a launcher prints at its end: the mIoU of every stage, and commands for its last two checkpoints.
 
-    python scripts/results.py REPORT < PLAN
+    python scripts/results.py PYTHON REPORT < PLAN
 
-PLAN is the command that tests both checkpoints, as ``main.py --plan`` reads it. REPORT is 0 where the run has none.
+PLAN is the command that tests both checkpoints, as ``main.py --plan`` reads it, PYTHON the interpreter of the other
+command. REPORT is 0 where the run has none.
 """
 
 import shlex
@@ -19,7 +20,7 @@ from utils.errors import UserError  # noqa: E402
 from utils.options import parse_options  # noqa: E402
 
 
-def main(report):
+def main(python, report):
     """Print it all; the commands only where both checkpoints are there."""
     program, words = split_command(sys.stdin.read())
     options = parse_options(words)
@@ -31,7 +32,7 @@ def main(report):
         print(f"\nreport: {options.output_dir}/report/index.html")
     one, other = options.continue_from, options.second_arm
     if Path(one).is_file() and Path(other).is_file():
-        predict = [sys.orig_argv[0], str(Path(program[-1]).with_name("tools") / "predict.py"), "--checkpoint", one,
+        predict = [python, str(Path(program[-1]).with_name("tools") / "predict.py"), "--checkpoint", one,
                    "--checkpoint", other, "--out", "predictions", an_image(options)]
         print("\ntest both arms, and label an image, or as many files and folders as you like:",
               shlex.join([*program, *words]), shlex.join(predict), sep="\n")

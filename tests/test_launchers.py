@@ -181,7 +181,8 @@ def test_numbers_come_as_arguments_or_from_the_environment():
 @pytest.mark.parametrize("words, message", [
     (("epp=1",), "unknown number 'epp'; did you mean ep?"), (("bachbone=small",), "did you mean backbone?"),
     (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"), (("REDO=no",), "REDO is 'no'"),
-    (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"), (("MIXED_PRECISION=off",), "it must be 0 or 1"),
+    (("MIXED_PRECISION=off",), "it must be 0 or 1"), (("--epochs=3",), "unknown argument '--epochs=3'"),
+    (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"),
     (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug")])
 def test_wrong_words_are_refused_before_anything_is_written(words, message, tmp_path):
     done = start("dmt_ple-voc-20-1.sh", f"OUTPUT_DIR={tmp_path / 'out'}", *words, PYTHON=sys.executable)
@@ -293,6 +294,7 @@ def test_a_chain_says_what_comes_and_frees_its_disk(chain):
         f"e__p{n}--{arm}" for n, arm in ((0, "l"), (0, "r"), (1, "r"), (1, "l"), (2, "r"), (2, "l"))]
     test, predict = map(shlex.split, last.splitlines()[1:])
     assert parse_options(test[2:]).second_arm == str(out / "e__p2--r.pt") and predict[1].endswith("tools/predict.py")
+    assert predict[0] == sys.executable and Path(predict[-1]).is_file()
 
 
 def test_both_arms_at_the_same_time_give_the_same_bytes(chain, tmp_path):

@@ -22,7 +22,7 @@ gamma=${gamma:-5}  # both exponents of the dynamic weight; cbst has 0
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
 betas=${betas:-0 0.05 0.1 0.15 0.2 0.3 0.5}  # increments of the rows beta-VALUE
 online=${online:-0.9}  # the row online learns its own decisions above this confidence
-: "${coco_arms:=none}" "${gamma1:=$gamma}" "${gamma2:=$gamma}" "${beta=$beta_ple}"  # by other names, or defaults, there
+: "${gamma1:=$gamma}" "${gamma2:=$gamma}" "${beta=$beta_ple}" "${coco_arms:=none}"  # not the defaults of the launcher
 source "$(dirname "${BASH_SOURCE[0]}")/../../dmt_ple-voc-106-1lr.sh"  # its numbers, for what is not named above
 
 beta_ple=$beta
