@@ -11,7 +11,6 @@ uninterrupted chain. Operations are counted, not seconds: where kills fall does 
 import argparse
 import collections
 import contextlib
-import hashlib
 import importlib
 import io
 import json
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import cv2
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from utils.files import sha256
 
 
 def tiny_chain(root, out):
@@ -94,7 +93,7 @@ def digests(out):
     """SHA-256 of every file whose bytes have to agree, by name."""
     files = [*out.glob("*.pt"), *out.glob("pseudo/**/*.png"), *out.glob("pseudo/**/*.npz"),
              *out.glob("pseudo/**/manifest.json"), out / "log.txt"]
-    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(out)): sha256(path) for path in files}
 
 
 def crash(root, folder, kills, seed=0):

@@ -247,7 +247,7 @@ def _classes(run, arm):
 
 def _labels(run, arm):
     """Thresholds, coverage and accuracy of an arm's pseudo labels, class by class and round by round."""
-    made = _made(run, arm)
+    made = [one for one in run.made if one.arm == arm]
     thresholds = [[value if value > _KEEP_ALL else None for value in one.manifest["thresholds"]] for one in made]
     labels, labelled, right = [], [], []
     for one, counted in ((one, run.counted(one)) for one in made if run.counted(one)):
@@ -263,8 +263,8 @@ def _labels(run, arm):
 
 
 def _ple_of_classes(run, arm):
-    rounds = {str(one.round + 1): np.array(run.counted(one)["changes"]) for one in _made(run, arm)
-              if one.enhanced and run.counted(one).get("changes")}
+    rounds = {str(one.round + 1): np.array(run.counted(one)["changes"]) for one in run.made
+              if one.arm == arm and one.enhanced and run.counted(one).get("changes")}
     return _heat_map(f"What PLE did to the pixels of each class, arm {arm}, in percent", run.classes, [
         (name, list(rounds), [100 * analysis.share(counts[:, *analysis.OUTCOMES[name]], counts.sum(axis=(1, 2)))
                               for counts in rounds.values()], 1, None)
@@ -273,16 +273,11 @@ def _ple_of_classes(run, arm):
 
 def _forgetting_of_classes(run, arm):
     forgetting = dict(_forgetting(run, arm))
-    memory = {str(one.round): 100 * analysis.forgotten(run.counted(one)["memory"]) for one in _made(run, arm)
-              if run.counted(one).get("memory")}
+    memory = {str(one.round): 100 * analysis.forgotten(run.counted(one)["memory"]) for one in run.made
+              if one.arm == arm and run.counted(one).get("memory")}
     return _heat_map(f"Forgetting of every class after each round, arm {arm}", run.classes, [
         ("IoU: best before − now", [*map(str, forgetting)], [*forgetting.values()], 1, "diverging"),
         ("pixels forgotten, %", [*memory], [*memory.values()], 1, None)])
-
-
-def _made(run, arm):
-    """The arm's finished labellings by round."""
-    return [made for made in run.labellings if made.manifest and made.arm == arm]
 
 
 def _forgetting(run, arm):

@@ -19,7 +19,7 @@ def labelling_to_show(run):
 
     None where all labels are gone.
     """
-    made = [one for one in run.labellings if one.manifest and any((one.folder / "labels").rglob("*.png"))]
+    made = [one for one in run.made if any((one.folder / "labels").rglob("*.png"))]
     return max(made, key=lambda one: (one.enhanced, one.manifest["rules"]["ratio"] < 1, one.round, one.arm),
                default=None)
 

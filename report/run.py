@@ -158,6 +158,11 @@ class Run:
         return [stage for stage in self.stages if stage.result]
 
     @property
+    def made(self):
+        """The labellings that have finished, by round."""
+        return [made for made in self.labellings if made.manifest]
+
+    @property
     def arms(self):
         """The arms of the rounds, sorted; before the first round those planned, or all."""
         of_rounds = {stage.arm for stage in self.stages if stage.round} | {made.arm for made in self.labellings}
@@ -199,11 +204,7 @@ class Run:
 
     def labels(self):
         """{round that learns from them: finished labellings}, by round."""
-        made = {}
-        for labelling in self.labellings:
-            if labelling.manifest:
-                made.setdefault(labelling.round + 1, []).append(labelling)
-        return made
+        return {number: list(made) for number, made in itertools.groupby(self.made, lambda made: made.round + 1)}
 
     def counted(self, made):
         """What was counted of the pixels of a finished labelling, a dict (see ``report.pixels``); {} for nothing."""
@@ -228,19 +229,18 @@ class Run:
 
         Seconds are known after the first training of a round. Arms that ran side by side are taken to go on so.
         """
-        made = [labelling for labelling in self.labellings if labelling.manifest]
-        done, arms = len(self.finished) + len(made), len(self.arms)
+        done, arms = len(self.finished) + len(self.made), len(self.arms)
         if self.plan.get("rounds") is None or not arms:
             return done, 0, None
         of_rounds = arms * self.plan["rounds"]
         others = sum(1 for stage in self.stages if stage.arm not in self.arms)
         due = arms + 2 * of_rounds + others
         trained = [stage.seconds for stage in self.finished if stage.round and stage.seconds]
-        labelled = [labelling.timing["seconds"] for labelling in made if labelling.timing]
+        labelled = [labelling.timing["seconds"] for labelling in self.made if labelling.timing]
         if not trained or not labelled:
             return done, due, None
         left = (of_rounds - len(trained)) * statistics.mean(trained)
-        left += (of_rounds - len(made)) * statistics.mean(labelled)
+        left += (of_rounds - len(self.made)) * statistics.mean(labelled)
         times = [line["time"] for stage in self.finished if stage.round for line in stage.metrics]
         side_by_side = min(arms, max(1, (sum(trained) + sum(labelled)) / max(max(times) - min(times), 1e-9)))
         return done, due, max(left, 0) / side_by_side

@@ -144,7 +144,7 @@ def _stage_row(stage):
 def labelling_rows(run):
     """What there is to say of every finished labelling of the ``report.run.Run``, by round: a list of dicts."""
     rows = []
-    for made in (made for made in run.labellings if made.manifest):
+    for made in run.made:
         shares, arm = made.manifest["labeled_share"], run.counted(made)
         row = {"name": made.name, "round": made.round, "arm": made.arm, "ratio": made.manifest["rules"]["ratio"],
                "enhanced": made.enhanced, "images": made.manifest["images"], "labeled_before": shares["before"],
