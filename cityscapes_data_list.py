@@ -5,7 +5,6 @@ ROOT is the folder with leftImg8bit and gtFine as Cityscapes is unpacked. Cities
 like aachen/aachen_000000_000019. Run this once, then generate_splits.py --dataset city.
 """
 
-import argparse
 import sys
 
 from data.lists import write_list
@@ -19,7 +18,7 @@ IMAGE_SUFFIX = "_leftImg8bit.png"
 @reports_user_errors
 def main(arguments=None):
     """List the images of every subset, write the lists, and print what was written."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--data-root", metavar="FOLDER",
                         help="folder with leftImg8bit and gtFine (default: the environment variable CITYSCAPES_ROOT)")
     args = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ Source: DMT (Feng et al., Pattern Recognition 130, 2022), its published lists an
 published VOC and Cityscapes lists come out byte for byte.
 """
 
-import argparse
 import collections
 import contextlib
 import math
@@ -22,7 +21,7 @@ PORTION = "0.6"
 
 def list_parser(description):
     """What the options of generate_splits.py and dms_sample.py have in common."""
-    found = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = OneLineParser(description=description)
     found.add_argument("--dataset", default="voc", metavar="NAME",
                        help="voc, city, camvid, voc-animals, shapes, or the path of your own YAML spec (default: voc)")
     found.add_argument("--data-root", metavar="FOLDER",

@@ -137,7 +137,7 @@ def _write_image(root, spec, seed, size, image):
 def main(arguments=None):
     """Generate a dataset from the command line."""
     parser = OneLineParser(prog="python -m data.synthetic", description=(
-        "Generate a dataset: discs, squares, triangles, rings, crosses, bars and stars on textured backgrounds. "
+        "Generate a dataset: discs, squares, triangles, rings, crosses, bars and stars on textured backgrounds.\n"
         "A finished dataset with the same parameters is reused. Use it with --dataset shapes --data-root FOLDER."))
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the dataset goes (new or empty)")
     parser.add_argument("--train", type=int, default=320, metavar="N", help="number of training images (default: 320)")

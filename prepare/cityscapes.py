@@ -16,7 +16,6 @@ writes what cityscapes_data_list.py, generate_splits.py and dms_sample.py write.
 The files themselves are opened by main.py --check.
 """
 
-import argparse
 import os
 import re
 from pathlib import Path
@@ -78,8 +77,7 @@ def _compare(root, free):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.prepare_cityscapes", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.prepare_cityscapes", description=__doc__)
     parser.add_argument("root", nargs="?", metavar="ROOT",
                         help="folder with leftImg8bit and gtFine (default: the environment variable CITYSCAPES_ROOT)")
     parser.add_argument("--zips", nargs="+", default=[], metavar="FILE",

@@ -10,7 +10,6 @@ says what they are then. Images without annotations get no mask, so they count a
 is on them. OUT/classes.txt lists the classes for python -m tools.new_dataset --classes.
 """
 
-import argparse
 import collections
 import json
 import os
@@ -47,8 +46,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.convert_coco", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.convert_coco", description=__doc__)
     parser.add_argument("annotations", metavar="ANNOTATIONS.json", help="file with images, annotations and categories")
     parser.add_argument("out", metavar="OUT", help="folder for the masks")
     parser.add_argument("--background", default="background", metavar="NAME",

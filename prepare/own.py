@@ -12,7 +12,6 @@ images with a mask, drawn so that every class stays in training where that can b
 the error says which option says it. At the end stand the commands to go on with.
 """
 
-import argparse
 import collections
 import functools
 import json
@@ -90,8 +89,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.new_dataset", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.new_dataset", description=__doc__)
     parser.add_argument("images", metavar="IMAGES", type=_folder, help="folder of the images (folders below it, too)")
     parser.add_argument("masks", metavar="MASKS", type=_folder,
                         help="folder of the masks: PNG, TIFF, WebP or BMP, palette, greyscale of up to 16 bits, or "

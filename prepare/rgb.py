@@ -9,7 +9,6 @@ label", and --tolerance takes the nearest class instead, for masks that were sav
 classes.txt, for python -m tools.new_dataset --classes. Masks whose colours are exact need no conversion.
 """
 
-import argparse
 import collections
 import os
 from pathlib import Path
@@ -64,8 +63,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.convert_rgb", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.convert_rgb", description=__doc__)
     parser.add_argument("masks", metavar="MASKS", help="folder of the coloured masks (folders below it, too)")
     parser.add_argument("out", metavar="OUT", help="folder for the palette masks")
     parser.add_argument("--colors", metavar="FILE", required=True,

@@ -18,7 +18,6 @@ Interrupted, the same command goes on: files that are there are left as they are
 are written last. Numbers of names and files are compared with the official ones.
 """
 
-import argparse
 import http.client
 import io
 import os
@@ -173,8 +172,7 @@ def _download(kind, folder):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.prepare_voc", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.prepare_voc", description=__doc__)
     parser.add_argument("--voc", metavar="FILE", help="VOCtrainval_11-May-2012.tar, or the folder it was unpacked to "
                         "(default: the folder --out, if the images lie there)")
     parser.add_argument("--sbd", metavar="FILE",

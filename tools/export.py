@@ -13,7 +13,6 @@ difference must be at most 1e-4 of the largest logit. Safetensors files hold the
 of itself, in a form that never runs code; main.py and the tools take them wherever they take a checkpoint.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -59,8 +58,7 @@ def _target(path, out, kind, force):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.export", description=__doc__, allow_abbrev=False,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.export", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("checkpoint", nargs="+", metavar="CHECKPOINT", help="of a training stage (NAME.pt, or a .safetensors file)")
     add("--to", choices=tuple(SUFFIXES), help="what to write (default: by the suffix of --out, else onnx)")

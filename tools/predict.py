@@ -21,7 +21,6 @@ An image that cannot be read does not stop the others: it is named at the end, a
 when the command itself is wrong, and 0 when all is well.
 """
 
-import argparse
 import contextlib
 import re
 import sys
@@ -191,8 +190,7 @@ def _with_scales_joined(words):
 
 def _parser():
     parser = OneLineParser(prog="python -m tools.predict", description=__doc__, allow_abbrev=False,
-                           fromfile_prefix_chars="@",
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+                           fromfile_prefix_chars="@")
     add, count = parser.add_argument, number(int, 1, "a positive whole number", high=10**9)
     add("input", nargs="*", metavar="INPUT", help="image, folder, glob in quotes ('a/**/*.png'), video, or "
         "@FILE for a file that names them, one a line")

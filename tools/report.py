@@ -15,7 +15,6 @@ served. After every stage they call it with --progress, which within a second br
 up to date and prints how far the chain is; the figures stay as they were drawn.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -50,8 +49,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.report", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.report", description=__doc__)
     add, count = parser.add_argument, number(int, 0, "a whole number of at least 0")
     add("run", metavar="RUN", help="output folder of a launcher, finished or running")
     add("--images", type=count, default=400, metavar="N",

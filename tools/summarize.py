@@ -10,7 +10,6 @@ tools.report counts it on 400 images; a column "before PLE" holds thresholds alo
 labels were made of, is gone, a dash stands. Means over several runs are what tools.tables is for.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -48,8 +47,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.summarize", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.summarize", description=__doc__)
     add = parser.add_argument
     add("run", nargs="+", metavar="RUN", help="output folder of a launcher, such as runs/demo")
     add("--exp", metavar="NAME", help="experiment, where the folder holds several")

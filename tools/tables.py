@@ -22,7 +22,6 @@ ResNet-101; the difference is ours minus theirs. DMT+PLE is set beside DMT's num
 each round: a line for each method, and a level one for the first supervised row of its split.
 """
 
-import argparse
 import glob
 import re
 import shlex
@@ -134,8 +133,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.tables", description=__doc__,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="python -m tools.tables", description=__doc__)
     add = parser.add_argument
     add("run", nargs="*", metavar="RUN", help="run folder, or summary file (.json)")
     add("--format", choices=("md", "latex", "csv"), default="md", help="(md)")

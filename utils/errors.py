@@ -19,7 +19,10 @@ class UserError(Exception):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, too."""
+    """An argument parser whose errors are one line, too. Its description keeps its lines."""
+
+    def __init__(self, **options):
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def error(self, message):
         """Print ``message`` and exit with status 2. Of options that do not exist the nearest name is told."""

@@ -61,7 +61,7 @@ def _background(text):
 
 def parse_options(arguments=None):
     """Parse main.py's command line into an ``argparse.Namespace``; a wrong one ends in one line and exit status 2."""
-    parser = OneLineParser(prog="main.py", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG,
+    parser = OneLineParser(prog="main.py", epilog=_EPILOG,
                      description="Semi-supervised semantic segmentation with Dynamic Mutual Training (DMT) and Pseudo "
                                  "Label Enhancement (PLE): one stage of it, or a test.", allow_abbrev=False)
     for add in (_stage, _data, _network, _training, _labeling, _test, _machine):
