@@ -117,6 +117,12 @@ def write_list(path, names):
     write_text(path, "".join(name + "\n" for name in names))
 
 
+def evenly_spaced(items, count):
+    """``count`` of the items (a sequence) at even distances; all of them when there are no more or ``count`` is 0."""
+    count = min(count or len(items), len(items))
+    return [items[(2 * index + 1) * len(items) // (2 * count)] for index in range(count)]
+
+
 def names_digest(names):
     """SHA-256 of the names of a list, or of its ``Sample``s, in order: how results recognize the images they are of."""
     names = [one.name if isinstance(one, Sample) else one for one in names]

@@ -18,7 +18,9 @@ IGNORED = 255
 _LARGEST = 65535
 NO_CLASS = 256  # in the table
 _SCALES = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17}  # Pillow's modes of few bits, which it scales up to 255
-_CREAM = (224, 224, 192)  # VOC's colour of ignored pixels
+CREAM = (224, 224, 192)
+"""VOC's colour of ignored pixels, and of what is no class."""
+
 
 
 @functools.lru_cache(maxsize=2)  # the colours' takes 32 MB, but one look a pixel, and few places are used
@@ -97,13 +99,18 @@ def unpack(number):
     return list(int(number).to_bytes(3, "little"))
 
 
+def color_table(palette):
+    """(256, 3) uint8: the colours (RGB) of the classes, cream for every other number."""
+    return np.array([*palette, *[CREAM] * (256 - len(palette))], np.uint8)
+
+
 def write_palette_png(path, values, palette):
     """Write ``values`` (H, W) uint8 as a PNG of 8 bits with their colours; ``utils.files.sync`` flushes it.
 
     ``palette`` holds an RGB triple a value, or is a dict from values to them; 255 is VOC's cream unless taken.
     Labels are runs of one value: a search for longer matches would take four times the time for no fewer bytes.
     """
-    colors = {IGNORED: _CREAM, **(palette if isinstance(palette, dict) else dict(enumerate(palette)))}
+    colors = {IGNORED: CREAM, **(palette if isinstance(palette, dict) else dict(enumerate(palette)))}
     image, content = Image.fromarray(values), io.BytesIO()
     image.putpalette([channel for value in range(256) for channel in colors.get(value, (0, 0, 0))])
     image.save(content, "PNG", compress_level=1, compress_type=3)  # zlib's Z_RLE

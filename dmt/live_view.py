@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from data.masks import color_table
 
 _SIDE = 160  # longest side of an image in the gallery, in pixels: the pictures of every validation are kept
-NO_LABEL = (224, 224, 192)  # VOC's cream
 
 
 class LiveView:
@@ -20,11 +22,10 @@ class LiveView:
     """
 
     def __init__(self, folder, after_step, spec, shown):
-        self._names, self._colors = spec.class_names, colors(spec.palette)
+        self._names, self._colors = spec.class_names, color_table(spec.palette)
         self._shown, self._rows, self._writer = frozenset(shown), {}, None
         with self._if_possible():
             if folder is not None:
-                from torch.utils.tensorboard import SummaryWriter  # takes a second to import; a report does without
                 self._writer = SummaryWriter(str(folder), purge_step=after_step or None)
 
     @contextlib.contextmanager
@@ -84,17 +85,6 @@ class LiveView:
         with self._if_possible() as writer:
             if writer:
                 writer.close()
-
-
-def colors(palette):
-    """(256, 3) uint8: the colours (RGB) of the classes, cream for every other number."""
-    return np.array([*palette, *[NO_LABEL] * (256 - len(palette))], np.uint8)
-
-
-def spread(size, count):
-    """``count`` positions at even distances in a list of ``size``; all of them when there are no more."""
-    count = min(count, size)
-    return [(2 * index + 1) * size // (2 * count) for index in range(count)]
 
 
 def confusion_figure(matrix, class_names):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from data import images
 from data.batches import LABELED, PSEUDO, Steps, TrainingImages
-from data.lists import names_digest
+from data.lists import evenly_spaced, names_digest
 from data.store import PseudoLabelStore
 from dmt import collapse, training
 from dmt.evaluation import evaluate
-from dmt.live_view import LiveView, spread
+from dmt.live_view import LiveView
 from dmt.loss import STOP
 from dmt.prediction import Forward
 from dmt.records import Counts, Records
@@ -150,7 +150,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     state = processes.first(begin)
     step = state["step"] if state else 0
     view = LiveView(stage.folder / "tensorboard" if processes.is_first else None, step, spec,
-                    spread(len(validation), _SHOWN))
+                    evenly_spaced(range(len(validation)), _SHOWN))
     trainer = Trainer(model, plan.recipe, machine, network.input_format, Counts(model.num_classes, machine.device))
     records = Records(trainer, steps, stage, _described(network, spec.crop, fingerprint), fingerprint, view,
                       setting.on_collapse, plan.save)

@@ -13,7 +13,6 @@ from data import masks
 from utils.errors import UserError
 
 VOID_VALUES = (255, 65535)  # what masks of 8 and 16 bits use for "no label" as a rule
-VOID_COLOR = (224, 224, 192)  # VOC's cream
 _BACKGROUNDS = ("background", "_background_", "bg", "hintergrund")
 _LINE = re.compile(r"(?P<name>.*?)[\s:=,]+(?P<numbers>\d+(?:[\s,]+\d+)*)")
 _CVAT = re.compile(r"(?P<name>[^:]*):(?P<numbers>\d+,\d+,\d+)?:[^:]*:[^:]*")  # label:color_rgb:parts:actions
@@ -163,8 +162,8 @@ def by_color(pixels, areas, given, ignored, folder):
     ``given`` are (name, (r, g, b)) of the user's, or (); ``ignored`` are colours that mean "no label".
     """
     _refuse_soft_edges(pixels, areas, folder, "colours")
-    if masks.pack(VOID_COLOR) in pixels and VOID_COLOR not in ignored:
-        ignored = [*ignored, VOID_COLOR]
+    if masks.pack(masks.CREAM) in pixels and masks.CREAM not in ignored:
+        ignored = [*ignored, masks.CREAM]
     void = {masks.pack(color) for color in ignored}
     found = sorted(pixels.keys() - void, key=lambda color: (color != 0, -pixels[color], color))
     classes = colors_of(given, "--classes") or [Class(f"class_{index}", tuple(masks.unpack(color)))

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as coco
 
 from data import lists
 from data.masks import IGNORED, write_palette_png
@@ -125,8 +126,6 @@ class Annotations:
 
     def _outline(self, annotation, height, width):
         """The RLE that pycocotools makes of a segmentation. It trusts its input, so that is checked here."""
-        from pycocotools import mask as coco  # compiled, and not needed for --help
-
         outline = annotation["segmentation"]
         if isinstance(outline, dict):
             counts = outline["counts"]
@@ -151,8 +150,6 @@ class Annotations:
 
     def mask(self, image):
         """The mask of an image, (H, W) uint8 of classes, 255 where it is ignored."""
-        from pycocotools import mask as coco
-
         mask = np.full(self._sizes[image], IGNORED if self._background == "none" else 0, np.uint8)
         # Crowds first, then from large to small.
         for value, outline in sorted(self.objects[image],

@@ -1,8 +1,9 @@
 """One picture of a run: unlabelled images, truth, pseudo labels before and after PLE, and predictions side by side."""
 
-from dmt.live_view import NO_LABEL, colors
+from data.lists import evenly_spaced
+from data.masks import CREAM, color_table
 from predict import load, pictures
-from report.pixels import Labels, evenly_spaced
+from report.pixels import Labels
 
 
 def draw(run, data, count, path):
@@ -10,7 +11,7 @@ def draw(run, data, count, path):
     labelling = labelling_to_show(run)
     if labelling:
         pictures.write_panel(path, columns_of(run, data, labelling, count), (*data.spec.class_names, "ignored"),
-                             (*data.spec.palette, NO_LABEL))
+                             (*data.spec.palette, CREAM))
         print(f"panel: {path}")
 
 
@@ -26,7 +27,7 @@ def labelling_to_show(run):
 
 def columns_of(run, data, labelling, count):
     """The panel of ``count`` images: title -> pictures (H, W, 3) uint8 RGB."""
-    labels, table = Labels(labelling, data), colors(data.spec.palette)
+    labels, table = Labels(labelling, data), color_table(data.spec.palette)
     names = evenly_spaced(labels.names, count)
     maps = [labels.maps(name) for name in names]
     made = f"pseudo label\nround {labelling.round}, arm {labelling.arm}, ratio {labelling.manifest['rules']['ratio']:g}"

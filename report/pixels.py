@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from data import images, transforms
-from data.lists import names_digest
+from data.lists import evenly_spaced, names_digest
+from data.masks import color_table
 from data.specs import UNLABELED, load_spec
 from data.store import PseudoLabelStore
 from dmt.labeling import stored_predictions
-from dmt.live_view import colors, spread
 from dmt.session import Data
 from dmt.thresholds import apply_thresholds
 from report import analysis
@@ -137,11 +137,6 @@ def look(run, folder, data, missing, count=400, progress=lambda number: iter):
         write_json(Path(folder) / f"round-{number}.json", run.looks[number])
 
 
-def evenly_spaced(names, count):
-    """``count`` of the names at even distances; all of them when there are no more or ``count`` is 0."""
-    return [names[index] for index in spread(len(names), count or len(names))]
-
-
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +205,7 @@ def _panels(arms, scores, kinds, folder, number):
 
 def _columns(arms, shown, name):
     """Title -> picture (H, W, 3) or, of the confidence, (H, W) uint8."""
-    table, maps = colors(shown.spec.palette), shown.maps(name)
+    table, maps = color_table(shown.spec.palette), shown.maps(name)
     columns = {"truth": maps.get("truth"), **{f"arm {labels.arm}": labels.maps(name)["predicted"] for labels in arms},
                f"label of {shown.arm} before PLE": maps["before"] if shown.enhanced else None,
                f"label of {shown.arm}" + (" after PLE" if shown.enhanced else ""): maps["label"]}

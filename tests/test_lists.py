@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.lists import (find_list, labeled_names, read_list, split_list_names,
+from data.lists import (evenly_spaced, find_list, labeled_names, read_list, split_list_names,
                         unlabeled_names, write_list)
 from data.specs import load_spec
 from utils.errors import UserError
@@ -122,3 +122,9 @@ def test_the_first_training_list_that_is_there_is_taken(tmp_path):
         find_list(spec, tmp_path, "validation")
     with pytest.raises(UserError, match="cityscapes_data_list.py"):
         find_list(load_spec("city"), tmp_path, "training")
+
+
+def test_items_at_even_distances():
+    assert evenly_spaced("abcdefghi", 3) == ["b", "e", "h"]
+    assert evenly_spaced("abc", 5) == evenly_spaced("abc", 0) == ["a", "b", "c"]
+    assert evenly_spaced(range(9), 3) == [1, 4, 7] and evenly_spaced(range(0), 4) == []

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data.lists import evenly_spaced
 from data.specs import load_spec
-from dmt.live_view import LiveView, confusion_figure, spread
+from dmt.live_view import LiveView, confusion_figure
 
 SPEC = load_spec("shapes")
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +89,7 @@ def test_every_kind_of_line_is_documented(stage):
 
 
 def test_a_gallery_shows_image_truth_and_prediction_in_the_palette(tmp_path):
-    view = LiveView(tmp_path / "tensorboard", 0, SPEC, spread(10, 2))
+    view = LiveView(tmp_path / "tensorboard", 0, SPEC, evenly_spaced(range(10), 2))
     image = torch.zeros(20, 30, 3, dtype=torch.uint8)
     image[..., 0] = 200  # blue, in BGR
     label, prediction = torch.full((16, 24), 255), torch.ones(16, 24, dtype=torch.int64)
@@ -100,10 +101,6 @@ def test_a_gallery_shows_image_truth_and_prediction_in_the_palette(tmp_path):
     assert rows.shape == (2 * (16 + 2), 3 * 24, 3)
     assert rows[0, 0].tolist() == [0, 0, 200] and rows[0, 24].tolist() == [224, 224, 192]
     assert tuple(rows[0, 48]) == SPEC.palette[1] and rows[16, 0].tolist() == [255, 255, 255]
-
-
-def test_positions_at_even_distances():
-    assert spread(9, 3) == [1, 4, 7] and spread(2, 4) == [0, 1] and spread(0, 4) == []
 
 
 def test_a_confusion_matrix_shows_shares_of_the_true_class():

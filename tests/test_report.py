@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.specs import load_spec
 from data.store import PseudoLabelStore
-from dmt.live_view import colors
+from data.masks import color_table
 from tests.browser import browser, look
 from report import figures
 from report.colors import SERIES
@@ -115,7 +115,7 @@ def test_pictures_show_where_it_was_worst_and_best(reported, shapes_root):
         "image", "truth", "arm l", "arm r", "label of l before PLE", "label of l after PLE", "confidence"]
     name = dict(panel["files"])["label of l after PLE"]
     shown = np.array(Image.open(reported / "report" / "figures" / name))
-    assert (shown == colors(load_spec("shapes").palette)[labels(reported, "tiny__p1--l")[panel["image"]]]).all()
+    assert (shown == color_table(load_spec("shapes").palette)[labels(reported, "tiny__p1--l")[panel["image"]]]).all()
 
 
 def test_the_page_says_what_the_run_came_to(reported):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.lists import evenly_spaced
 from report import panel, pixels
 from report.run import read_run
 from report.summary import summarize as summary_of
@@ -80,7 +81,7 @@ def test_panel_has_a_column_for_every_kind_and_its_prediction_is_the_networks(ru
     assert {len(column) for column in columns.values()} == {3}
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for column in columns.values() for picture in column)
     labels = pixels.Labels(shown, data)
-    names = pixels.evenly_spaced(labels.names, 3)
+    names = evenly_spaced(labels.names, 3)
     label = np.array(Image.open(run / "pseudo" / shown.name / "labels" / f"{names[0]}.png").convert("RGB"))
     assert (list(columns.values())[3][0] == label).all()
     # A network's own labelling with ratio 1 would be its prediction; thresholds only remove pixels from it.
@@ -138,8 +139,3 @@ def test_mistakes_end_in_one_line(arguments, message, tmp_path, monkeypatch, cap
         summarize.main(arguments)
     errors = capsys.readouterr().err
     assert stop.value.code == 2 and message in errors and errors.count("\n") == 1
-
-
-def test_names_at_even_distances():
-    assert pixels.evenly_spaced("abcdefghi", 3) == ["b", "e", "h"]
-    assert pixels.evenly_spaced("abc", 5) == pixels.evenly_spaced("abc", 0) == ["a", "b", "c"]
