@@ -39,10 +39,14 @@ LABELLED, VALIDATION, UNLABELLED = ("labelled", "validation", "unlabelled")
 
 
 class Subset(NamedTuple):
-    """A list of images: ``read()`` gives the ``data.lists.Sample``s or raises ``UserError``."""
+    """A list of images: ``read()`` gives the ``data.lists.Sample``s or raises ``UserError``.
+
+    ``split_id`` is None for images that all splits share: what is labelled in one split is unlabelled in another.
+    """
 
     read: Callable
     kind: str
+    split_id: str | None = None
 
 
 def subsets(data, trainings):
@@ -53,9 +57,10 @@ def subsets(data, trainings):
         split = (training.train_set, training.sets_id)
         of_id = f" of id {training.sets_id}" if len(ids) > 1 else ""
         name = f"labelled {split[0]}{of_id}" if several else "labelled"
-        labelled[name] = Subset(functools.partial(data.labeled, *split), LABELLED)
+        labelled[name] = Subset(functools.partial(data.labeled, *split), LABELLED, training.sets_id)
         if training.state == 1:
-            unlabelled[f"unlabelled{of_id}"] = Subset(functools.partial(data.unlabeled, *split), UNLABELLED)
+            unlabelled[f"unlabelled{of_id}"] = Subset(functools.partial(data.unlabeled, *split), UNLABELLED,
+                                                      training.sets_id)
     return {**labelled, "validation": Subset(lambda: data.validation(trainings[0].valtiny), VALIDATION), **unlabelled}
 
 
@@ -81,11 +86,15 @@ class _List(NamedTuple):
     """A subset that could be read, with what was found of each of its samples."""
 
     name: str
-    kind: str
+    subset: Subset
     samples: list
     examined: list
     counts: np.ndarray  # as of an image, over the masks that decode
     sizes: list  # of the images that decode
+
+    @property
+    def kind(self):
+        return self.subset.kind
 
 
 def check(data, subsets, work, *, functions=(), progress=iter):
@@ -101,10 +110,11 @@ def check(data, subsets, work, *, functions=(), progress=iter):
     samples = sorted(set(itertools.chain(*filter(None, read.values()))), key=lambda sample: str(sample.image))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
         found = dict(zip(progress(samples), pool.map(functools.partial(_examine, spec), samples)))
-    lists = [_list(spec, name, subsets[name].kind, items, [found[item] for item in items])
+    lists = [_list(spec, name, subsets[name], items, [found[item] for item in items])
              for name, items in read.items() if items is not None]
     # Images may be shared by the labelled halves of a split, not by lists of different kinds.
-    pairs = [(one, other) for one, other in itertools.combinations(lists, 2) if one.kind != other.kind]
+    pairs = [(one, other) for one, other in itertools.combinations(lists, 2) if one.kind != other.kind
+             and (VALIDATION in (one.kind, other.kind) or one.subset.split_id == other.subset.split_id)]
     report.errors += itertools.starmap(_overlap, pairs)
     _check_memory(spec, work, report)
     _check_disk(spec, work, lists, report)
@@ -172,11 +182,11 @@ def _examine(spec, sample):
     return _Examined(size, None if image is None else sha256(path), turned, counts, errors)
 
 
-def _list(spec, name, kind, samples, examined):
+def _list(spec, name, subset, samples, examined):
     counts = np.zeros(spec.num_classes + 1, np.int64)
     for one in examined:
         counts += 0 if one.counts is None else one.counts
-    return _List(name, kind, samples, examined, counts, [one.size for one in examined if one.size is not None])
+    return _List(name, subset, samples, examined, counts, [one.size for one in examined if one.size is not None])
 
 
 def _overlap(one, other):

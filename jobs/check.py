@@ -1,6 +1,8 @@
 """Check everything that a stage, or all stages of a launcher's plan, need."""
 
+import dataclasses
 import functools
+import math
 import sys
 from pathlib import Path
 
@@ -30,7 +32,10 @@ def _is_fine(job):
         network = largest.network
     except UserError:  # not there yet; where it has to be, the functions say it
         network = job.of((first or trainings)[0]).network_of(None)
-    report = check(job.data, subsets(job.data, trainings), largest.workload(largest.batch_size, network),
+    work = largest.workload(largest.batch_size, network)
+    if len(stages) > 1:  # a plan says how many rounds it has
+        work = dataclasses.replace(work, rounds=math.ceil(sum(stage.labeling for stage in stages) / work.arms))
+    report = check(job.data, subsets(job.data, trainings), work,
                    functions=[functools.partial(_check_start, job.of(stage)) for stage in first],
                    progress=progress_bar("check", "image"))
     print_report(report)

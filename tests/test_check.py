@@ -12,9 +12,11 @@ from PIL import Image
 from data.lists import read_list
 from data.specs import UNLABELED, load_spec
 from dmt.check import LABELLED, UNLABELLED, VALIDATION, Report, Subset, check, disk_bytes, print_report
+from dmt.check import subsets as subsets_of
 from dmt.memory import Workload, memory_bytes
 from dmt.session import Data
 from utils.errors import UserError
+from utils.options import parse_options
 
 LISTS = "ImageSets/Segmentation"
 SPEC = dataclasses.replace(load_spec("shapes"), crop=(33, 33), test_size=(65, 65))
@@ -134,6 +136,16 @@ def test_halves_of_a_split_may_share_images(shapes_root, tmp_path):
     lists = subsets(shapes_root)
     lists["labeled-l"] = lists["labeled"]
     assert run(shapes_root, tmp_path, lists=lists).errors == []
+
+
+def test_what_one_split_id_labels_another_may_leave_unlabelled(shapes_root, tmp_path):
+    trainings = [parse_options([f"--state={state}", "--train-set=8", f"--sets-id={number}"])
+                 for state in (1, 2) for number in (0, 1)]
+    lists = subsets_of(Data("shapes", shapes_root), trainings)
+    assert set(lists) == {"labelled 8 of id 0", "labelled 8 of id 1", "validation", "unlabelled of id 0",
+                          "unlabelled of id 1"}
+    report = run(shapes_root, tmp_path, lists=lists)
+    assert report.errors == [] and not [line for line in report.warnings if "copies of" in line]
 
 
 def test_only_images_that_are_padded_must_fit_the_test_size(shapes_root, tmp_path):
