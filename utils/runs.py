@@ -207,8 +207,8 @@ def software():
 
 def _git(*words):
     """What git prints for this software's own folder, or None when there is no git or nothing to say."""
-    try:
-        return subprocess.run(["git", "-C", str(Path(__file__).parents[1]), *words],
+    try:  # killed with its lock in the folder, it would leave the user a repository in which git does nothing
+        return subprocess.run(["git", "--no-optional-locks", "-C", str(Path(__file__).parents[1]), *words],
                               capture_output=True, text=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
