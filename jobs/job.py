@@ -54,7 +54,7 @@ class Job:
         return self.network_of(self.checkpoint("continue_from") if self.options.continue_from else None)
 
     def network_of(self, checkpoint):
-        """The ``models.description.Description`` of the network of ``checkpoint``, or of the options where it is None."""
+        """The ``models.description.Description`` of the network of ``checkpoint``; of the options where it is None."""
         options = self.options
         return choose_network(self.spec, checkpoint, options.backbone, options.aspp_branches, options.coco,
                               options.output_stride)
