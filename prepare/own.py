@@ -302,7 +302,7 @@ def _add_pool(split, pool, facts, warnings):
 
 
 def _print(split, choice, pixels, files):
-    """The table of values or colours, with their ``pixels`` and the ``files`` that hold each; the sizes of the lists."""
+    """The table of values or colours, with their ``pixels`` and the ``files`` that hold each; sizes of the lists."""
     by_color = choice.ignore_colors is not None
     print(f"\n{'colour' if by_color else 'value':>15} {'masks':>7} {'% of pixels':>12}  class")
     ranked = sorted(pixels, key=lambda value: (choice.class_of[value], value))
