@@ -33,7 +33,7 @@ def enhance(current, previous, beta=0.15, background=0, conflict_reduction=True)
     if any(tensors) and not all(tensors):
         raise ValueError("labels and confidences must be all numpy arrays or all tensors")
     if not any(tensors):
-        maps = [torch.from_numpy(np.asarray(part)) for part in maps]
+        maps = [torch.from_numpy(np.asarray(part, order="C")) for part in maps]
     labels, confidences, old_labels, old_confidences = maps
     if not math.isfinite(beta):
         raise ValueError(f"beta must be finite, not {beta}")

@@ -85,6 +85,12 @@ class ConfidenceHistogram:
         cells = (labels.long() * NUM_CODES + encode(confidences)).reshape(-1).to(self.counts.device)
         self.counts.view(-1).scatter_add_(0, cells, torch.ones_like(cells))
 
+    def merge(self, other):
+        """Add the counts of ``other``. Raises ``ValueError`` when it is about another number of classes."""
+        if other.num_classes != self.num_classes:
+            raise ValueError(f"cannot merge histograms of {self.num_classes} and {other.num_classes} classes")
+        self.counts += other.counts.to(self.counts.device)
+
     def thresholds(self, ratio):
         """The ``threshold`` of every class: (num_classes,) float32 array."""
         return np.array([threshold(_Counted(counts), ratio) for counts in self.counts.cpu()], np.float32)

@@ -1,10 +1,17 @@
 """The house keeps its shape: imports point one way, and asking for help is cheap."""
 
 import ast
+import inspect
 import time
 from pathlib import Path
 
 import pytest
+
+from dmt.enhancement import enhance
+from dmt.loss import DynamicMutualLoss
+from dmt.thresholds import ConfidenceHistogram
+from models import deeplab_v2
+from utils.metrics import ConfusionMatrix
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = {"predict", "report", "prepare"}
@@ -53,3 +60,13 @@ def test_help_does_not_load_torch(script):
 def test_the_built_in_networks_do_not_load_timm(script):
     done = script("-c", "import sys; from models import deeplab_v2; deeplab_v2(2, 'small'); print('timm' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_names_that_notebooks_and_others_import_stay():
+    assert list(inspect.signature(deeplab_v2).parameters)[:3] == ["num_classes", "backbone", "aspp_branches"]
+    assert list(inspect.signature(DynamicMutualLoss).parameters)[:3] == ["gamma1", "gamma2", "ignore_index"]
+    assert list(inspect.signature(enhance).parameters) == [
+        "current", "previous", "beta", "background", "conflict_reduction"]
+    for kind, methods in ((ConfidenceHistogram, {"update", "merge", "thresholds"}),
+                          (ConfusionMatrix, {"update", "merge", "compute"})):
+        assert list(inspect.signature(kind).parameters)[0] == "num_classes" and methods <= set(dir(kind))

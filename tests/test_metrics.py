@@ -9,7 +9,8 @@ import torch
 
 from utils.metrics import ConfusionMatrix
 
-KINDS = [torch.tensor, lambda values: torch.tensor(values, dtype=torch.uint8)]
+KINDS = [np.array, torch.tensor, lambda values: torch.tensor(values, dtype=torch.uint8),
+         lambda values: np.array(values, np.uint8)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,8 +63,10 @@ def test_counts_equal_a_plain_loop_and_add_up():
     first.update(target[:1], prediction[:1])
     for t, p in zip(target[1:], prediction[1:]):
         second.update(t, p)
-    first.counts += second.counts  # as an all-reduce does
+    first.merge(second)
     assert (whole.matrix == expected).all() and (first.matrix == expected).all()
+    with pytest.raises(ValueError, match="5 and 4 classes"):
+        whole.merge(ConfusionMatrix(4))
 
 
 def test_another_ignored_label():
@@ -77,15 +80,16 @@ def test_another_ignored_label():
     assert confusion.matrix.tolist() == [[0, 0], [1, 0]]
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
 @pytest.mark.parametrize("target, prediction, message", [
     ([3], [0], "1 pixels"), ([-1], [0], "1 pixels"), ([0], [3], "1 pixels"), ([0], [-1], "1 pixels"),
     ([0], [255], "1 pixels"), ([0, 1], [0], "target is"), ([0.0], [0], "integers"), ([0], [0.0], "integers"),
     ([True], [0], "integers"),
 ])
-def test_what_does_not_fit_is_refused_and_not_counted(target, prediction, message):
+def test_what_does_not_fit_is_refused_and_not_counted(kind, target, prediction, message):
     confusion = ConfusionMatrix(3)
     with pytest.raises(ValueError, match=message):
-        confusion.update(torch.tensor(target), torch.tensor(prediction))
+        confusion.update(kind(target), kind(prediction))
     assert confusion.matrix.sum() == 0
 
 
@@ -101,10 +105,14 @@ def test_what_was_counted_is_restored():
         confusion.restore(torch.zeros(3, 3, dtype=torch.int64))
 
 
-def test_transposed_tensors():
+def test_views_and_read_only_arrays():
+    target = np.array([[0, 1], [1, 1]])
+    target.flags.writeable = False
     confusion = ConfusionMatrix(2)
-    confusion.update(torch.tensor([[1, 0], [1, 1]]), torch.tensor([[1, 0], [0, 1]]).t())
-    # Predictions transposed: (1, 0), (0, 1).
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        confusion.update(target[:, ::-1], torch.tensor([[1, 0], [0, 1]]).t())
+    # Target rows reversed: (1, 0), (1, 1); predictions transposed: (1, 0), (0, 1).
     assert confusion.matrix.tolist() == [[1, 0], [1, 2]]
 
 

@@ -73,7 +73,7 @@ def test_thresholds_are_exact_order_statistics(pixels, ratio):
     assert [threshold(stored[labels == c], ratio) for c in range(3)] == expected
 
 
-def test_arrays_lists_and_tensors_count_the_same_and_counts_add_up():
+def test_arrays_lists_and_tensors_count_the_same_and_merging_is_counting_together():
     random = np.random.default_rng(2)
     labels, p = random.integers(0, 3, 500), random.uniform(0.3, 1, 500).astype(np.float32)
     arrays, tensors, first, second = (ConfidenceHistogram(3) for _ in range(4))
@@ -81,9 +81,11 @@ def test_arrays_lists_and_tensors_count_the_same_and_counts_add_up():
     tensors.update(torch.from_numpy(labels.astype(np.uint8)).view(20, 25), torch.from_numpy(p).view(20, 25))
     first.update(labels[:150].tolist(), p[:150].tolist())
     second.update(labels[150:], p[150:])
-    first.counts += second.counts
+    first.merge(second)
     assert torch.equal(arrays.counts, tensors.counts) and torch.equal(arrays.counts, first.counts)
     assert arrays.counts.sum() == 500
+    with pytest.raises(ValueError, match="3 and 4 classes"):
+        arrays.merge(ConfidenceHistogram(4))
 
 
 @pytest.mark.parametrize("labels, confidences, message", [

@@ -22,11 +22,13 @@ class ConfusionMatrix:
     def update(self, target, prediction):
         """Count pixels.
 
-        ``target``: integer tensor of any shape, classes or ``ignore_index`` (such pixels are left out, whatever was
-        predicted there); ``prediction``: classes, the same shape. Raises ``ValueError`` for shapes that differ, dtypes
-        that are not integers, and values that are neither a class nor ignored. On a GPU values are checked when the
-        matrix is read, for the check would make the host wait.
+        ``target``: integers of any shape, classes or ``ignore_index`` (such pixels are left out, whatever was predicted
+        there); ``prediction``: classes, the same shape. Numpy arrays or tensors on any device. Raises ``ValueError``
+        for shapes that differ, dtypes that are not integers, and values that are neither a class nor ignored. On a GPU
+        values are checked when the matrix is read, for the check would make the host wait.
         """
+        target, prediction = (values if isinstance(values, torch.Tensor) else
+                              torch.tensor(np.asarray(values, order="C")) for values in (target, prediction))
         if target.shape != prediction.shape:
             raise ValueError(f"target is {tuple(target.shape)} but prediction is {tuple(prediction.shape)}")
         for name, values in (("target", target), ("prediction", prediction)):
@@ -46,6 +48,12 @@ class ConfusionMatrix:
         if counts[-1]:
             raise ValueError(f"{counts[-1]} pixels have a target or a prediction outside 0..{self.num_classes - 1} "
                              f"(and the target is not {self.ignore_index}, which would be ignored)")
+
+    def merge(self, other):
+        """Add the counts of ``other``. Raises ``ValueError`` when it is about another number of classes."""
+        if other.num_classes != self.num_classes:
+            raise ValueError(f"cannot merge matrices of {self.num_classes} and {other.num_classes} classes")
+        self.counts += other.counts.to(self.counts.device)
 
     @property
     def matrix(self):
