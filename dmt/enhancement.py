@@ -2,8 +2,9 @@
 
 import math
 
-import numpy as np
 import torch
+
+from utils.tensors import tensor_of
 
 
 def enhance(current, previous, beta=0.15, background=0, conflict_reduction=True):
@@ -33,7 +34,7 @@ def enhance(current, previous, beta=0.15, background=0, conflict_reduction=True)
     if any(tensors) and not all(tensors):
         raise ValueError("labels and confidences must be all numpy arrays or all tensors")
     if not any(tensors):
-        maps = [torch.from_numpy(np.asarray(part, order="C")) for part in maps]
+        maps = [tensor_of(part) for part in maps]
     labels, confidences, old_labels, old_confidences = maps
     if not math.isfinite(beta):
         raise ValueError(f"beta must be finite, not {beta}")

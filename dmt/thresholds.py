@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from data.confidence import NUM_CODES, decode, encode
+from utils.tensors import tensor_of
 
 IGNORED = 255
 """The label of a pixel that teaches nothing."""
@@ -75,14 +76,15 @@ class ConfidenceHistogram:
         Raises ``ValueError`` for other labels or shapes; then nothing has been counted. (On a GPU, which the host does
         not wait for, labels are not looked at.)
         """
-        labels, confidences = torch.as_tensor(labels), torch.as_tensor(confidences)
+        labels, confidences = tensor_of(labels), tensor_of(confidences)
         if labels.shape != confidences.shape:
             raise ValueError(f"labels are {tuple(labels.shape)} but confidences are {tuple(confidences.shape)}")
-        if labels.is_floating_point():
+        if labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"labels must be integers, not {labels.dtype}")
+        labels = labels.long()
         if labels.numel() and not labels.is_cuda and not (0 <= labels.min() and labels.max() < self.num_classes):
             raise ValueError(f"labels lie in {labels.min()}..{labels.max()}, outside 0..{self.num_classes - 1}")
-        cells = (labels.long() * NUM_CODES + encode(confidences)).reshape(-1).to(self.counts.device)
+        cells = (labels * NUM_CODES + encode(confidences)).reshape(-1).to(self.counts.device)
         self.counts.view(-1).scatter_add_(0, cells, torch.ones_like(cells))
 
     def merge(self, other):

@@ -90,7 +90,7 @@ def test_arrays_lists_and_tensors_count_the_same_and_merging_is_counting_togethe
 
 @pytest.mark.parametrize("labels, confidences, message", [
     ([3], [0.5], "outside 0..2"), ([255], [0.5], "outside 0..2"), ([-1], [0.5], "outside 0..2"),
-    ([0.0], [0.5], "integers"), ([0, 1], [0.5], "labels are"),
+    ([0.0], [0.5], "integers"), ([True], [0.5], "integers"), ([0, 1], [0.5], "labels are"),
 ])
 def test_wrong_pixels_are_refused_and_not_counted(labels, confidences, message):
     histogram = ConfidenceHistogram(3)

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from utils.tensors import tensor_of
+
 _COPIES = 64  # a power of two
 
 
@@ -27,8 +29,7 @@ class ConfusionMatrix:
         for shapes that differ, dtypes that are not integers, and values that are neither a class nor ignored. On a GPU
         values are checked when the matrix is read, for the check would make the host wait.
         """
-        target, prediction = (values if isinstance(values, torch.Tensor) else
-                              torch.tensor(np.asarray(values, order="C")) for values in (target, prediction))
+        target, prediction = tensor_of(target), tensor_of(prediction)
         if target.shape != prediction.shape:
             raise ValueError(f"target is {tuple(target.shape)} but prediction is {tuple(prediction.shape)}")
         for name, values in (("target", target), ("prediction", prediction)):
