@@ -41,10 +41,14 @@ class Problems(dict):
         self.turned = []
 
     def add(self, source, error):
-        """Keep the first ``error`` of a ``Source``, without its advice for those who train."""
-        path = str(source.path)
-        reason = str(error).partition("; replace the file")[0].partition("; correct --data-root")[0]
-        self.setdefault(path, reason if path in reason else f"{path}: {reason}")
+        """Keep the first ``error`` of a ``Source``."""
+        path, said = str(source.path), reason(error)
+        self.setdefault(path, said if path in said else f"{path}: {said}")
+
+
+def reason(error):
+    """What an ``error`` in reading an image says, without its advice for those who train."""
+    return str(error).partition("; replace the file")[0].partition("; correct --data-root")[0]
 
 
 def find_sources(inputs, recursive=False, leave_out=()):

@@ -16,6 +16,7 @@ from models.deeplab import deeplab_v2
 from models.description import NAMES, Description, describe, said_by_checkpoint
 from models.input_format import COCO
 from predict import decide
+from predict.files import reason
 from predict.onnx import OnnxNetwork
 from predict.protocol import ORIGINAL, PAPERS, SLIDING, STRIDE, Protocol
 from utils.checkpoints import load_checkpoint, load_model
@@ -93,7 +94,10 @@ class Ensemble:
 
 def _bgr(image):
     if isinstance(image, (str, Path)):
-        return read_image(image)
+        try:
+            return read_image(image)
+        except UserError as error:
+            raise UserError(reason(error)) from error
     if hasattr(image, "convert"):
         image = np.asarray(image.convert("RGB"))
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
@@ -175,6 +179,8 @@ def choose_protocol(members, description, spec, kind, test_size=None, test_by=No
 
     Windows are by default of the size of their training crop, else that of ``spec``, else the test size.
     """
+    if kind not in (PAPERS, ORIGINAL, SLIDING):
+        raise UserError(f"the protocol {kind!r} is none of {PAPERS}, {ORIGINAL} and {SLIDING}")
     test_size = test_size or description.test_size
     window = window or description.facts.get("recipe", {}).get("crop") or (spec and spec.crop) or test_size
     if kind == PAPERS and test_size is None:

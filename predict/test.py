@@ -1,5 +1,6 @@
 """A test: what one network, or two and their ensemble, reach on the validation set under a protocol."""
 
+import dataclasses
 import math
 import operator
 
@@ -29,8 +30,9 @@ def test(data, samples, network, machine):
     machine's processes share the images. Raises ``UserError``.
     """
     images.check_pairs(data.spec, samples)
-    papers = network.protocol.kind == PAPERS
-    judged = datasets.WholeImages(data.spec, samples, resize=papers)
+    papers, spec = network.protocol.kind == PAPERS, dataclasses.replace(
+        data.spec, test_size=network.protocol.test_size)
+    judged = datasets.WholeImages(spec, samples, resize=papers)
     loader = machine.loader(judged, operator.itemgetter(0))  # single samples, of which no tensors are made
     count = len(network.members)
     choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}

@@ -272,6 +272,10 @@ def test_three_lines_of_python(tmp_path):
             one.predict(wrong)
     with pytest.raises(UserError, match="no network"):
         load()
+    with pytest.raises(UserError, match="'slidng' is none of papers, original and sliding"):
+        load(tmp_path / "c.pt", protocol="slidng")
+    with pytest.raises(UserError, match="the image nope.png is missing$"):
+        one.predict("nope.png")
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ SHAPES = load_spec("shapes")
 def test(command, shapes_root, tmp_path):
     """Run --state=3; returns (results of the JSON file, standard output, lines of standard error)."""
     def run(*words, root=shapes_root, dataset="shapes", size=(65, 65), json_file=tmp_path / "test.json"):
-        status, printed, errors = command("--state=3", f"--dataset={dataset}", f"--data-root={root}", "--test-size",
-                                          *size, f"--output-dir={tmp_path}", "--workers=0",
+        status, printed, errors = command("--state=3", f"--dataset={dataset}", f"--data-root={root}",
+                                          *(["--test-size", *size] if size else []), f"--output-dir={tmp_path}",
+                                          "--workers=0",
                                           f"--json={json_file}", *words)
         assert status == 0, errors
         return json.loads(json_file.read_text()), printed, errors.splitlines()
@@ -50,6 +51,7 @@ def test_a_checkpoint_reaches_exactly_what_its_training_said(command, test, shap
     alone, printed, errors = test("--continue-from=one.pt", "--batch-size-labeling=4")
     assert alone["results"]["A"]["miou"] == miou["one"] and list(alone["results"]) == ["A"] and errors == []
     assert "protocol: zero-padded to 65 x 65, one scale, no flip (the papers')" in printed
+    assert test("--continue-from=one.pt", "--batch-size-labeling=4", size=None)[0] == alone  # as it was trained
     both, printed, errors = test("--continue-from=one.pt", "--second-arm=two.pt", "--batch-size-labeling=4")
     assert list(both["results"]) == ["A", "A+B", "B"] and errors == []  # each with its own input format
     assert both["results"]["A"] == alone["results"]["A"] and both["results"]["B"]["miou"] == miou["two"]
