@@ -185,6 +185,8 @@ def check_present(samples):
 
 def _read(path, what, max_pixels):
     """The bytes of an image file that does not claim to be too large: a few bytes can claim to be terabytes."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError(f"the {what} {path} is no file; replace it or take its name out of the list")
     try:
         with open(path, "rb") as file:
             content = file.read()

@@ -55,7 +55,7 @@ class PseudoLabelStore:
     def read_logits(self, name):
         """(steps (C, *map_size) uint16, size) of image ``name``; 0 where nothing of the map was needed.
 
-        Raises ``UserError`` when the file is missing or damaged.
+        Raises ``UserError`` when the file is missing or damaged; a damaged one is removed, so that a labelling makes it anew.
         """
         path = self.logits_path(name)
         try:
@@ -64,8 +64,10 @@ class PseudoLabelStore:
             steps = np.zeros((len(part), *map_size), np.uint16)
             steps[:, : part.shape[1], : part.shape[2]] = part
         except Exception as error:  # damaged bytes meet nearly every kind of exception
-            raise UserError(f"the prediction {path} is missing or damaged ({error}); delete the folder "
-                            f"{self.folder / 'logits'} and run the labelling again") from error
+            if not isinstance(error, (OSError, MemoryError)):
+                path.unlink()
+            raise UserError(f"the prediction {path} is missing or damaged ({error}); run the labelling again, it "
+                            "predicts this image anew") from error
         return steps, tuple(size)
 
     def write_label(self, name, labels, grey):

@@ -73,10 +73,12 @@ def _finished_labeling(store, expected, samples):
         damaged = [] if reason else store.damaged([sample.name for sample in samples])
         if damaged:
             reason = f"{damaged[0]} is missing or damaged" + (f" and {len(damaged) - 1} more" if damaged[1:] else "")
+        if reason is None:
+            return {name: manifest["labeled_share"][name] for name in ("before", "after", "changed")}
     except UserError as error:
         reason = str(error)
-    if reason is None:
-        return manifest["labeled_share"]
+    except (KeyError, TypeError):
+        reason = f"{store.folder / 'manifest.json'} is damaged"
     print(f"{store.folder}: labelled anew, since {reason}", flush=True)
     return None
 

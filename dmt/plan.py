@@ -8,7 +8,7 @@ from pathlib import Path
 from data import lists
 from data.specs import load_spec, resolve_root
 from utils.errors import UserError
-from utils.files import read_json
+from utils.files import read_json, sha256
 
 SEPARATOR = "\x1f"
 """Between the words of a command; there is one command a line."""
@@ -30,6 +30,8 @@ class Plan:
             if not program:
                 continue
             options = parse(words)
+            if options.labeling:
+                load_spec(options.dataset).background_class(options.background)  # an error now, not after round 0
             product = _product(options)
             if product is not None and product not in seen:
                 seen.add(product)
@@ -109,16 +111,46 @@ def _steps(options):
 def _difference(options, made):
     """In words, the first number with which a finished stage was not made, or None."""
     try:
-        if options.labeling:
-            before = {"label_ratio": made["rules"]["ratio"]}
-            if options.oldfilename and made["previous"]:
-                before["increment"] = made["rules"]["beta"]
-        else:
-            before = made["fingerprint"]["options"]
-    except (KeyError, TypeError):  # damaged, or of another version: the stage will say so
-        return None
-    for name, value in before.items():
-        now = getattr(options, name, None)
-        if value is not None and now is not None and value != now:
-            return f"--{name.replace('_', '-')} was {value}, now it is {now}"
+        numbers = _labelling_numbers if options.labeling else _training_numbers
+        for name, before, now in numbers(options, load_spec(options.dataset), made):
+            if before != now:
+                return f"--{name.replace('_', '-')} was {before}, now it is {now}"
+    except (KeyError, TypeError, AttributeError):  # damaged, or of another version: the stage will say so
+        pass
     return None
+
+
+def _labelling_numbers(options, spec, manifest):
+    """Yield (option, its value in the manifest, its value now) of what a labelling depends on beside its files."""
+    rules = manifest["rules"]
+    yield "label_ratio", rules["ratio"], options.label_ratio
+    yield "oldfilename", manifest["previous"], options.oldfilename and Path(options.oldfilename).name
+    yield "increment", rules["beta"], options.increment
+    yield "background", rules["background"], spec.background_class(options.background)
+    yield "no_conflict_reduction", not rules["conflict_reduction"], options.no_conflict_reduction
+    yield "previous_statistics", rules.get("previous_statistics", "running"), options.previous_statistics
+    yield "batch_size_labeling", manifest["batch_size"], options.batch_size_labeling
+    yield from _size("test_size", manifest["test_size"], options.test_size or spec.test_size)
+
+
+def _training_numbers(options, spec, result):
+    """As ``_labelling_numbers``, of a training, from its fingerprint in the ``result``."""
+    made, file = result["fingerprint"], options.continue_from or options.weights
+    now = {**vars(options), "batch_size_pseudo": options.batch_size_pseudo if options.state == 1 else None,
+           "on_student_win": None if options.on_student_win == "stop" else options.on_student_win,
+           "accumulate": None if options.accumulate == 1 else options.accumulate}
+    for name, before in made["options"].items():
+        yield name, before, before if name == "accumulate" and options.max_memory else now.get(name, before)
+    for name in ("backbone", "output_stride", "aspp_branches"):
+        if name in made["network"] and now[name] is not None:
+            yield name, made["network"][name], now[name]
+    yield from _size("crop_size", made["dataset"]["crop"], options.crop_size or spec.crop)
+    yield from _size("test_size", made["dataset"]["test_size"], options.test_size or spec.test_size)
+    if options.state == 2 and (not options.continue_from or Path(file).is_file()):
+        digest = sha256(file)[:12] if file and Path(file).is_file() else file
+        yield "continue_from" if options.continue_from else "weights", made["start"] and made["start"][:12], digest
+
+
+def _size(name, before, now):
+    if now is not None:  # else that of the largest image
+        yield name, list(before), list(now)

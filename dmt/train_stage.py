@@ -144,7 +144,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
 
     def begin():
         state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None
-        stage.begin({**plan.config, "fingerprint": fingerprint}, state["step"] if state else 0)
+        stage.begin({**plan.config, "fingerprint": fingerprint}, state["step"] if state else 0, plan.save)
         return state
 
     state = processes.first(begin)

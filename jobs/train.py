@@ -19,15 +19,6 @@ def run(job):
 def train(job):
     """``run`` on any device."""
     options, mutual = job.options, job.options.state == 1
-    if not mutual and not options.batch_size_labeled:
-        raise UserError("--batch-size-labeled 0: supervised training needs labelled images; give at least 1")
-    if mutual and not options.batch_size_pseudo:
-        raise UserError("--batch-size-pseudo 0: semi-supervised training needs pseudo-labelled images; "
-                        "give at least 1, or --state=2 for supervised training")
-    if options.online is not None and (not mutual or options.gamma1 or options.gamma2
-                                       or options.on_student_win != "stop"):
-        raise UserError("--online: the model learns from its own labels, all of which count fully; "
-                        "leave out --state=2, --gamma1, --gamma2 and --on-student-win")
     recipe = Recipe(options.lr, options.weight_decay, options.gamma1, options.gamma2, options.on_student_win,
                     options.online, val_num_steps=options.val_num_steps, log_num_steps=options.log_num_steps,
                     save_num_steps=options.save_num_steps)

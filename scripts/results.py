@@ -7,6 +7,7 @@ PLAN is the command that tests both checkpoints, as ``main.py --plan`` reads it,
 command. REPORT is 0 where the run has none.
 """
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -25,8 +26,8 @@ def main(python, report):
     program, words = split_command(sys.stdin.read())
     options = parse_options(words)
     print(f"\n{'stage':<44} best validation mIoU (%)")
-    for line in Path(options.output_dir, "log.txt").read_text(encoding="utf-8").splitlines():
-        name, miou = line.rsplit(": ", 1)
+    log = Path(options.output_dir, "log.txt").read_text(encoding="utf-8", errors="replace")
+    for name, miou in re.findall(r"^(.+): (\d+\.\d+)$", log, re.MULTILINE):  # what else stands there is no stage's
         print(f"{name:<44} {float(miou):.2f}")
     if report != "0":
         print(f"\nreport: {options.output_dir}/report/index.html")

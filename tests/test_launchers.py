@@ -325,12 +325,38 @@ def test_changed_numbers_are_listed_and_a_folder_has_one_launcher(chain, tmp_pat
         refused = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, **numbers)
     assert refused.returncode == 2 and "another launcher" in refused.stderr and len(refused.stderr.splitlines()) == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    printed = start("dmt_ple-voc-106-1lr.sh", "lr0=0.5", DRY_RUN="plan", **numbers).stdout
-    plan = Plan(printed.splitlines(), parse_options)
-    assert plan.finished == len(plan.changed) == 10 and list(plan.changed.values()).count(None) == 8
+    assert planned(numbers).finished == 10 and not planned(numbers).changed
+    changed = planned(numbers, "lr0=0.5").changed
+    assert len(changed) == 10 and list(changed.values()).count(None) == 8
     again = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, CHECK="0", **{**numbers, "ratios": "0.5"})
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already finished") == 4 and again.stdout.count("already labelled") == 2
+
+
+def planned(numbers, *words):
+    printed = start("dmt_ple-voc-106-1lr.sh", *words, DRY_RUN="plan", **numbers).stdout
+    return Plan(printed.splitlines(), parse_options)
+
+
+@pytest.mark.parametrize("word, count, reason", [
+    ("beta=", 4, "--oldfilename was e__p0--l.pt, now it is None"),
+    ("batch_labeling=4", 8, "--batch-size-labeling was 8, now it is 4"),
+    ("weights=LICENSE", 10, "--weights was none, now it is "),
+    ("EXTRA=--background=none", 10, "--crop-size was [33, 33], now it is [97, 97]"),
+    ("EXTRA=--crop-size 33 33 --test-size 65 65 --background=none", 8, "--background was 0, now it is None"),
+    ("EXTRA=--crop-size 33 33 --test-size 65 65 --no-aug", 10, "--no-aug was False, now it is True"),
+    ("EXTRA=--crop-size 33 33 --test-size 65 65 --aspp-branches=4", 10, "--aspp-branches was 2, now it is 4")])
+def test_whatever_number_has_changed_is_named_before_a_finished_stage_is_replaced(chain, word, count, reason):
+    numbers = {name: value for name, value in chain[0].items() if not word.startswith(f"{name}=")}
+    changed = planned(numbers, word).changed
+    assert len(changed) == count and any(one and one.startswith(reason) for one in changed.values())
+
+
+def test_a_background_that_is_no_class_is_refused_before_round_0(chain, tmp_path):
+    done = start("dmt_ple-voc-106-1lr.sh", **{**chain[0], "EXTRA": "--background=99", "OUTPUT_DIR": str(tmp_path / "o")})
+    assert done.returncode == 2 and done.stderr == (
+        "error: --background 99: shapes has the classes 0 to 7; give one of them or none\n")
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_failed_job_ends_the_other_and_its_line_says_why(chain, tmp_path):

@@ -45,6 +45,12 @@ class _Several(argparse.Action):
         setattr(namespace, self.dest, [value for part in values for value in part])
 
 
+def _name(text):
+    if not text or "/" in text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a plain name without slashes that does not start with a dot")
+    return text
+
+
 def _protocol(text):
     return "papers" if text == "test-size" else text
 
@@ -76,6 +82,16 @@ def parse_options(arguments=None):
             and options.gamma1 is None and options.gamma2 is None):
         parser.error(f"--on-student-win {options.on_student_win} changes nothing without weights; give the exponents, "
                      "--gamma1=5 --gamma2=5 in the papers")
+    trains = not options.labeling and options.state != 3
+    if trains and options.state == 2 and not options.batch_size_labeled:
+        parser.error("--batch-size-labeled 0: supervised training needs labelled images; give at least 1")
+    if trains and options.state == 1 and not options.batch_size_pseudo:
+        parser.error("--batch-size-pseudo 0: semi-supervised training needs pseudo-labelled images; give at least 1, "
+                     "or --state=2 for supervised training")
+    if trains and options.online is not None and (options.state == 2 or options.gamma1 or options.gamma2
+                                                  or options.on_student_win != "stop"):
+        parser.error("--online: the model learns from its own labels, all of which count fully; leave out --state=2, "
+                     "--gamma1, --gamma2 and --on-student-win")
     for option, given in (("--Increment", options.increment), ("--previous-statistics", options.previous_statistics)):
         if given is not None and options.oldfilename is None:
             print(f"notice: {option} does nothing without --oldfilename, the arm's checkpoint of the round before",
@@ -101,7 +117,7 @@ def _stage(parser):
     add("--plan", action="store_true",
         help="read a launcher's commands from standard input and say what they come to, before the first is run: "
              "wrong numbers, finished stages with other numbers; with --check everything they need")
-    add("--exp-name", metavar="NAME",
+    add("--exp-name", metavar="NAME", type=_name,
         help="name of the stage: the checkpoint becomes NAME.pt (default: dataset, split and id)")
     add("--output-dir", metavar="DIR", default="runs", help="folder for everything written (runs)")
     add("--continue-from", metavar="FILE",

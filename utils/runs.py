@@ -63,8 +63,9 @@ class Stage:
             return None
         try:
             result = read_json(path)
-            reason = (difference(result["fingerprint"], fingerprint)
-                      or _damage(self.checkpoint, result["checkpoint_sha256"]))
+            before, digest, *_ = (result[key] for key in (
+                "fingerprint", "checkpoint_sha256", "miou", "start_miou", "step"))
+            reason = difference(before, fingerprint) or _damage(self.checkpoint, digest)
         except UserError as error:
             reason = str(error)
         except (KeyError, TypeError):
@@ -73,7 +74,6 @@ class Stage:
             self._clear(result)
             return result
         print(f"{self.name}: done anew, since {reason}", flush=True)
-        path.unlink()
         return None
 
     def interrupted_state(self, fingerprint):
@@ -136,11 +136,14 @@ class Stage:
 
     # --- while it goes on -----------------------------------------------------------------------------------------
 
-    def begin(self, config, after_step):
+    def begin(self, config, after_step, save=True):
         """Write the configuration ``config`` (plain values) and the environment, and begin the metrics file anew.
 
-        Lines of steps up to ``after_step`` stay (when a training goes on), but for one that a kill has cut off.
+        Lines of steps up to ``after_step`` stay (when a training goes on), but for one that a kill has cut off. A result
+        that the training will replace (not with ``save`` false) is gone from now on.
         """
+        if save:
+            (self.folder / "result.json").unlink(missing_ok=True)
         write_json(self.folder / "config.json", config)
         write_json(self.folder / "environment.json", environment())
         kept = []

@@ -65,6 +65,17 @@ class DatasetSpec:
         """The size to which images and masks are resized before anything else; ``None``: they stay as they are."""
         return self.test_size if self.test_by == "resize" else None
 
+    def background_class(self, asked):
+        """The class that PLE treats as background, or ``None``; ``asked`` is "spec", "none", or its number.
+
+        Raises ``UserError`` for a number that is no class.
+        """
+        number = {"spec": self.background, "none": None}.get(asked, asked)
+        if number is not None and number >= self.num_classes:
+            raise UserError(f"--background {number}: {self.name} has the classes 0 to {self.num_classes - 1}; give one "
+                            "of them or none")
+        return number
+
     def image_path(self, root, name, subset="train"):
         """Path of the image ``name``; ``subset`` is train, val or test, or ``UNLABELED``: then the image is looked for
         in ``unlabeled_images`` first. Raises ``UserError`` when two files match."""
