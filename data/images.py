@@ -97,6 +97,8 @@ def image_size(path, max_pixels=MAX_PIXELS, what="image", file=None):
 
     Raises ``UserError`` as ``read_image`` does.
     """
+    if file is None:
+        _refuse_pipe(path, what)
     try:
         with Image.open(file or path) as image:
             size = image.height, image.width
@@ -185,8 +187,7 @@ def check_present(samples):
 
 def _read(path, what, max_pixels):
     """The bytes of an image file that does not claim to be too large: a few bytes can claim to be terabytes."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise UserError(f"the {what} {path} is no file; replace it or take its name out of the list")
+    _refuse_pipe(path, what)
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -196,6 +197,11 @@ def _read(path, what, max_pixels):
         raise UserError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
     image_size(path, max_pixels, what, io.BytesIO(content))
     return content
+
+
+def _refuse_pipe(path, what):
+    if os.path.exists(path) and not os.path.isfile(path):  # it would be waited for
+        raise UserError(f"the {what} {path} is no file; replace it or take its name out of the list")
 
 
 def _missing(path, what):

@@ -1,6 +1,7 @@
 """The check before a run: every fault is found in one pass, and the estimates are of the right order."""
 
 import dataclasses
+import os
 import types
 
 import cv2
@@ -158,6 +159,15 @@ def test_sizes_that_an_encoder_does_not_take_are_findings_among_others(shapes_ro
     report = run(shapes_root, tmp_path, work=work, crop=(33, 33), test_size=(80, 80))
     assert [error.split(":")[0] for error in report.errors] == ["--crop-size 33 33"]
     assert any(line.startswith("disk") for line in report.estimates)
+
+
+def test_a_pipe_in_place_of_an_image_is_not_waited_for(own_shapes, tmp_path):
+    image = own_shapes / "JPEGImages" / f"{read_list(own_shapes / LISTS / '8_unlabeled_0.txt')[0]}.jpg"
+    image.unlink()
+    os.mkfifo(image)
+    error, = run(own_shapes, tmp_path).errors
+    assert f"{image} is no file" in error
+    Data("shapes", own_shapes)  # looks for the largest image
 
 
 def test_huge_images_are_refused(shapes_root, tmp_path):

@@ -98,10 +98,32 @@ def test_predictions_that_are_gone_or_damaged(run, command):
     damaged = sorted(logits.glob("*.npz"))[3]
     damaged.write_bytes(damaged.read_bytes()[:50])
     status, _, errors = command(*next(stage for stage in stages if "--oldfilename=p0-l.pt" in stage))
-    assert status == 2 and str(damaged) in errors.splitlines()[-1]
-    shutil.rmtree(logits)  # as the line says; the launchers do it after a round, too
+    assert status == 2 and str(damaged) in errors.splitlines()[-1] and not damaged.exists()
+    again(command, stages)  # as the line says
+    assert digests(out) == expected
+    shutil.rmtree(logits)  # the launchers do it after a round, too
+    shutil.rmtree(out / "pseudo" / "p1-l" / "labels")
     again(command, stages)
     assert {**digests(out), **{name: value for name, value in expected.items() if "p0-l/logits" in name}} == expected
+
+
+@pytest.mark.parametrize("file, key", [("p1-r/result.json", "miou"), ("p1-r/result.json", "start_miou"),
+                                       ("pseudo/p1-l/manifest.json", "labeled_share")])
+def test_a_record_that_lacks_a_key_is_made_anew(run, command, file, key):
+    out, stages = run
+    expected, record = digests(out), json.loads((out / file).read_text())
+    del record[key]
+    (out / file).write_text(json.dumps(record))
+    assert f"anew, since {out / file} is damaged" in again(command, stages)
+    assert digests(out) == expected
+
+
+def test_a_start_that_is_refused_leaves_a_finished_stage_as_it_is(run, command):
+    out, stages = run
+    expected = digests(out)
+    status, _, errors = command(*stages[0], "--lr=0.5", "--max-pixels=100")
+    assert status == 2 and "limit of 100" in errors
+    assert digests(out) == expected and "already finished" in again(command, stages[:1])
 
 
 def test_a_changed_pseudo_label_is_refused_by_training(run, command):

@@ -328,8 +328,10 @@ def test_changed_numbers_are_listed_and_a_folder_has_one_launcher(chain, tmp_pat
     assert planned(numbers).finished == 10 and not planned(numbers).changed
     changed = planned(numbers, "lr0=0.5").changed
     assert len(changed) == 10 and list(changed.values()).count(None) == 8
+    (out / "log.txt").write_bytes(b"garbage\nx: y\n\xff: 1.0000\n" + (out / "log.txt").read_bytes())
     again = start("dmt_ple-voc-106-1lr.sh", cwd=tmp_path, CHECK="0", **{**numbers, "ratios": "0.5"})
     assert again.returncode == 0, again.stderr
+    assert f"{'e__p0--l':<44} " in again.stdout and "garbage" not in again.stdout
     assert again.stdout.count("already finished") == 4 and again.stdout.count("already labelled") == 2
 
 
