@@ -12,6 +12,7 @@ Logits are not compressed: that would save a tenth of them and take longer than 
 
 import io
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from utils.errors import UserError
 from utils.files import read_json, remove_left_overs, write_bytes, write_json
 
 FORMAT = 2
+_READING = threading.Lock()  # numpy reads headers by Python's parser, which before 3.11.8 fails at random in threads
 
 
 class PseudoLabelStore:
@@ -59,7 +61,7 @@ class PseudoLabelStore:
         """
         path = self.logits_path(name)
         try:
-            with np.load(path) as file:
+            with _READING, np.load(path) as file:
                 part, size, map_size = file["steps"], file["size"].tolist(), file["map_size"].tolist()
             steps = np.zeros((len(part), *map_size), np.uint16)
             steps[:, : part.shape[1], : part.shape[2]] = part
