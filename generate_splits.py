@@ -2,7 +2,8 @@
 """Make the lists that say which training images are labelled: D_labeled_S.txt and D_unlabeled_S.txt.
 
 D names the split (one image in D is labelled; 106 are the paper's 100 images), S is the split id (0, 1, 2).
-The whole training list is also written as 1_labeled_S.txt and 0_unlabeled_S.txt. Where the list folder has a train.txt
+The whole training list is also written as 1_labeled_S.txt and 0_unlabeled_S.txt. Images without masks (those in
+all_unlabeled_0.txt, or of the spec's unlabeled_images) are unlabelled in every split. Where the list folder has a train.txt
 with a part of the training list (as VOC has beside trainaug.txt), the split "train" labels exactly those images.
 With the default options the lists published for DMT come out, byte for byte.
 """
@@ -10,7 +11,7 @@ With the default options the lists published for DMT come out, byte for byte.
 import math
 from pathlib import Path
 
-from data.lists import find_list, read_list, split_list_names
+from data.lists import find_list, read_list, split_list_names, without_masks
 from data.specs import load_spec, resolve_root
 from data.splits import check_split_names, list_parser, make_splits, own_split, save_lists
 from utils.errors import UserError, reports_user_errors
@@ -33,16 +34,20 @@ def main(arguments=None):
     own = source.parent / OWN_TRAINING_LIST
     taken = any(split == "train" for split, _ in divisors)
     own_lists = _own_split(names, own, spec, root) if own.is_file() and own != source and not taken else {}
+    apart = without_masks(spec, root, source) if root is not None else []
+    lists = {file: list(dict.fromkeys([*listed, *apart])) if "_unlabeled_" in file else listed
+             for file, listed in {**lists, **own_lists}.items()}
     doubt = None
     if root is not None and not any(spec.image_path(root, name).is_file() for name in names):
         doubt = f"no image of the {len(names)} names in {source} is in {root}"
-    states = save_lists(folder, {**lists, **own_lists}, doubt)
+    states = save_lists(folder, lists, doubt)
 
     print(f"{len(names)} names in {source}, lists in {folder}")
     if names != sorted(names):
         print("note: the training list is not sorted; the published splits come from the sorted one")
-    _print_table([split for split, _ in divisors] + ["train"] * bool(own_lists) + ["1", "0"],
-                 {**lists, **own_lists}, states, args.ids)
+    if apart:
+        print(f"{len(apart)} images without masks are in every list of unlabelled ones")
+    _print_table([split for split, _ in divisors] + ["train"] * bool(own_lists) + ["1", "0"], lists, states, args.ids)
 
 
 def _options(arguments):

@@ -164,6 +164,15 @@ def unlabeled_names(spec, root, split, split_id):
     return _apart(spec, root, path.with_name(path.name.replace("_unlabeled_", "_labeled_")))
 
 
+def without_masks(spec, root, training):
+    """Names of the images that have no mask: those in all_unlabeled_0.txt, which tools.new_dataset writes, or else all
+    of ``spec.unlabeled_images`` but for those in the list ``training`` or validated on. Empty where there is neither."""
+    path = spec.list_path(root, split_list_names("all", 0)[1])
+    if path.is_file():
+        return read_list(path, spec, root)
+    return _apart(spec, root, training) if spec.unlabeled_images else []
+
+
 def _apart(spec, root, labeled):
     """The images of the folder of unlabelled ones that are not in the list ``labeled``, nor in the validation list."""
     names = sorted({name for pattern in spec.patterns("unlabeled_images") for name in patterns.names_in(root, pattern)})

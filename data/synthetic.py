@@ -60,7 +60,7 @@ def generate(root, num_train=320, num_val=80, seed=0, size=(112, 112), workers=1
     parameters = {"version": VERSION, "seed": seed, "size": list(size), "layout": layout,
                   "counts": {subset: len(subset_names) for subset, subset_names in names.items()}}
     spec = load_spec(LAYOUTS[layout])
-    make_folder(root)
+    make_folder(root, "--out")
     with locked(root / _LOCK, root, wait=True):  # the next process then finds the dataset complete
         if _is_complete(root, spec, parameters, names):
             return root

@@ -24,7 +24,7 @@ def run(job):
                    scales=options.scales, flip=options.flip)
     for member in network.members if options.protocol == "papers" else ():  # others' batches have own sizes
         job.parts(0, member.description)
-    machine.processes.first(make_folder, result.parent)
+    machine.processes.first(make_folder, result.parent, "--json")
     samples = job.data.validation(options.valtiny)
     print(test.headline(network), flush=True)
     matrices = test.test(job.data, samples, network, machine)

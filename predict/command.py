@@ -29,7 +29,7 @@ def run(options):
             raise UserError(f"{path} is one of the images to predict and would be replaced; choose another --out")
     network = load_networks(options, spec)
     values = label_values(network.description, spec, options.ids)
-    make_folder(folder)
+    make_folder(folder, "--out")
     print(f"{' and '.join(str(member.path) for member in network.members)}: {len(network.names)} classes; protocol: "
           f"{network.protocol}", flush=True)
     problems = files.Problems()

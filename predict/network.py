@@ -102,7 +102,8 @@ def _bgr(image):
         image = np.asarray(image.convert("RGB"))
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
             and image.size):
-        raise UserError(f"an image must be a path, a PIL image or an array (H, W, 3) of uint8, not {image!r:.60}")
+        what = f"an array {image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else f"{image!r:.60}"
+        raise UserError(f"an image must be a path, a PIL image or an array (H, W, 3) of uint8, not {what}")
     return np.ascontiguousarray(image[..., ::-1])
 
 

@@ -84,8 +84,8 @@ def main(arguments=None):
     _write(out, root, text, split)
     for line in [*warnings[:_WARNINGS], *([f"and {len(warnings) - _WARNINGS} more"] if warnings[_WARNINGS:] else [])]:
         print(f"warning: {line}", file=sys.stderr)
-    below = any("/" in name for name in [*split.training, *split.validation])
-    _print_next(out, options.images, len(split.training), len(split.unlabeled), below)
+    below = any("/" in name for part in split[:3] for name in part)
+    _print_next(out, options.unlabeled or options.images, len(split.training), len(split.unlabeled), below)
 
 
 def _parser():
@@ -256,6 +256,7 @@ def _split(options, usable, choice, facts, warnings):
                  for name in [*labeled, *unlabeled]}
     if options.val_list:
         names, how = read_list(options.val_list), options.val_list
+        names = [name.rpartition(".")[0] if is_image(name) and name not in labeled else name for name in names]
         if lacking := [name for name in names if name not in labeled]:
             raise UserError(f"{options.val_list} names {lacking[0]}, which is no image with a usable mask (such as "
                             f"{next(iter(labeled))}); correct the name")
@@ -379,7 +380,7 @@ def _write(out, root, text, split):
         if path != expected:
             raise UserError(f"the patterns {spec.images} and {spec.labels} mean {path}, not {expected}; rename one of "
                             "the two, or put images and masks into folders of their own")
-    make_folder(out / LISTS)
+    make_folder(out / LISTS, "--out")
     for path in (out / LISTS).glob(f"{SPLIT}*_{SPLIT_ID}.txt"):  # halves of the old lists, and what is empty now
         path.unlink()
     training = sorted(split.training)
@@ -398,12 +399,13 @@ def _print_next(out, images, labeled, unlabeled, below):
         return shlex.quote(_shown(path))
 
     name, repository = _plain(Path(os.path.abspath(out)).name), Path(__file__).resolve().parents[1]
+    python = here(sys.executable)
     spec, program, last = shlex.quote(str(out / SPEC)), here(repository / "main.py"), f"{name}__p5--l"
     steps0, steps = -(-labeled // 8), max(1, -(-unlabeled // 7))
     ep0, ep = max(20, min(600, -(-STEPS0 // steps0))), max(4, min(100, -(-STEPS // steps)))
     what = f"--dataset={spec} --train-set={SPLIT} --sets-id={SPLIT_ID}"
     print("\nNow edit the spec (names, background), and then:\n  # check every file, and what the run needs")
-    print(f"  python {program} --check {what}" + ("" if unlabeled else " --state=2"))
+    print(f"  {python} {program} --check {what}" + ("" if unlabeled else " --state=2"))
     if unlabeled:
         halves = "halves=0 " if labeled < 2 else ""  # one image cannot be divided
         print("  # train on a GPU; on a CPU add backbone=small\n"
@@ -411,9 +413,9 @@ def _print_next(out, images, labeled, unlabeled, below):
     else:
         last = f"{name}__p0--b"
         print("  # train with labels only; on a CPU add --backbone=small --weights=none --lr=0.02\n"
-              f"  python {program} --state=2 {what} --epochs={ep0} --batch-size-labeled=8 --val-num-steps=200 "
+              f"  {python} {program} --state=2 {what} --epochs={ep0} --batch-size-labeled=8 --val-num-steps=200 "
               f"--exp-name={last} --output-dir={here(repository / 'runs' / name)}")
     print("  # predict\n"
-          f"  python {here(repository / 'tools' / 'predict.py')} --checkpoint "
+          f"  {python} {here(repository / 'tools' / 'predict.py')} --checkpoint "
           f"{here(repository / 'runs' / name / f'{last}.pt')} --out predictions {'--recursive ' if below else ''}"
           f"{here(images)}")

@@ -54,7 +54,7 @@ def main(arguments=None):
     if args.animals:
         return _animals(args, spec)
     voc, sbd, out = _sources(args)
-    make_folder(out)
+    make_folder(out, "--out")
     remove_left_overs(out, "**/*")
     if voc != out:
         unpack(voc, VOC_FILES, out)

@@ -249,7 +249,8 @@ def _numbers(rows, measures, against):
     numbers = numbers.copy().reset_index()  # the copy lies in one piece
     numbers["arms"] = numbers.arms.map(" ".join)
     results = published()["results"] if "miou" in measures else {}
-    of = numbers.method.str.split(r" \(|, ", regex=True).str[0].replace({_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"})
+    of = numbers.method.str.split(r" \(|, | with batch", regex=True).str[0]  # the published PLE had batch statistics
+    of = of.replace({_ORACLE: _SUPERVISED, "DMT+PLE": "DMT"})
     numbers["published"] = [results.get(dataset, {}).get(split, {}).get(method, np.nan)
                             for dataset, split, method in zip(numbers.dataset, numbers.split, of)]
     numbers["published_of"] = of.where(numbers.published.notna())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import generate_splits
 from data.lists import read_list
 from data.specs import load_spec
 from tests.conftest import REPOSITORY
@@ -88,6 +89,19 @@ def test_every_stage(tmp_path, shapes_root, command, kind):
     (tmp_path / "own/lists/all_unlabeled_0.txt").write_text("3\n5\n")  # a list goes before the folder
     assert "unlabelled: 2 images" in stage("--check", "--weights=none")
     assert "labelled 2 images" in stage(*labeling)
+
+
+def test_splits_keep_the_images_without_masks(tmp_path, shapes_root, called):
+    spec, lists = own_dataset(tmp_path / "own", shapes_root, "color"), tmp_path / "own/lists"
+    (lists / "trainaug.txt").write_text("0\n6\n7\n8\n")
+    pool = [str(number) for number in range(6)]
+    for apart in (pool, ["3", "x"]):  # the folder; then a list goes before it
+        status, out, errors = called(generate_splits.main, "--dataset", spec, "--divisors", "2", "--ids", "1")
+        assert status == 0 and f"{len(apart)} images without masks" in out, errors
+        labeled, unlabeled = (read_list(lists / f"2_{kind}_0.txt") for kind in ("labeled", "unlabeled"))
+        assert len(labeled) == 2 and sorted(unlabeled) == sorted({"0", "6", "7", "8", *apart} - ({*labeled} - {*apart}))
+        assert read_list(lists / "1_labeled_0.txt") == read_list(lists / "0_unlabeled_0.txt")[:4]
+        (lists / "all_unlabeled_0.txt").write_text("3\nx\n")
 
 
 def test_check_names_what_is_wrong(tmp_path, shapes_root, command):

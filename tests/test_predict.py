@@ -270,6 +270,8 @@ def test_three_lines_of_python(tmp_path):
     for wrong in (rgb / 255, rgb[..., 0], None, tmp_path / "gone.png"):
         with pytest.raises(UserError):
             one.predict(wrong)
+    with pytest.raises(UserError, match=r"not an array \(40, 50\) of uint8$"):
+        one.predict(rgb[..., 0])
     with pytest.raises(UserError, match="no network"):
         load()
     with pytest.raises(UserError, match="'slidng' is none of papers, original and sliding"):

@@ -124,6 +124,7 @@ def test_ple_stands_beside_dmt(tmp_path, three, capsys):
     text = printed(capsys, *ple, *variants)  # each has a row of its own
     assert [row_of(text, f"DMT+PLE{more}")[3] for more in ("", " without conflict reduction", " with batch statistics")
             ] == ["72.00 ± 0.00", "70.00", "70.00"]
+    assert row_of(text, "DMT+PLE with batch statistics")[-2:] == ["69.92 (DMT)", "+0.08"]  # as the published one
     lower = run_file(tmp_path, "lower", (0.6, 0.6), 0, ple=True, beta=0.0)
     assert "beta is 0.15 in the first and 0.0 in the second" in refused(capsys, *ple, lower)
     text = printed(capsys, *ple, lower, "--by", "beta")

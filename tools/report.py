@@ -25,7 +25,7 @@ from report.page import progress, write_page  # noqa: E402
 from report.run import read_run  # noqa: E402
 from utils.console import progress_bar  # noqa: E402
 from utils.errors import OneLineParser, number, reports_user_errors  # noqa: E402
-from utils.files import locked, write_json  # noqa: E402
+from utils.files import locked, make_folder, write_json  # noqa: E402
 
 
 @reports_user_errors
@@ -35,6 +35,7 @@ def main(arguments=None):
     folder = Path(args.out or Path(args.run) / "report")
     run = read_run(args.run, args.exp, folder, unfinished=True,
                    plan={"rounds": args.rounds, "arms": args.arms, "baseline": args.baseline})
+    make_folder(folder, "--out")
     with locked(folder / ".lock", f"the report {folder}", wait=True):
         write_json(folder / "plan.json", run.plan)
         if not args.progress:

@@ -63,6 +63,8 @@ def save_safetensors(path, state, values):
 
 def load(path, device="cpu"):
     """The dict in the checkpoint file ``path``. Raises ``UserError`` when it is none, or holds anything but data."""
+    if Path(path).suffix.lower() in (".onnx", ".pt2"):
+        raise UserError(f"{path} is an exported network; give the checkpoint that it was made from")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what matters is raised below
             if Path(path).suffix == SAFETENSORS:

@@ -147,8 +147,8 @@ def locked(path, what, wait=False, instead="choose another --output-dir or --exp
         yield
 
 
-def make_folder(path):
-    """Create the folder ``path`` with its parents and check that a file can be written there."""
+def make_folder(path, option="--output-dir"):
+    """Create the folder ``path`` with its parents and check that a file can be written there; ``option`` names it."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -157,5 +157,5 @@ def make_folder(path):
         probe.unlink()
     except OSError as error:
         raise UserError(f"the folder {path} cannot be written: {error.strerror or error}; "
-                        "choose another one with --output-dir") from error
+                        f"choose another one with {option}") from error
     return path
