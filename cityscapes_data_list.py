@@ -8,6 +8,7 @@ like aachen/aachen_000000_000019. Run this once, then generate_splits.py --datas
 import sys
 
 from data.lists import write_list
+from data.patterns import names_in
 from data.specs import load_spec, resolve_root
 from utils.errors import OneLineParser, UserError, reports_user_errors
 
@@ -28,7 +29,7 @@ def main(arguments=None):
     if not images.is_dir():
         raise UserError(f"{root} has no folder leftImg8bit; unpack leftImg8bit_trainvaltest.zip there or correct "
                         "--data-root")
-    lists = {subset: names_in(images / subset) for subset in SUBSETS}
+    lists = {subset: names_in(root, spec.images, subset) for subset in SUBSETS}
     if not any(lists.values()):
         raise UserError(f"no image CITY/*{IMAGE_SUFFIX} in the folders train, val and test of {images}; unpack "
                         "leftImg8bit_trainvaltest.zip there or correct --data-root")
@@ -43,21 +44,6 @@ def main(arguments=None):
         if without and subset != "test":  # the benchmark keeps the labels of its test images
             _warn(f"{len(without)} of the {len(names)} images of {subset} have no label file, the first is "
                   f"{spec.label_path(root, without[0], subset)}; unpack gtFine_trainvaltest.zip in {root}")
-
-
-def names_in(folder, suffix=IMAGE_SUFFIX):
-    """Names CITY/X of the files CITY/X``suffix`` in ``folder``, cities and files sorted; [] if there is none.
-
-    Raises ``UserError`` when a folder cannot be read.
-    """
-    try:
-        cities = sorted(city.name for city in folder.iterdir() if city.is_dir()) if folder.is_dir() else []
-        return [f"{city}/{file_name.removesuffix(suffix)}" for city in cities
-                for file_name in sorted(file.name for file in (folder / city).iterdir())
-                if file_name.endswith(suffix)]
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}; "
-                        "check its permissions") from error
 
 
 def _warn(text):

@@ -3,8 +3,9 @@
 
 D names the split (one image in D is labelled; 106 are the paper's 100 images), S is the split id (0, 1, 2).
 The whole training list is also written as 1_labeled_S.txt and 0_unlabeled_S.txt. Images without masks (those in
-all_unlabeled_0.txt, or of the spec's unlabeled_images) are unlabelled in every split. Where the list folder has a train.txt
-with a part of the training list (as VOC has beside trainaug.txt), the split "train" labels exactly those images.
+all_unlabeled_0.txt, or of the spec's unlabeled_images) are unlabelled in every split. Where the list folder has a
+train.txt with a part of the training list (as VOC has beside trainaug.txt), the split "train" labels exactly those
+images.
 With the default options the lists published for DMT come out, byte for byte.
 """
 

@@ -73,9 +73,8 @@ def loaders(shares=1):
 
     On 16 processors of an H200's machine 8 loaders gave validation fewer images a second than the network takes.
     """
-    # Containers and batch systems give a process fewer processors than the machine has; not every system can say.
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = usable // shares
+    # Containers and batch systems give a process fewer processors than the machine has.
+    own = len(os.sched_getaffinity(0)) // shares
     return max(1, min(own, 8), min(own * 3 // 4, 12))
 
 

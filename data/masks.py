@@ -105,7 +105,7 @@ def color_table(palette):
 
 
 def write_palette_png(path, values, palette):
-    """Write ``values`` (H, W) uint8 as a PNG of 8 bits with their colours; ``utils.files.sync`` flushes it.
+    """Write ``values`` (H, W) uint8 as a PNG of 8 bits with their colours; ``os.sync`` flushes it.
 
     ``palette`` holds an RGB triple a value, or is a dict from values to them; 255 is VOC's cream unless taken.
     Labels are runs of one value: a search for longer matches would take four times the time for no fewer bytes.

@@ -40,13 +40,13 @@ def find(root, patterns, name, subset="train"):
     return usual
 
 
-def names_in(root, pattern):
+def names_in(root, pattern, subset="train"):
     """Sorted names of the image files below ``root`` that ``pattern`` matches; a name may contain folders.
 
     Raises ``UserError`` when the folder is missing or two files have one name.
     """
     found = {}
-    for name, path in files_in(root, pattern):
+    for name, path in files_in(root, pattern, subset):
         if name in found:
             raise UserError(f"two files have the name {name}: {found[name]} and {path}; remove or rename one of them")
         found[name] = path

@@ -57,7 +57,8 @@ class PseudoLabelStore:
     def read_logits(self, name):
         """(steps (C, *map_size) uint16, size) of image ``name``; 0 where nothing of the map was needed.
 
-        Raises ``UserError`` when the file is missing or damaged; a damaged one is removed, so that a labelling makes it anew.
+        Raises ``UserError`` when the file is missing or damaged; a damaged one is removed, so that a labelling makes it
+        anew.
         """
         path = self.logits_path(name)
         try:

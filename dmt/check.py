@@ -23,6 +23,7 @@ from data import images
 from dmt import memory
 from dmt.memory import gb, in_pixels
 from models.deeplab import traits
+from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import sha256
 
@@ -97,11 +98,11 @@ class _List(NamedTuple):
         return self.subset.kind
 
 
-def check(data, subsets, work, *, functions=(), progress=iter):
+def check(data, subsets, work, functions=()):
     """Check every image and mask of ``subsets`` (a dict of name -> ``Subset``), and whether ``work`` fits this machine.
 
     ``data`` is the ``dmt.session.Data``, ``work`` the ``dmt.memory.Workload``. ``functions`` are further checks that
-    take nothing and raise ``UserError``, as loading the first weights. ``progress`` wraps a list. Returns a ``Report``.
+    take nothing and raise ``UserError``, as loading the first weights. Returns a ``Report``.
     """
     report, spec = Report(), data.spec
     read = {name: _attempt(report.errors, subset.read) for name, subset in subsets.items()}
@@ -109,7 +110,7 @@ def check(data, subsets, work, *, functions=(), progress=iter):
         _attempt(report.errors, function)
     samples = sorted(set(itertools.chain(*filter(None, read.values()))), key=lambda sample: str(sample.image))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
-        found = dict(zip(progress(samples), pool.map(functools.partial(_examine, spec), samples)))
+        found = dict(zip(progress_bar(samples, "check", "image"), pool.map(functools.partial(_examine, spec), samples)))
     lists = [_list(spec, name, subsets[name], items, [found[item] for item in items])
              for name, items in read.items() if items is not None]
     # Images may be shared by the labelled halves of a split, not by lists of different kinds.

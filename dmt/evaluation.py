@@ -3,24 +3,24 @@
 import torch
 
 from dmt.prediction import winners
+from utils.console import progress_bar
 from utils.gpu import Upload
 from utils.metrics import ConfusionMatrix
 
 
 @torch.inference_mode()
-def evaluate(model, forward, loader, machine, progress=iter, see=None):
+def evaluate(model, forward, loader, machine, see=None):
     """The ``ConfusionMatrix`` of ``model`` over the validation images, of which ``loader`` gives this process's.
 
     ``forward`` is the ``dmt.prediction.Forward`` of the model on the ``dmt.session.Machine``, ``loader`` its
-    ``whole_images``. The model is put into eval mode, and left in the mode it was in. ``progress`` wraps the loader to
-    show how far it is; ``see`` gets (index, image (H, W, 3) uint8 BGR, label (h, w), predicted classes (h, w)) of every
-    image.
+    ``whole_images``. The model is put into eval mode, and left in the mode it was in. ``see`` gets (index, image
+    (H, W, 3) uint8 BGR, label (h, w), predicted classes (h, w)) of every image.
     """
     was_training = model.training
     model.eval()
     forward.refresh()  # it has learnt since the last time
     matrix, upload = ConfusionMatrix(model.num_classes, device=machine.device), Upload(machine.device)
-    for images, labels, indices, sizes in progress(loader):
+    for images, labels, indices, sizes in progress_bar(loader, "validate", "batch"):
         test_size = images.shape[1:3]
         on_device, targets = upload(images, labels)
         classes = winners(forward(on_device), test_size)

@@ -1,5 +1,6 @@
 """A labelling as a stage: how it begins, is skipped when it is finished, goes on after an interruption, and ends."""
 
+import os
 import signal
 import sys
 import time
@@ -9,7 +10,7 @@ from data.lists import names_digest
 from data.store import PseudoLabelStore
 from dmt.labeling import BATCH, label
 from utils.errors import UserError
-from utils.files import locked, make_folder, sha256, sync, write_json
+from utils.files import locked, sha256, write_json
 from utils.runs import difference, peak_memory
 
 
@@ -21,7 +22,6 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
     data, machine, began = setting.data, setting.machine, time.monotonic()
     processes, samples = machine.processes, data.unlabeled(*setting.split)
     processes.first(images.check_present, samples)
-    processes.first(make_folder, folder)
     if rules.previous_statistics == BATCH and max(data.spec.test_size) <= setting.network.traits.output_stride:
         raise UserError("--previous-statistics batch: this --test-size leaves one feature an image, but batch "
                         "normalization needs two; give a larger one")
@@ -48,7 +48,7 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
                 print(f"labelling stopped; the predictions so far are kept in {folder}, the same command goes on with "
                       "them", file=sys.stderr)
                 raise
-            sync()  # all is on the disks when the manifest says so
+            os.sync()  # all is on the disks when the manifest says so
             processes.wait()
             manifest = {**expected, "checkpoint": checkpoint.name, "images": len(samples), "labeled_share": shares,
                         "thresholds": thresholds.tolist()}

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from data.confidence import grey_values
+from data.masks import IGNORED
 from dmt import collapse
 from dmt.enhancement import enhance
 from dmt.prediction import Forward, classify, covering, dequantize, network_maps, quantize
-from dmt.thresholds import IGNORED, ConfidenceHistogram, apply_thresholds, sample
+from dmt.thresholds import ConfidenceHistogram, apply_thresholds, sample
 from utils.console import progress_bar
 
 RUNNING, BATCH = ("running", "batch")
@@ -62,7 +63,8 @@ def label(setting, samples, store, checkpoint, previous, rules):
         for classes, confidences in predicted:
             histogram.update(sample(classes), sample(confidences))
     processes.sum(histogram.counts)
-    processes.first(_look_at, histogram.pixels(), checkpoint, data.spec.class_names, setting.on_collapse)
+    won = histogram.counts.sum(dim=1).cpu().numpy()  # sampled pixels of each class
+    processes.first(_look_at, won, checkpoint, data.spec.class_names, setting.on_collapse)
     thresholds = histogram.thresholds(rules.ratio)
 
     limits, counts = torch.from_numpy(thresholds).to(device), np.zeros(4, np.int64)
@@ -117,7 +119,7 @@ def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
         title = f"{title} ({Path(checkpoint).name})"
     with ThreadPoolExecutor() as pool:
         written = []
-        for group, there in progress_bar(title, "batch")(list(zip(names, stored))):
+        for group, there in progress_bar(list(zip(names, stored)), title, "batch"):
             for write in written:  # an error of the batch before surfaces here
                 write.result()
             if there:

@@ -87,7 +87,7 @@ def split_command(line):
 def _product(options):
     """The folder in which a stage leaves its result; None for a test, which leaves none."""
     if options.labeling:
-        return Path(options.pseudo_dir or Path(options.output_dir, "pseudo_labels"))
+        return Path(options.pseudo_dir)
     if options.state == 3 or options.check:
         return None
     return Path(options.output_dir, options.exp_name or "-".join((options.dataset, options.train_set, options.sets_id)))

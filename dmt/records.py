@@ -54,7 +54,7 @@ class Counts:
     def go_on(self, step, epoch_matrix):
         """Go on after ``step`` steps, with what was counted in the epoch so far ((C, C) integers)."""
         self._steps.fill_(step)
-        self.epoch.restore(epoch_matrix)
+        self.epoch.counts[:-2] = epoch_matrix.reshape(-1)
 
 
 class Records:
@@ -103,7 +103,7 @@ class Records:
                   "lr": self.trainer.recipe.lr_at(self.step - 1, self.steps.total),
                   "images_per_second": round(images / (time.monotonic() - self._since), 2)}
         if precision.kind == "fp16":
-            values.update(scale=precision.scale(), skipped_steps=int(precision.skipped.item()))
+            values.update(scale=precision.scaler.get_scale(), skipped_steps=int(precision.skipped.item()))
         self._write("train", values)
         if end_of_epoch:
             self.processes.sum(counts.epoch.counts)

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 
 from data.confidence import NUM_CODES, decode, encode
+from data.masks import IGNORED
 from utils.tensors import tensor_of
-
-IGNORED = 255
-"""The label of a pixel that teaches nothing."""
 
 SAMPLE_STRIDE = 16
 """Thresholds look at every 16th pixel of each flattened image."""
@@ -96,10 +94,6 @@ class ConfidenceHistogram:
     def thresholds(self, ratio):
         """The ``threshold`` of every class: (num_classes,) float32 array."""
         return np.array([threshold(_Counted(counts), ratio) for counts in self.counts.cpu()], np.float32)
-
-    def pixels(self):
-        """How many sampled pixels each class won: (num_classes,) int64 array."""
-        return self.counts.sum(dim=1).cpu().numpy()
 
 
 class _Counted:

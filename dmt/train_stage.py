@@ -160,10 +160,9 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     whole_images = machine.whole_images(spec, validation)
 
     def validate():
-        return evaluate(trainer.model, forward, whole_images, machine, progress_bar("validate", "batch"), view.see)
+        return evaluate(trainer.model, forward, whole_images, machine, view.see)
 
-    loader = progress_bar(f"train {plan.name}", "step")(
-        machine.loader(dataset, dataset.collate, batch_sampler=steps))
+    loader = progress_bar(machine.loader(dataset, dataset.collate, batch_sampler=steps), f"train {plan.name}", "step")
     asked = _listen(processes)
     labeled, pseudo = (len(dataset.samples[kind]) for kind in (LABELED, PSEUDO))
     print(f"{plan.name}: {labeled} labelled and {pseudo} pseudo-labelled images, {plan.epochs} epochs of "

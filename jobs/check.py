@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from dmt.check import check, print_report, subsets
-from utils.console import progress_bar
 from utils.errors import UserError
 
 
@@ -36,8 +35,7 @@ def _is_fine(job):
     if len(stages) > 1:  # a plan says how many rounds it has
         work = dataclasses.replace(work, rounds=math.ceil(sum(stage.labeling for stage in stages) / work.arms))
     report = check(job.data, subsets(job.data, trainings), work,
-                   functions=[functools.partial(_check_start, job.of(stage)) for stage in first],
-                   progress=progress_bar("check", "image"))
+                   [functools.partial(_check_start, job.of(stage)) for stage in first])
     print_report(report)
     return not report.errors
 

@@ -71,11 +71,6 @@ class Job:
         given = self.checkpoint("continue_from") if self.options.continue_from else None
         return (None, str(given)) if self.options.new_head else (given, self.options.weights)
 
-    @property
-    def pseudo_dir(self):
-        """Folder of the pseudo labels."""
-        return Path(self.options.pseudo_dir or Path(self.options.output_dir) / "pseudo_labels").expanduser()
-
     def check_sizes(self, *options):
         """Raise ``UserError`` when the network does not take images of the sizes of these ``options``."""
         for option in options:

@@ -29,8 +29,9 @@ def train(job):
     plan = train_stage.Training(
         name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
         options.batch_size_pseudo if mutual else None, options.seed,
-        pseudo_dir=job.pseudo_dir, augment_pseudo=not options.no_aug, tiny_validation=options.valtiny,
-        accumulate=parts, start=start, weights=weights, save=not options.do_not_save, redo=options.redo,
+        pseudo_dir=Path(options.pseudo_dir).expanduser(), augment_pseudo=not options.no_aug,
+        tiny_validation=options.valtiny, accumulate=parts, start=start, weights=weights,
+        save=not options.do_not_save, redo=options.redo,
         config={**vars(options), "accumulate": parts})
     try:
         train_stage.run(job.setting, plan)

@@ -11,14 +11,13 @@ import torch
 from torchvision.models import ResNet50_Weights, ResNet101_Weights
 
 from models.deeplab import deeplab_v2
-from utils.checkpoints import load_checkpoint, save
+from utils.checkpoints import COUNTER, check_fit, load_checkpoint, save
 from utils.errors import OneLineParser, UserError, number, reports_user_errors
 from utils.files import sha256
 
 _IMAGENET = {"resnet101": ResNet101_Weights.IMAGENET1K_V1, "resnet50": ResNet50_Weights.IMAGENET1K_V1}
 _HEAD, _BACKBONE = "classifier.0.convs.", "backbone."
 _CAFFE_HEAD = "layer5.conv2d_list."
-_COUNTER = "num_batches_tracked"  # BatchNorm's; older files have none, and nothing here uses it
 COCO_FILES = {"voc_coco_resnet101.pt": 21, "city_coco_resnet101.pt": 19}
 
 
@@ -50,7 +49,7 @@ def load_imagenet_weights(model, source=None):
         return
     state = encoder or {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     own = model.backbone.state_dict()
-    _check_fit(state, own, f"{where} does not fit the backbone {model.backbone_name}", "give another --weights FILE")
+    check_fit(state, own, f"{where} does not fit the backbone {model.backbone_name}", "give another --weights FILE")
     model.backbone.load_state_dict({**own, **state})
 
 
@@ -71,9 +70,9 @@ def convert_coco(state_dict, model):
     head_fits = bias is None or bias.shape == own[_HEAD + "0.bias"].shape
     if not head_fits:
         renamed.update({name: own[name] for name in renamed if name.startswith(_HEAD) and name in own})
-    _check_fit(renamed, own, "the COCO weights do not fit", "download the file again")
+    check_fit(renamed, own, "the COCO weights do not fit", "download the file again")
     kept = 0 if head_fits else sum(name.startswith(_HEAD) for name in own)
-    matching = sum(not name.endswith(_COUNTER) for name in renamed) - kept
+    matching = sum(not name.endswith(COUNTER) for name in renamed) - kept
     print(f"{model.num_classes} classes: {matching} tensors match, {kept} of the head keep their initialization")
     return {**own, **{name: tensor.to(own[name].dtype) for name, tensor in renamed.items()}}
 
@@ -88,18 +87,6 @@ def _download(weights):
         place = Path(torch.hub.get_dir()) / "checkpoints" / name
         raise UserError(f"the ImageNet weights {name} cannot be had from {weights.url} ({reason}); put the file at "
                         f"{place}, or give --weights FILE, or --weights none to start from random ones") from error
-
-
-def _check_fit(state, own, what, remedy):
-    """Every tensor of ``own`` must be in ``state`` with its shape, and nothing else; counters may be missing."""
-    for name, tensor in own.items():
-        if name in state and state[name].shape != tensor.shape:
-            raise UserError(f"{what}: {name} has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}; {remedy}")
-        if name not in state and not name.endswith(_COUNTER):
-            raise UserError(f"{what}: {name} is missing; {remedy}")
-    for name in state:
-        if name not in own:
-            raise UserError(f"{what}: {name} is unknown; {remedy}")
 
 
 def _check_hash(path):

@@ -36,7 +36,7 @@ def run(options):
     output = Output(folder, network.description, values, suffix, options.alpha, options.confidence, options.panel)
     images = [source for source in sources if not source.video]
     done = predict(network, files.read_images(images, problems, options.max_pixels), output, problems,
-                   options.batch_size, progress_bar("predict", "image", len(images)))
+                   options.batch_size, ("predict", "image", len(images)))
     for source in sources:
         if source.video:
             done += predict_video(network, source, output, problems, options)
@@ -60,7 +60,7 @@ def run(options):
         sys.exit(1)
 
 
-def predict(network, pictures, output, problems, batch_size, progress, append=None):
+def predict(network, pictures, output, problems, batch_size, shown, append=None):
     """Predict and write ``pictures``, (source, image) pairs, or ``append`` them to a video; returns how many."""
     def write(predicted):
         source, image, (decision,) = predicted
@@ -68,7 +68,7 @@ def predict(network, pictures, output, problems, batch_size, progress, append=No
 
     count = 0
     predicted = network.predict_all(pictures, batch_size=batch_size, failed=problems.add)
-    for overlay, row in files.ahead(write, progress(predicted), 12):
+    for overlay, row in files.ahead(write, progress_bar(predicted, *shown), 12):
         count += 1
         if append is not None:
             append(overlay)
@@ -87,7 +87,7 @@ def predict_video(network, source, output, problems, options):
     path = output.folder / "overlays" / f"{source.name}.mp4"
     with film(path, rate, first) if output.suffix else contextlib.nullcontext() as append:
         return predict(network, files.read_frames(source, claimed, first, capture, problems), output, problems,
-                       options.batch_size, progress_bar(source.path.name, "frame", claimed), append)
+                       options.batch_size, (source.path.name, "frame", claimed), append)
 
 
 def load_networks(options, spec):

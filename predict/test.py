@@ -43,7 +43,7 @@ def test(data, samples, network, machine):
     predicted = network.predict_all((((samples[index].name, label), image) for image, label, index in loader),
                                     choices=list(choices.values()), batch_size=machine.batch_size, failed=_fail,
                                     share=machine.processes.share)
-    for (_, label), _, decisions in progress_bar("test", "image", len(samples) // machine.processes.size)(predicted):
+    for (_, label), _, decisions in progress_bar(predicted, "test", "image", len(samples) // machine.processes.size):
         label = torch.from_numpy(label).to(machine.device, non_blocking=True)
         for matrix, decision in zip(matrices.values(), decisions):
             matrix.update(label, decision.classes)

@@ -21,7 +21,8 @@ import re
 from pathlib import Path
 
 import cityscapes_data_list
-from cityscapes_data_list import IMAGE_SUFFIX as IMAGE, names_in
+from cityscapes_data_list import IMAGE_SUFFIX as IMAGE
+from data.patterns import names_in
 from data.specs import load_spec
 from prepare.common import add_no_counts, compare_counts, finish, unpack
 from utils.errors import OneLineParser, UserError, reports_user_errors
@@ -48,12 +49,12 @@ def main(arguments=None):
         raise UserError(f"{root} is not a folder; correct it, or {_GET}")
     for path in args.zips:
         unpack(Path(path).expanduser(), WANTED, root)
-    _compare(root, args.no_counts)
+    _compare(spec, root, args.no_counts)
     cityscapes_data_list.main(["--data-root", str(root)])
     finish(spec, root)
 
 
-def _compare(root, free):
+def _compare(spec, root, free):
     """Raise ``UserError`` where a folder, an image or a mask is missing; unless ``free``, where numbers differ."""
     for folder, suffix in KINDS.values():
         if not (root / folder).is_dir():
@@ -62,14 +63,14 @@ def _compare(root, free):
                             + (f"move {nested} to {root}" if nested else _GET))
     rows, faults = [], []
     for subset, count in COUNTS.items():
-        found = {kind: names_in(root / folder / subset, suffix) for kind, (folder, suffix) in KINDS.items()}
+        found = {"image": names_in(root, spec.images, subset), "mask": names_in(root, spec.labels, subset)}
         rows += [(f"{kind}s of {subset}", len(names), count) for kind, names in found.items()]
         for what, other in (("mask", "image"), ("image", "mask")):
             folder, suffix = KINDS[what]
             if lacking := {*found[other]} - {*found[what]}:
                 faults.append(f"{len(lacking)} files have no {what}, the first is {root / folder / subset}/"
                               f"{min(lacking)}{suffix}: unpack {folder}_trainvaltest.zip again")
-    rows.append(("images of test", len(names_in(root / "leftImg8bit/test", IMAGE)), None))
+    rows.append(("images of test", len(names_in(root, spec.images, "test")), None))
     if faults:
         raise UserError("; ".join(faults) + " (masks of another form than labelIds: make them from the polygons with "
                         "the cityscapesScripts, createLabels)")

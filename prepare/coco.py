@@ -36,7 +36,7 @@ def main(arguments=None):
     if not targets:
         raise UserError(f"{options.annotations} has no annotation; nothing to convert")
     colors, pixels = [color_of(index) for index in range(len(coco.classes))], collections.Counter()
-    for image in progress_bar("masks", "mask")(list(targets)):
+    for image in progress_bar(list(targets), "masks", "mask"):
         mask = coco.mask(image)
         pixels.update(dict(enumerate(np.bincount(mask.ravel()).tolist())))
         write_palette_png(targets[image], mask, colors)

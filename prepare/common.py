@@ -17,7 +17,7 @@ from data.masks import IGNORED
 from data.lists import find_list, read_list
 from utils.console import progress_bar
 from utils.errors import UserError
-from utils.files import sync, write_bytes, write_text
+from utils.files import write_bytes, write_text
 
 MOST_CLASSES = 254
 
@@ -79,7 +79,7 @@ def unpack(path, wanted, folder):
             continue
         write_bytes(target, read(), durable=False)
         unpacked += 1
-    sync()
+    os.sync()
     print(f"{unpacked} files unpacked, {there} were there")
 
 
@@ -121,7 +121,7 @@ def in_threads(function, items, unit):
     """Dict from every one of ``items`` to its ``function(item)``, by threads; progress is shown."""
     items = list(items)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return dict(zip(items, progress_bar(f"{unit}s", unit, len(items))(pool.map(function, items))))
+        return dict(zip(items, progress_bar(pool.map(function, items), f"{unit}s", unit, len(items))))
 
 
 def add_mask_options(parser, replaced):
@@ -150,7 +150,7 @@ def finish_masks(out, masks, classes, pixels, objects=None):
 
     ``classes`` are the names; ``pixels``, and ``objects`` if there are such, map each class and 255 to their number.
     """
-    sync()
+    os.sync()
     write_text(out / "classes.txt", "".join(f"{name}: {index}\n" for index, name in enumerate(classes)))
     print(f"{'class':>5} {' objects ' if objects else ''}{'% of pixels':>12}  name")
     whole = sum(pixels.values())

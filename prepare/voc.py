@@ -36,7 +36,7 @@ from prepare.common import add_no_counts, compare_counts, files_of, finish, unpa
 from prepare.voc_animals import write_animals
 from utils.console import progress_bar
 from utils.errors import OneLineParser, UserError, reports_user_errors
-from utils.files import make_folder, remove_left_overs, sync
+from utils.files import make_folder, remove_left_overs
 
 TRAINAUG, VAL, TRAIN = 10582, 1449, 1464  # names in trainaug.txt, val.txt and train.txt
 LISTS = "ImageSets/Segmentation"
@@ -62,12 +62,12 @@ def main(arguments=None):
     if both := {*train} & {*val}:
         raise UserError(f"{min(both)} stands in train.txt and in val.txt of {out / LISTS}; a validation image cannot "
                         "be a training image: get the official archive")
-    for name in progress_bar("masks of VOC", "mask")([*train, *val]):
+    for name in progress_bar([*train, *val], "masks of VOC", "mask"):
         source = out / f"SegmentationClass/{name}.png"
         if not spec.label_path(out, name).exists():
             _write_mask(spec, out, name, images.read_mask(source, spec), source)
     names = {*train} | _masks_of_sbd(sbd, spec, out, {*train, *val})
-    sync()
+    os.sync()
     trainaug = sorted(names - {*val})
     for name in trainaug:
         if not spec.label_path(out, name).exists():

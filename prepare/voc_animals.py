@@ -1,5 +1,7 @@
 """VOC's animals at half the resolution, of a prepared VOC: what the built-in spec voc-animals describes."""
 
+import os
+
 import numpy as np
 from PIL import Image
 
@@ -9,7 +11,7 @@ from data.lists import find_list, read_list
 from data.splits import save_lists
 from prepare.common import in_threads
 from utils.errors import UserError
-from utils.files import replacing, sync
+from utils.files import replacing
 
 ANIMALS = ("cat", "cow", "dog", "horse", "sheep")
 
@@ -30,7 +32,7 @@ def write_animals(voc, root, spec, out):
         has_animal = in_threads(lambda name: _write_halved(voc, root, spec, out, name), names, "image")
         lists[file_name] = [name for name in names if has_animal[name]]
         print(f"{len(lists[file_name])} of {len(names)} images of {path.name} show an animal")
-    sync()
+    os.sync()
     save_lists(spec.list_path(out, ""), lists)  # last: what has lists is whole
 
 

@@ -5,7 +5,8 @@ Label maps are (H, W) integers with 255 = ignored, or unknown in a truth. Counts
 
 import numpy as np
 
-IGNORED = 255
+from data.masks import IGNORED
+
 RIGHT, WRONG, UNLABELLED = range(3)  # how a pixel stands to the truth: the last two axes of ``changes``
 
 # What PLE did to a pixel, by its state before and after.

@@ -23,6 +23,7 @@ from dmt.session import Data
 from dmt.thresholds import apply_thresholds
 from report import analysis
 from report.run import PIXELS_FORMAT, digests
+from utils.console import progress_bar
 from utils.errors import UserError
 from utils.files import replacing, write_json
 from utils.options import parse_options
@@ -105,11 +106,10 @@ class Labels:
         return resize(array, self.test_size) if self.spec.test_by == "resize" else array
 
 
-def look(run, folder, data, missing, count=400, progress=lambda number: iter):
+def look(run, folder, data, missing, count=400):
     """Count the pixels of every round whose labels are there, on ``count`` images (0: all), and keep it in ``folder``.
 
-    ``data`` and ``missing`` are what ``data_of`` gives; ``progress(round)`` wraps the names. Fills ``run.looks``, and
-    ``run.gone`` with reasons.
+    ``data`` and ``missing`` are what ``data_of`` gives. Fills ``run.looks``, and ``run.gone`` with reasons.
     """
     torch.set_num_threads(1)  # the images are the parallelism
     labels = run.labels()
@@ -124,7 +124,7 @@ def look(run, folder, data, missing, count=400, progress=lambda number: iter):
             for one in arms:
                 if not one.predictions:
                     raise UserError(f"the predictions in {one.store.folder} were removed after they had served")
-            values, scores = _count(arms, evenly_spaced(arms[0].names, count), progress(number))
+            values, scores = _count(arms, evenly_spaced(arms[0].names, count), f"labels of round {number}")
             # Without truth nothing is mended.
             panels = _panels(arms, scores, ("disagree", "mended", "spoilt") if values["truth"] else (
                 "disagree", "changed"), Path(folder) / "figures", number)
@@ -140,11 +140,12 @@ def look(run, folder, data, missing, count=400, progress=lambda number: iter):
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def _count(arms, names, progress):
+def _count(arms, names, title):
     """(sums over the images as plain values, [(kind of picture, share of the image's pixels, name, arm)])."""
     total, scores = Counter(), []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _, (counts, own) in zip(progress(names), pool.map(lambda name: _image(arms, name), names)):
+        counted = pool.map(lambda name: _image(arms, name), names)
+        for counts, own in progress_bar(counted, title, "image", len(names)):
             for key, value in counts.items():
                 total[key] = total[key] + value
             scores += own

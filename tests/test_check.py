@@ -213,16 +213,6 @@ def test_city_layout_resizes_images_of_any_size(city_root, tmp_path):
     assert report.errors == [] and report.table[1].startswith("validation: 6 images, 128 pixels wide and 64 high")
 
 
-def test_progress_sees_every_image_once(shapes_root, tmp_path):
-    seen = []
-
-    def progress(items):
-        seen.append(len(items))
-        return items
-    run(shapes_root, tmp_path, progress=progress)
-    assert seen == [8 + 16 + 6]
-
-
 def test_the_report_is_printed(capsys):
     print_report(Report([f"e{number}" for number in range(60)], ["w\nw"], ["table"], ["disk"]), limit=50)
     out, err = capsys.readouterr()

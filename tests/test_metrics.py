@@ -93,18 +93,6 @@ def test_what_does_not_fit_is_refused_and_not_counted(kind, target, prediction, 
     assert confusion.matrix.sum() == 0
 
 
-def test_what_was_counted_is_restored():
-    confusion, other = ConfusionMatrix(2), ConfusionMatrix(2)
-    confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
-    other.update(torch.tensor([0]), torch.tensor([1]))
-    other.restore(torch.from_numpy(confusion.matrix))
-    other.update(torch.tensor([0]), torch.tensor([1]))
-    assert other.matrix.tolist() == [[1, 1], [1, 1]]
-    assert confusion.matrix.tolist() == [[1, 0], [1, 1]]
-    with pytest.raises(ValueError, match="does not fit 2 classes"):
-        confusion.restore(torch.zeros(3, 3, dtype=torch.int64))
-
-
 def test_views_and_read_only_arrays():
     target = np.array([[0, 1], [1, 1]])
     target.flags.writeable = False

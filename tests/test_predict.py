@@ -133,7 +133,7 @@ def test_arms_of_two_input_formats_decide_together(run, tmp_path):
 
 @pytest.mark.parametrize("words, said", [
     (["--protocol=papers"], "zero-padded to 113 x 113, one scale, no flip (the papers')"),
-    (["--protocol", "test-size", "--flip"], "zero-padded to 113 x 113, one scale, flip"),
+    (["--protocol", "papers", "--flip"], "zero-padded to 113 x 113, one scale, flip"),
     (["--scales", "0.75", "1", "1.25", "--flip"], "scales 0.75, 1, 1.25, flip"),
     (["--protocol=sliding", "--window", "32", "40", "--stride=0.5", "--scales=0.5,1"],
      "sliding windows of 33 x 41, 0.5 of it apart, scales 0.5, 1, no flip"),

@@ -23,7 +23,6 @@ if not __package__:  # started by its path
 
 from report.page import progress, write_page  # noqa: E402
 from report.run import read_run  # noqa: E402
-from utils.console import progress_bar  # noqa: E402
 from utils.errors import OneLineParser, number, reports_user_errors  # noqa: E402
 from utils.files import locked, make_folder, write_json  # noqa: E402
 
@@ -42,8 +41,7 @@ def main(arguments=None):
             from report import figures, pixels  # they take seconds to import
 
             if run.labels():
-                pixels.look(run, folder, *pixels.data_of(run, args.dataset, args.data_root), args.images,
-                            lambda number: progress_bar(f"labels of round {number}", "image"))
+                pixels.look(run, folder, *pixels.data_of(run, args.dataset, args.data_root), args.images)
             figures.draw(run, folder / "figures")
         page = write_page(run, folder)
     print(progress(run) if args.progress else page)

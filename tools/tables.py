@@ -71,7 +71,7 @@ def update(path):
 
     def made(mark):
         args = _parser().parse_args(shlex.split(mark[1]))
-        args.run = [name for pattern in args.run for name in sorted(glob.glob(str(root / pattern)), key=_natural)]
+        args.run = [name for pattern in args.run for name in sorted(glob.glob(str(root / pattern)))]
         if not args.run:
             raise UserError(f"{path}: no run matches the mark '{mark[1]}'")
         parts = [part for part in table(args).strip().split("\n\n") if part not in said]  # a note stands once
@@ -82,11 +82,6 @@ def update(path):
     if not count:
         raise UserError(f"{path} has no mark '<!-- tables: begin RUN... -->' with '<!-- tables: end -->' after it")
     return text
-
-
-def _natural(path):
-    """demo.json before demo-1.json, and run-2 before run-10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.removesuffix(".json"))]
 
 
 def write_summaries(paths, folder, exp=None):

@@ -18,6 +18,7 @@ from utils.files import write_bytes
 
 SAFETENSORS = ".safetensors"
 HEAD = "classifier.0.convs.0.bias"  # one number a class
+COUNTER = "num_batches_tracked"  # BatchNorm's; older files have none, and nothing here uses it
 _STATES = ("model", "state_dict")  # where a state dict is looked for
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 _KINDS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8}
@@ -61,7 +62,7 @@ def save_safetensors(path, state, values):
     write_bytes(path, safetensors_bytes(state, metadata={"description": text}))
 
 
-def load(path, device="cpu"):
+def load(path):
     """The dict in the checkpoint file ``path``. Raises ``UserError`` when it is none, or holds anything but data."""
     if Path(path).suffix.lower() in (".onnx", ".pt2"):
         raise UserError(f"{path} is an exported network; give the checkpoint that it was made from")
@@ -70,9 +71,9 @@ def load(path, device="cpu"):
             if Path(path).suffix == SAFETENSORS:
                 with safe_open(path, framework="pt", device="cpu") as file:
                     value = json.loads((file.metadata() or {}).get("description", "{}"))
-                    value["model"] = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+                    value["model"] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             else:
-                value = torch.load(path, map_location=device, weights_only=True)
+                value = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
@@ -87,10 +88,10 @@ def load(path, device="cpu"):
     return value
 
 
-def load_checkpoint(path, device="cpu"):
+def load_checkpoint(path):
     """``load``, with the state dict under the key ``model``: there, under ``state_dict``, or the file itself; without
     the prefix that DataParallel gives. Raises ``UserError`` for a file without one, or with two."""
-    checkpoint = load(path, device)
+    checkpoint = load(path)
     found = [key for key in _STATES if _is_state(checkpoint.get(key))]
     if _is_state(checkpoint):
         state, checkpoint = checkpoint, {}
@@ -114,27 +115,33 @@ def _is_state(value):
         and tensor.device.type != "meta" and tensor.dtype in _KINDS for name, tensor in value.items())
 
 
-def load_model(model, path, device="cpu"):
+def load_model(model, path):
     """Load the weights in the checkpoint ``path`` into ``model`` by name, and return the whole checkpoint dict.
 
     Raises ``UserError`` when the file has other classes, another network, or values that are not finite.
     """
-    checkpoint = load_checkpoint(path, device)
+    checkpoint = load_checkpoint(path)
     state = checkpoint["model"]
     own = model.state_dict()
     if HEAD in state and HEAD in own and state[HEAD].numel() != own[HEAD].numel():
         raise UserError(f"{path} was trained for {state[HEAD].numel()} classes, but the dataset has {len(own[HEAD])}; "
                         "give the checkpoint of this dataset or the dataset of this checkpoint, or train with "
                         "--new-head, which keeps its encoder alone")
-    lacking = sorted(name for name in own if name not in state and not name.endswith("num_batches_tracked"))
-    surplus = sorted(name for name in state if name not in own)
-    shapes = sorted(name for name in own if name in state and own[name].shape != state[name].shape)
-    if lacking or surplus or shapes:
-        example = (lacking or surplus or shapes)[0]
-        raise UserError(f"{path} holds another network: {len(lacking)} tensors are missing, {len(surplus)} are unknown "
-                        f"and {len(shapes)} have another shape (for example {example}); choose the right --backbone")
+    check_fit(state, own, f"{path} holds another network", "choose the right --backbone")
     if not all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point()):
         raise UserError(f"{path} holds values that are not finite (NaN or infinity); its training went wrong: "
                         "train that stage again with a smaller --lr")
     model.load_state_dict(state, strict=False)
     return checkpoint
+
+
+def check_fit(state, own, what, remedy):
+    """Every tensor of ``own`` must be in ``state`` with its shape, and nothing else; counters may be missing."""
+    for name, tensor in own.items():
+        if name in state and state[name].shape != tensor.shape:
+            raise UserError(f"{what}: {name} has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}; {remedy}")
+        if name not in state and not name.endswith(COUNTER):
+            raise UserError(f"{what}: {name} is missing; {remedy}")
+    for name in state:
+        if name not in own:
+            raise UserError(f"{what}: {name} is unknown; {remedy}")

@@ -9,14 +9,12 @@ from tqdm import tqdm
 _SECONDS_BETWEEN_LINES = 8
 
 
-def progress_bar(what, unit, total=None):
-    """A function that wraps an iterable and shows how far it is; ``total`` where that does not know its length."""
-    def wrap(items):
-        length = total if total is not None else len(items)
-        if sys.stderr.isatty() and all(os.get_terminal_size(sys.stderr.fileno())):  # of no size tqdm shows nothing
-            return tqdm(items, desc=what, unit=unit, total=length, leave=False, dynamic_ncols=True)
-        return _lines(items, what, unit, length)
-    return wrap
+def progress_bar(items, what, unit, total=None):
+    """``items``, while it is shown how far they are; ``total`` where they do not know their number."""
+    total = len(items) if total is None else total
+    if sys.stderr.isatty() and all(os.get_terminal_size(sys.stderr.fileno())):  # of no size tqdm shows nothing
+        return tqdm(items, desc=what, unit=unit, total=total, leave=False, dynamic_ncols=True)
+    return _lines(items, what, unit, total)
 
 
 def _lines(items, what, unit, total):

@@ -18,7 +18,7 @@ from utils.errors import UserError, not_written
 def replacing(path, durable=True):
     """Yield a temporary path in the folder of ``path``; on a clean exit flush it and rename it to ``path``.
 
-    With ``durable`` false the disk may take its time: for many small files that ``sync`` flushes together.
+    With ``durable`` false the disk may take its time: for many small files that ``os.sync`` flushes together.
     On an exception the temporary file is removed and ``path`` stays as it was.
     Raises ``UserError`` when the folder cannot be written or the disk is full.
     """
@@ -47,11 +47,6 @@ def _flush(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync():
-    """Flush everything written so far to the disks."""
-    os.sync()
 
 
 def write_bytes(path, content, durable=True):
@@ -123,10 +118,9 @@ def remove_left_overs(folder, name="*"):
 
 
 @contextlib.contextmanager
-def locked(path, what, wait=False, instead="choose another --output-dir or --exp-name"):
+def locked(path, what, wait=False):
     """Hold the lock file ``path`` while inside. Raises ``UserError`` when another process holds it, or waits for it.
 
-    ``instead`` tells in that error what the user can do besides waiting.
     The system frees the lock when its process ends, however it ends, so there are no stale locks.
     """
     try:
@@ -140,7 +134,8 @@ def locked(path, what, wait=False, instead="choose another --output-dir or --exp
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise UserError(f"{what} is in use by {owner}; wait for it to end, or stop it, or {instead}") from error
+            raise UserError(f"{what} is in use by {owner}; wait for it to end, or stop it, or choose "
+                            "another --output-dir or --exp-name") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()

@@ -63,12 +63,6 @@ class ConfusionMatrix:
         self._check(counts)
         return counts[:-2].reshape(self.num_classes, -1)
 
-    def restore(self, matrix):
-        """Replace what was counted by ``matrix``, a (C, C) int64 tensor. Raises ``ValueError`` for another shape."""
-        if tuple(matrix.shape) != (self.num_classes, self.num_classes):
-            raise ValueError(f"a matrix of shape {tuple(matrix.shape)} does not fit {self.num_classes} classes")
-        self.counts.zero_()[:-2] = matrix.reshape(-1)
-
     def compute(self):
         """The metrics, as fractions: a dict of
 

@@ -1,6 +1,7 @@
 """The options of main.py. Nothing here imports torch, so that ``--help`` and a typing error answer at once."""
 
 import argparse
+import os
 import sys
 
 from utils.errors import OneLineParser, number
@@ -51,10 +52,6 @@ def _name(text):
     return text
 
 
-def _protocol(text):
-    return "papers" if text == "test-size" else text
-
-
 def _backbone(text):
     if text not in ("resnet101", "resnet50", "small") and not text.startswith("timm/"):
         raise argparse.ArgumentTypeError(f"{text!r} is none of resnet101, resnet50, small and timm/NAME")
@@ -96,6 +93,7 @@ def parse_options(arguments=None):
         if given is not None and options.oldfilename is None:
             print(f"notice: {option} does nothing without --oldfilename, the arm's checkpoint of the round before",
                   file=sys.stderr)
+    options.pseudo_dir = options.pseudo_dir or os.path.join(options.output_dir, "pseudo_labels")
     for name, default in _DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -157,7 +155,7 @@ def _data(parser):
 def add_protocol_options(parser, default):
     """How images are shown to a network, for ``main.py --state=3`` and ``tools.predict``."""
     add = parser.add_argument_group("protocol (how images are shown to the network)").add_argument
-    add("--protocol", type=_protocol, choices=("papers", "original", "sliding"), default=default,
+    add("--protocol", choices=("papers", "original", "sliding"), default=default,
         help="papers: at test size, as validation in training does it (padded with black, or resized, as the dataset's "
              "spec says); original: each image undivided, at its own resolution; sliding: windows that move over it, "
              f"for large images and little memory ({default})")

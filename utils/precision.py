@@ -22,21 +22,9 @@ class Precision:
         self.kind, self.device = kind, torch.device(device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=kind == "fp16")
         self.skipped = torch.zeros((), device=self.device)  # on the device, so that counting costs no synchronization
+        self.dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(kind, torch.float32)  # of convolutions
+        self.is_torchs = kind != "apex"  # Apex patches torch and reads the GPU in every step: no folding, no graphs
         self._apex = importlib.import_module("apex.amp") if kind == "apex" else None
-
-    @property
-    def dtype(self):
-        """What the network's convolutions compute with, where nothing patches torch (as Apex does)."""
-        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.kind, torch.float32)
-
-    @property
-    def is_torchs(self):
-        """Whether torch chooses the precision itself.
-
-        Apex patches torch's functions for that and reads the GPU in every step: with it a network is neither folded for
-        inference nor recorded as a CUDA graph.
-        """
-        return self._apex is None
 
     def prepare(self, model, optimizer):
         """Hand model and optimizer to Apex where it is the backend; otherwise return them as they are.
@@ -54,7 +42,7 @@ class Precision:
     def autocast(self):
         """Context in which the network's convolutions run in the low precision."""
         if self.kind in ("fp16", "bf16"):
-            return torch.autocast(self.device.type, torch.float16 if self.kind == "fp16" else torch.bfloat16)
+            return torch.autocast(self.device.type, self.dtype)
         return contextlib.nullcontext()
 
     def backward(self, loss, optimizer, last=True):
@@ -75,10 +63,6 @@ class Precision:
             for found in self.scaler._found_inf_per_device(optimizer).values():
                 self.skipped += found.to(self.device)
         self.scaler.update()
-
-    def scale(self):
-        """The present loss scale (host synchronization on a GPU: for logging steps only)."""
-        return self.scaler.get_scale()
 
     def state_dict(self):
         """What a training needs to go on: the scaler's state and the number of skipped steps."""
