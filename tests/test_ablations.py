@@ -129,7 +129,7 @@ def test_every_seed_has_its_own_images_split_and_folder():
         assert f"--seed={10 * seed + 1} " in printed and f"--output-dir=runs/ablations-shapes/seed-{seed}/baseline" in printed
     assert printed.count("--exp-name=ablations-shapes__p0--b") == 2
     assert shlex.split(printed.splitlines()[-1])[4:] == [
-        "tools.tables", *(f"runs/ablations-shapes/seed-{seed}/baseline" for seed in (0, 4))]
+        "tools.tables", *(f"runs/ablations-shapes/seed-{seed}/baseline" for seed in (0, 4)), "--by", "beta"]
 
 
 @pytest.mark.parametrize("row, epochs", [("baseline", 352), ("full", 46)])  # 352 * 6 steps and 46 * 46
@@ -155,7 +155,7 @@ def test_camvid_takes_the_numbers_of_its_launcher_and_makes_lists_once():
     assert len(rounds) == 2 * (5 + 4) * 2 and {(one.epochs, one.gamma1, one.lr) for one in rounds} == {(7, 5, 0.01)}
     assert {one.increment for one in labelings(options) if one.oldfilename} == {0.15}
     table = shlex.split(done.stdout.splitlines()[-1])
-    assert table[3:5] == ["-m", "tools.tables"] and table[5:] == [
+    assert table[3:5] == ["-m", "tools.tables"] and table[5:-2] == [
         f"runs/ablations-camvid/camvid-{number}/{row}" for number in (0, 1) for row in ("dmt", "ple")]
 
 
@@ -169,7 +169,7 @@ def test_animals_have_the_first_rows_of_all_ids_before_the_others():
     assert [line.split()[2] for line in lines if line.startswith("# ---")] == [
         f"voc-animals-{number}/{row}" for rows in (first, later) for number in range(3) for row in rows]
     runs = [f"a/voc-animals-{number}/{row}" for number in range(3) for row in (*first, *later)]
-    assert shlex.split(lines[-1])[3:] == ["-m", "tools.tables", *runs]
+    assert shlex.split(lines[-1])[3:] == ["-m", "tools.tables", *runs, "--by", "beta"]
     stages = planned("scripts/ablations/voc-animals.sh", *words).stages
     assert {stage.output_dir for stage in stages} == set(runs)
     assert {(stage.dataset, stage.data_root, stage.lists_dir) for stage in stages} == {

@@ -129,7 +129,7 @@ run_all() {
         finish "${!running[@]}"
     done
     for value in "${@:2}"; do runs+=("${rows[@]/#/$OUTPUT_DIR/$1-$value/}"); done
-    module tools.tables "${runs[@]}"
+    module tools.tables "${runs[@]}" --by beta  # values of betas are rows of their own
 }
 
 # of_value VALUE ROW ...: in one shell, which prints everything to the same place.
