@@ -5,8 +5,7 @@ Label maps are (H, W) integers with 255 = ignored, or unknown in a truth. Counts
 
 import numpy as np
 
-from data.masks import IGNORED
-
+IGNORED = 255
 RIGHT, WRONG, UNLABELLED = range(3)  # how a pixel stands to the truth: the last two axes of ``changes``
 
 # What PLE did to a pixel, by its state before and after.
