@@ -161,7 +161,11 @@ def unlabeled_names(spec, root, split, split_id):
         return []
     if not spec.unlabeled_images or path.is_file():
         return read_list(path, spec, root)
-    return _apart(spec, root, path.with_name(path.name.replace("_unlabeled_", "_labeled_")))
+    names = _apart(spec, root, path.with_name(path.name.replace("_unlabeled_", "_labeled_")))
+    if not names:
+        raise UserError(f"no image for the pattern {spec.unlabeled_images} in {root} is unlabelled; put some there, "
+                        "correct the pattern in the dataset's spec, or use --state=2 for supervised training")
+    return names
 
 
 def without_masks(spec, root, training):
@@ -184,11 +188,7 @@ def _apart(spec, root, labeled):
     used = set()
     for path, subset in ((labeled, "train"), (find_list(spec, root, "validation"), "val")):
         used |= {_file(spec, root, name, subset) for name in read_list(path, spec, root)}
-    names = [name for name in names if _file(spec, root, name, UNLABELED) not in used]
-    if not names:
-        raise UserError(f"no image for the pattern {spec.unlabeled_images} in {root} is unlabelled; put some there, "
-                        "correct the pattern in the dataset's spec, or use --state=2 for supervised training")
-    return names
+    return [name for name in names if _file(spec, root, name, UNLABELED) not in used]
 
 
 def _file(spec, root, name, subset):
