@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from data import images, masks
 from data.masks import IGNORED, write_palette_png
@@ -85,8 +86,6 @@ def _table(pixels, first, classes, options):
     """
     values = {entry.color: index for index, entry in enumerate(classes)}
     values.update({read_color(text, "--ignore"): IGNORED for text in options.ignore if text != "others"})
-    from scipy.spatial import KDTree  # slow to import, and --help has to be quick
-
     distances, places = KDTree(list(values)).query([masks.unpack(color) for color in pixels])
     known = list(values.values())
     table = {color: known[place] for color, place, distance in zip(pixels, places, distances)

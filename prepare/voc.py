@@ -26,6 +26,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+from scipy.io import loadmat
 
 from data import images
 from data.masks import write_palette_png
@@ -106,8 +107,6 @@ def read_sbd_mask(content, where, num_classes):
 
     ``where`` names the file in errors. Raises ``UserError`` when it is damaged or holds other values than classes.
     """
-    from scipy.io import loadmat  # slow to import, and --help has to be quick
-
     try:
         mask = np.asarray(loadmat(io.BytesIO(content), variable_names=["GTcls"])["GTcls"][0]["Segmentation"][0])
         classes = mask.astype(np.uint8)

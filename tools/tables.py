@@ -31,7 +31,7 @@ from pathlib import Path
 if not __package__:  # started by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from report import tables  # noqa: E402
+from report import figures, tables  # noqa: E402
 from report.run import read_run  # noqa: E402
 from report.summary import read_summary, summarize  # noqa: E402
 from utils.errors import OneLineParser, UserError, reports_user_errors  # noqa: E402
@@ -115,8 +115,6 @@ def main(arguments=None):
     if args.figure:
         if not args.figure.endswith(".svg"):
             raise UserError(f"--figure {args.figure}: the figure is an SVG; give it a name that ends in .svg")
-        from report import figures  # takes a second to import
-
         figures.draw_methods(tables.rows_of(read_runs(args.run, args.exp), args.arm, args.by), args.figure)
         print(args.figure)
         return
