@@ -16,10 +16,13 @@ ROWS = ["baseline", "cbst", "dst", "dmt", "naive", "flip", "online", "ple", "ple
 
 
 def dry(script, *arguments):
-    """({row: [options of its main.py calls]}, {row: sources of its links}), a row's own calls only."""
+    """({row: [options of its main.py calls]}, {row: sources of its links}), a row's own calls only.
+
+    A stage that several rows need has the same numbers in all of their calls, else each would do it anew.
+    """
     done = start(script, *arguments, DRY_RUN="1")
     assert (done.returncode, done.stderr) == (0, "")
-    stages, links, row = {}, {}, None
+    stages, links, row, numbers = {}, {}, None, {}
     for line in done.stdout.splitlines():
         words = shlex.split(line, comments=True)
         if line.startswith("# ---"):
@@ -28,7 +31,9 @@ def dry(script, *arguments):
         elif words[0] == "cp":
             links[row] |= {source for source in words[2:-1] if words[-1].endswith(f"/{row}")}
         elif words[1] == "main.py":
-            stages[row].append(parse_options(words[2:]))
+            stage = parse_options(words[2:])
+            stages[row].append(stage)
+            assert numbers.setdefault((stage.output_dir, stage.exp_name, stage.pseudo_dir), words) == words
     return {row: [one for one in found if one.output_dir.endswith(f"/{row}")] for row, found in stages.items()}, links
 
 

@@ -56,7 +56,7 @@ rounds_of() {
         if [ $# = 1 ]; then
             half $round "$1" "$1" "$ratio"
         elif [ $round = 1 ] && [ -n "$beta" ]; then
-            (beta=; in_row dmt first_round "$ratio")
+            (beta= label_options=(); in_row dmt first_round "$ratio")
             share dmt "$(name 1 r)" "$(name 1 l)"
             continue
         else
