@@ -31,10 +31,15 @@ def pixel_weights(q_label, q_max, agrees, confidence, gamma1, gamma2, on_student
         weight = torch.where(agrees, weight, q_label.pow(gamma2))
     if on_student_win == NAIVE:
         return weight
-    won = ~(agrees | (q_max <= confidence))
+    won = student_wins(q_max, agrees, confidence)
     if on_student_win == FLIP:
         return torch.where(won, (1 - confidence).pow(gamma2), weight)
     return weight.masked_fill_(won, 0)
+
+
+def student_wins(q_max, agrees, confidence):
+    """Where the student disagrees and is surer than its teacher: a ≠ y and max q > p, strictly (DMT paper)."""
+    return ~(agrees | (q_max <= confidence))
 
 
 class DynamicMutualLoss(nn.Module):
@@ -59,7 +64,8 @@ class DynamicMutualLoss(nn.Module):
     - ``disagreements``: int64, pseudo-labelled pixels where the student decides otherwise (a ≠ y);
     - ``student_wins``: int64, those among them where it is surer than the teacher (max q > p);
     - ``mean_weight``, ``unweighted_loss``: means of w and of the cross-entropy over pixels that have a label;
-    - ``valid_pixels``: int64, the pixels that have a label;
+    - ``pseudo_pixels``: int64, the pseudo-labelled samples' pixels that have a label;
+    - ``valid_pixels``: int64, all pixels that have a label;
     - ``prediction``: (N, H, W) int64, the student's decisions a (the first of equals).
 
     Nothing in here makes the host wait for the device. Raises ``ValueError`` for shapes and dtypes that do not fit
@@ -86,16 +92,17 @@ class DynamicMutualLoss(nn.Module):
         cross_entropy.masked_fill_(~valid, 0)
 
         weight = valid.to(cross_entropy.dtype)
-        disagreements = student_wins = torch.zeros((), dtype=torch.int64, device=logits.device)
+        pseudo_pixels = disagreements = wins = torch.zeros((), dtype=torch.int64, device=logits.device)
         if num_pseudo:
             pseudo = slice(num_pseudo)
             p = confidence[pseudo].flatten(1).to(weight.dtype)
             agrees = prediction[pseudo] == y[pseudo]
-            weight[pseudo] *= pixel_weights(q_label[pseudo], q_max[pseudo], agrees, p, self.gamma1, self.gamma2,
-                                            self.on_student_win)
-            disagrees = valid[pseudo] & ~agrees
-            won = disagrees & (q_max[pseudo] > p)
-            disagreements, student_wins = disagrees.count_nonzero(), won.count_nonzero()
+            labelled = valid[pseudo]
+            weight[pseudo] = pixel_weights(q_label[pseudo], q_max[pseudo], agrees, p, self.gamma1, self.gamma2,
+                                           self.on_student_win).masked_fill_(~labelled, 0)
+            won = labelled & student_wins(q_max[pseudo], agrees, p)
+            pseudo_pixels, wins = labelled.count_nonzero(), won.count_nonzero()
+            disagreements = (labelled & ~agrees).count_nonzero()
             if self._flips:
                 y[pseudo] = torch.where(won, prediction[pseudo], y[pseudo])
                 cross_entropy[pseudo] = torch.where(won, -q_max[pseudo].log(), cross_entropy[pseudo])
@@ -105,9 +112,10 @@ class DynamicMutualLoss(nn.Module):
         loss = _WeightedMean.apply(logits, y, weight, cross_entropy, n, softmax)
         statistics = {
             "disagreements": disagreements,
-            "student_wins": student_wins,
+            "student_wins": wins,
             "mean_weight": weight.sum() / n,
             "unweighted_loss": cross_entropy.sum() / n,
+            "pseudo_pixels": pseudo_pixels,
             "valid_pixels": own_pixels,
             "prediction": prediction.view(labels.shape),
         }

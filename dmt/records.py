@@ -20,7 +20,7 @@ from utils.runs import peak_memory
 class Counts:
     """Sums over training steps, on the device, where adding to them makes nobody wait."""
 
-    NAMES = ("unweighted_loss", "mean_weight", "disagreements", "student_wins", "valid_pixels")  # after the loss
+    NAMES = ("unweighted_loss", "mean_weight", "disagreements", "student_wins", "pseudo_pixels", "valid_pixels")
 
     def __init__(self, num_classes, device):
         self._sums = torch.zeros(1 + len(self.NAMES), dtype=torch.float64, device=device)
@@ -92,13 +92,13 @@ class Records:
     def log(self, end_of_epoch):
         """Write the means of the steps since the last time, and of the epoch where it ends; notice a bad loss."""
         counts, precision = self.trainer.counts, self.trainer.machine.precision
-        (loss, unweighted, weight, disagreements, wins, valid), bad_step = counts.take(self.processes)
+        (loss, unweighted, weight, disagreements, wins, pseudo, _), bad_step = counts.take(self.processes)
         if math.isfinite(bad_step):
             self.processes.first(self._collapsed, int(bad_step))
         count = max(self.step - self._logged, 1)
         images = sum(len(self.steps.batch(step)) for step in range(self._logged, self.step))
         values = {"loss": loss / count, "unweighted_loss": unweighted / count, "mean_weight": weight / count,
-                  "disagreeing_share": disagreements / max(valid, 1),
+                  "disagreeing_share": disagreements / max(pseudo, 1),
                   "student_wins_share": wins / max(disagreements, 1),
                   "lr": self.trainer.recipe.lr_at(self.step - 1, self.steps.total),
                   "images_per_second": round(images / (time.monotonic() - self._since), 2)}

@@ -49,7 +49,7 @@ def test_hand_computed_weights():
     assert loss.item() == pytest.approx((0.25 * math.log(2) + 2 / 64 * math.log(4)) / 4, rel=1e-12)
     assert statistics["disagreements"].item() == 3
     assert statistics["student_wins"].item() == 1
-    assert statistics["valid_pixels"].item() == 4
+    assert statistics["pseudo_pixels"].item() == statistics["valid_pixels"].item() == 4
     assert statistics["mean_weight"].item() == pytest.approx((0.25 + 2 / 64) / 4)
     assert statistics["unweighted_loss"].item() == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
     assert statistics["prediction"].tolist() == [[[0] * 5]]
@@ -165,7 +165,7 @@ def test_no_valid_pixel_gives_exactly_zero():
     loss, statistics = DynamicMutualLoss(5, 5)(logits, torch.full_like(labels, 255), confidence, 3)
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
-    for name in ("disagreements", "student_wins", "mean_weight", "unweighted_loss", "valid_pixels"):
+    for name in ("disagreements", "student_wins", "mean_weight", "unweighted_loss", "pseudo_pixels", "valid_pixels"):
         assert statistics[name].item() == 0 and statistics[name].ndim == 0
 
 

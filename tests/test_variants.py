@@ -28,7 +28,7 @@ def logits_of(*probabilities):
 # q = (0.5, 0.25, 0.25) at five pixels, so a = 0 and max q = 0.5; gamma1 = 2, gamma2 = 3. The labels agree, lose to the
 # student, beat it, tie with it (which is no win), and are ignored.
 LABELS = torch.tensor([[[0, 1, 1, 2, 255]]])
-CONFIDENCE = torch.tensor([[[0.1, 0.4, 0.9, 0.5, 0.4]]], dtype=torch.float64)
+CONFIDENCE = torch.tensor([[[0.1, 0.4, 0.9, 0.5, math.nan]]], dtype=torch.float64)  # nobody reads the last
 LOG2 = math.log(2)
 
 
