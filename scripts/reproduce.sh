@@ -76,8 +76,8 @@ run_method() {
         city-*) launcher=dmt_ple-city-8-1.sh ;;
     esac
     case $1/$3 in
-        voc-50/*) numbers+=(val0=220) ;;
-        voc-full/*) split=1 numbers+=(val0=500) ;;
+        voc-50/*) numbers+=(val0="${val0:-220}") ;;
+        voc-full/*) split=1 numbers+=(val0="${val0:-500}") ;;
         city-full/*) split=1 ;;
         city-*/ple) epochs=ep0_ple_${1//-/_} ;;
         city-*/dmt) numbers+=(batch_labeled="$batch_labeled_dmt_city" batch_pseudo="$batch_pseudo_dmt_city") ;;

@@ -141,6 +141,8 @@ def test_selection_and_numbers():
     assert list(stages) == ["city-8-2/supervised", "city-8-2/ple", "voc-106-2/supervised", "voc-106-2/ple"]
     assert [len(found) for found in stages.values()] == [1, 22, 1, 22]
     assert {stage.epochs for stage in stages["city-8-2/ple"] if not stage.labeling} == {200, 3}
+    stages, _ = dry(CELLS="voc-50 voc-full voc-106", IDS="0", METHODS="supervised", val0="77")
+    assert [stage.val_num_steps for stage, in stages.values()] == [77, 77, 77]
 
 
 @pytest.mark.parametrize("variables, words", [
