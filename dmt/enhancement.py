@@ -23,8 +23,8 @@ def enhance(current, previous, beta=0.15, background=0, conflict_reduction=True)
     ==================  ==================  ==========================================================
 
     ``background=None``: there is no background class, everything is foreground. ``conflict_reduction=False``: the
-    third row for every pixel. Label and confidence travel together. Returns a new pair of the same kind and dtypes;
-    the arguments are left as they are. Confidences are compared in float32 at least.
+    third row for every pixel. Label and confidence travel together. Returns a new pair of the same kind; the
+    arguments are left as they are. Confidences are compared in float32 at least.
 
     Raises ``ValueError`` for shapes that differ, a mixture of arrays and tensors, confidences that are not floating
     point, and a beta that is not finite.

@@ -71,8 +71,8 @@ class ConfidenceHistogram:
 
         ``labels``: integers in 0..num_classes - 1, the winning classes before any thresholding (so no 255);
         ``confidences``: floating point of the same shape in [0, 1]. Numpy arrays, lists or tensors.
-        Raises ``ValueError`` for other labels or shapes; then nothing has been counted. (On a GPU, which the host does
-        not wait for, labels are not looked at.)
+        Raises ``ValueError`` for other labels or shapes, ``TypeError`` for other confidences; then nothing has been
+        counted. (On a GPU, which the host does not wait for, labels are not looked at.)
         """
         labels, confidences = tensor_of(labels), tensor_of(confidences)
         if labels.shape != confidences.shape:

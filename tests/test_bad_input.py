@@ -204,6 +204,7 @@ def test_what_needs_the_previous_network_says_so(option, capsys):
                                        "the arm's checkpoint of the round before\n")
     options = parse_options([option, "--oldfilename=old.pt"])
     assert capsys.readouterr().err == "" and options.increment == 0.15
+    assert (options.batch_size_labeled, options.batch_size_pseudo) == (1, 7)
 
 
 def test_apex_where_it_is_not_installed(refuse):

@@ -41,6 +41,7 @@ def test_labelling_stops_on_a_collapsed_model_and_goes_on_when_told_to(shapes_ro
     assert not (tmp_path / "pseudo_labels" / "manifest.json").exists()
     status, _, errors = command(*words, "--on-collapse=warn")
     assert status == 0 and "warning: the labelling model predicts triangle" in errors
+    assert "warning: no pixel was predicted as background, disc, square, ring, cross, bar, star; their" in errors
     assert (tmp_path / "pseudo_labels" / "manifest.json").exists()
 
 
