@@ -197,7 +197,7 @@ def test_values_that_make_no_sense(refuse, flag):
     assert flag.split("=")[0] in line
 
 
-@pytest.mark.parametrize("option", ["--Increment=0.15", "--previous-statistics=batch"])
+@pytest.mark.parametrize("option", ["--Increment=0.15", "--previous-statistics=batch", "--no-conflict-reduction"])
 def test_what_needs_the_previous_network_says_so(option, capsys):
     parse_options([option, "--labeling"])
     assert capsys.readouterr().err == (f"notice: {option.partition('=')[0]} does nothing without --oldfilename, "

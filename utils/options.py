@@ -89,7 +89,8 @@ def parse_options(arguments=None):
                                                   or options.on_student_win != "stop"):
         parser.error("--online: the model learns from its own labels, all of which count fully; leave out --state=2, "
                      "--gamma1, --gamma2 and --on-student-win")
-    for option, given in (("--Increment", options.increment), ("--previous-statistics", options.previous_statistics)):
+    for option, given in (("--Increment", options.increment), ("--previous-statistics", options.previous_statistics),
+                          ("--no-conflict-reduction", options.no_conflict_reduction or None)):
         if given is not None and options.oldfilename is None:
             print(f"notice: {option} does nothing without --oldfilename, the arm's checkpoint of the round before",
                   file=sys.stderr)
