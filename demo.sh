@@ -47,7 +47,7 @@ gamma2=${gamma2:-5}  # and where they disagree and the teacher is surer
 val=${val:-100}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/scripts/rounds.sh"
 
 case $SEED in
     *[!0-9]* | 0?*) fail "SEED is '$SEED'; it must be a whole number, as in $0 SEED=1" ;;
@@ -89,7 +89,7 @@ finish b
 report
 
 print_results
-module tools.summarize "$OUTPUT_DIR"
+module tools.summarize "$OUTPUT_DIR" --exp="$exp"
 if [ -z "$DRY_RUN" ]; then
     mkdir -p "$OUTPUT_DIR/logs"
     times > "$OUTPUT_DIR/logs/times.txt"  # in a pipe it would be another shell's

@@ -32,7 +32,7 @@ gamma2=${gamma2:-3}  # and where they disagree and the teacher is surer
 val=${val:-300}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/scripts/rounds.sh"
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
 start c i

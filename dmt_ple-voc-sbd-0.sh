@@ -38,7 +38,7 @@ ep_oracle=${ep_oracle:-30}  # its epochs
 seed_oracle=${seed_oracle:-$id}  # its seed
 val_oracle=${val_oracle:-500}  # its steps between validations
 
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/rounds.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/scripts/rounds.sh"
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
 start c i

@@ -12,6 +12,7 @@ from utils.files import read_json, sha256
 
 SEPARATOR = "\x1f"
 """Between the words of a command; there is one command a line."""
+_OF_THE_CHAIN = ("--exp-name", "--output-dir", "--continue-from", "--oldfilename", "--pseudo-dir")
 
 
 class Plan:
@@ -29,6 +30,11 @@ class Plan:
             program, words = split_command(line)
             if not program:
                 continue
+            given = [word.partition("=")[0] for word in words]
+            for option in _OF_THE_CHAIN:
+                if given.count(option) > 1:
+                    raise UserError(f"{option} stands twice in {' '.join(words)}: EXTRA cannot say what a stage reads "
+                                    "and writes; set OUTPUT_DIR or exp")
             options = parse(words)
             if options.labeling:
                 load_spec(options.dataset).background_class(options.background)  # an error now, not after round 0
@@ -113,6 +119,8 @@ def _difference(options, made):
     try:
         numbers = _labelling_numbers if options.labeling else _training_numbers
         for name, before, now in numbers(options, load_spec(options.dataset), made):
+            if before != now and name == "oldfilename" and None in (before, now):
+                return "PLE (beta) was off, now it is on" if now else "PLE (beta) was on, now it is off"
             if before != now:
                 return f"--{name.replace('_', '-')} was {before}, now it is {now}"
     except (KeyError, TypeError, AttributeError):  # damaged, or of another version: the stage will say so

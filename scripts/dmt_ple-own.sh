@@ -45,7 +45,7 @@ BASELINE=${BASELINE:-}  # 1: train it too, as arm b of round 0
 ep_b=${ep_b:-$ep0}  # its epochs; as many steps as an arm takes in all rounds make a fair comparison
 seed_b=${seed_b:-1}  # of every random draw of arm b
 
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/rounds.sh"
 
 if [ ! -f "$dataset" ]; then
     fail "there is no spec '$dataset': give one as in $0 datasets/weeds/dataset.yaml" \
@@ -57,6 +57,7 @@ if [ "$weights" = none ]; then : "${lr0:=0.02}" "${lr:=0.01}"; fi
 
 first=$split second=$split
 if [ "$halves" != 0 ]; then
+    [[ $id =~ ^(0|[1-9][0-9]*)$ ]] || fail "id is '$id'; splits have the numbers 0, 1, 2, ..., or give halves=0"
     first=$split-l second=$split-r
     prepare() {
         call "$PYTHON" "${root}dms_sample.py" --dataset="$dataset" --splits "$split" --ids $((id + 1)) \
@@ -65,7 +66,7 @@ if [ "$halves" != 0 ]; then
 fi
 start l r
 
-if [ -n "$BASELINE" ] && [ "$BASELINE" != 0 ]; then
+if [ "$BASELINE" = 1 ]; then
     train_labeled "$(name 0 b)" b "$split" "$ep_b" "$seed_b" "$val0"
 fi
 round0_of_both l "$first" r "$second"
@@ -80,4 +81,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-module tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+module tools.summarize "$OUTPUT_DIR" --exp="$exp" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

@@ -45,7 +45,7 @@ gamma2=${gamma2:-3}  # and where they disagree and the teacher is surer
 val=${val:-217}  # steps between validations
 batch_labeling=${batch_labeling:-8}  # images a forward pass when labelling
 
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/rounds.sh"
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then return; fi  # sourced for its numbers
 
 own_lists
@@ -64,4 +64,4 @@ test_arm $round l
 test_arm $round r
 
 print_results
-module tools.summarize "$OUTPUT_DIR" ${DATA_ROOT:+--data-root="$DATA_ROOT"}
+module tools.summarize "$OUTPUT_DIR" --exp="$exp" ${DATA_ROOT:+--data-root="$DATA_ROOT"}

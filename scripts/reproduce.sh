@@ -38,7 +38,7 @@ batch_pseudo_dmt_city=${batch_pseudo_dmt_city:-6}  # pseudo-labelled images a st
 beta_ple=${beta_ple:-0.15}  # increment of PLE, from round 2 on
 seed_whole=${seed_whole:-1}  # of supervised training on the whole split where arm c is no arm of the rounds
 
-source "$(dirname "${BASH_SOURCE[0]}")/rounds.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/rounds.sh"
 
 all_cells="voc-106 voc-50 voc-20 voc-8 voc-full voc-sbd city-30 city-8 city-full"
 

@@ -47,6 +47,8 @@ weights=${weights:-}  # first weights of the backbone: a file, or none for rando
 previous_statistics=${previous_statistics:-running}  # of PLE's previous network; batch: of each batch, as released
 
 PYTHON=${PYTHON:-$python}
+home=~  # of a ~ in quotes
+for name in OUTPUT_DIR DATA_ROOT LISTS_DIR BASELINE; do declare "$name=${!name/#\~\//$home/}"; done
 for name in ARMS_PARALLEL KEEP REDO DRY_RUN; do if [ "${!name}" = 0 ]; then declare "$name="; fi; done
 for name in ARMS_PARALLEL KEEP REDO REPORT CHECK MIXED_PRECISION ORACLE halves DRY_RUN; do
     [[ ${!name:-} =~ ^[01]?$ || $name=${!name} = DRY_RUN=plan ]] || fail "$name is '${!name}'; it must be 0 or 1"
@@ -264,6 +266,10 @@ start() {
             "set coco_weights= (empty), too"
     fi
     if [ -n "$DRY_RUN" ]; then prepare; return; fi
+    command -v "$PYTHON" > /dev/null || fail "PYTHON is '$PYTHON', which is no program; leave it out, or correct it"
+    if [ "$NPROC" != 1 ] && ! "$PYTHON" -c "import sys, torch; sys.exit(torch.cuda.device_count() < $NPROC)"; then
+        fail "NPROC is $NPROC, but this machine has fewer GPUs; give no more processes than there are"
+    fi
     plan=$(DRY_RUN=plan bash "$0" | awk '/main\.py/')
     "${read_plan[@]}" <<< "$plan" > /dev/null
     if [ -z "$several_runs" ]; then lock_run; fi
@@ -283,7 +289,7 @@ start() {
 # the system frees it however they end.
 lock_run() {
     if [ -n "$DRY_RUN" ] || ! command -v flock > /dev/null; then return; fi
-    if ! mkdir -p "$OUTPUT_DIR" 2> /dev/null || ! [ -w "$OUTPUT_DIR" ]; then
+    if ! mkdir -p -- "$OUTPUT_DIR" 2> /dev/null || ! [ -w "$OUTPUT_DIR" ]; then
         fail "the folder $OUTPUT_DIR cannot be written; set OUTPUT_DIR"
     fi
     exec 9>> "$OUTPUT_DIR/.lock"

@@ -183,7 +183,9 @@ def test_numbers_come_as_arguments_or_from_the_environment():
     (("ep=one",), "--epochs"), (("ratios=0.5 no",), "--label-ratio"), (("REDO=no",), "REDO is 'no'"),
     (("MIXED_PRECISION=off",), "it must be 0 or 1"), (("--epochs=3",), "unknown argument '--epochs=3'"),
     (("coco_arms=c i", "backbone=small"), "set coco_weights= (empty), too"),
-    (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug")])
+    (("OUTPUT_DIR=/proc/no",), "cannot be written"), (("EXTRA=--aug",), "--no-aug"),
+    (("EXTRA=--output-dir=x",), "--output-dir stands twice"), (("EXTRA=--exp-name=x",), "--exp-name stands twice"),
+    (("PYTHON=no-python",), "PYTHON is 'no-python'"), (("NPROC=99",), "NPROC is 99, but")])
 def test_wrong_words_are_refused_before_anything_is_written(words, message, tmp_path):
     done = start("dmt_ple-voc-20-1.sh", f"OUTPUT_DIR={tmp_path / 'out'}", *words, PYTHON=sys.executable)
     assert done.returncode == 2 and done.stdout == "" and message in done.stderr, done
@@ -200,13 +202,19 @@ def test_launchers_work_from_any_directory(tmp_path):
     assert f"--output-dir={ROOT.resolve()}/runs/dmt_ple-city-8-1" in commands("dmt_ple-city-8-1.sh", cwd=tmp_path)[0]
 
 
+def test_a_launcher_by_a_link_and_a_home_folder_in_quotes(tmp_path):
+    (tmp_path / "link.sh").symlink_to(ROOT / "dmt_ple-voc-20-1.sh")
+    printed = commands(tmp_path / "link.sh", "OUTPUT_DIR=~/a b", HOME="/home/me", cwd=tmp_path)
+    assert len(printed) == 22 and all("--output-dir=/home/me/a b" in words for words in printed)
+
+
 @pytest.mark.parametrize("name, split", [("camvid", 8), ("voc-animals", 31)])
 def test_a_baseline_beside_the_arms_and_lists_beside_the_run(name, split):
     printed = commands(f"scripts/dmt_ple-{name}.sh", "/my data", OUTPUT_DIR="out")
     data = [f"--dataset={name}", "--data-root=/my data"]
     assert printed[0] == ["python", "generate_splits.py", *data, "--out=out/lists"]
     assert printed[1] == ["python", "dms_sample.py", *data, "--lists=out/lists", "--out=out/lists"]
-    assert printed[-1][-4:] == ["-m", "tools.summarize", "out", "--data-root=/my data"]
+    assert printed[-1][-4:] == ["tools.summarize", "out", f"--exp=dmt_ple-{name}-{split}-0", "--data-root=/my data"]
     stages = printed[2:-1]
     assert len(stages) == 3 + 20 + 3
     assert [word for words in stages[:3] for word in words if word.startswith("--train-set")] == [
@@ -341,7 +349,7 @@ def planned(numbers, *words):
 
 
 @pytest.mark.parametrize("word, count, reason", [
-    ("beta=", 4, "--oldfilename was e__p0--l.pt, now it is None"),
+    ("beta=", 4, "PLE (beta) was on, now it is off"),
     ("batch_labeling=4", 8, "--batch-size-labeling was 8, now it is 4"),
     ("weights=LICENSE", 10, "--weights was none, now it is "),
     ("EXTRA=--background=none", 10, "--crop-size was [33, 33], now it is [97, 97]"),

@@ -151,7 +151,7 @@ def test_the_launcher_of_own_data(tmp_path):
     spec, lines = commands(tmp_path)
     assert lines[0] == ["python", "dms_sample.py", f"--dataset={spec}", "--splits", "all", "--ids", "1"]
     stages = [parse_options(words[2:]) for words in lines[1:] if words[1] == "main.py"]
-    assert len(stages) == 2 + 5 * 4 + 2 and lines[-1][-3:] == ["-m", "tools.summarize", "runs/weeds"]
+    assert len(stages) == 2 + 5 * 4 + 2 and lines[-1][-3:] == ["tools.summarize", "runs/weeds", "--exp=weeds"]
     assert [(stage.exp_name, stage.train_set, stage.lr, stage.seed) for stage in stages[:2]] == [
         ("weeds__p0--l", "all-l", 0.002, 1), ("weeds__p0--r", "all-r", 0.002, 2)]
     assert all(stage.train_set == "all" and stage.backbone is None and stage.weights is None
