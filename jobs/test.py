@@ -20,8 +20,8 @@ def run(job):
         raise UserError(f"--json {result} is a folder; give the name of a file")
     network = load(*files, dataset=spec, coco=coco, aspp_branches=options.aspp_branches or 2, device=machine.device,
                    precision=machine.precision, protocol=options.protocol, test_size=options.test_size,
-                   test_by=spec.test_by, window=options.window or spec.crop, stride=options.stride,
-                   scales=options.scales, flip=options.flip)
+                   test_by=spec.test_by, window=options.window, stride=options.stride, scales=options.scales,
+                   flip=options.flip)
     for member in network.members if options.protocol == "papers" else ():  # others' batches have own sizes
         job.parts(0, member.description)
     machine.processes.first(make_folder, result.parent, "--json")

@@ -21,7 +21,10 @@ from predict.onnx import OnnxNetwork
 from predict.protocol import ORIGINAL, PAPERS, SLIDING, STRIDE, Protocol
 from utils.checkpoints import load_checkpoint, load_model
 from utils.errors import UserError
+from utils.files import fits
 from utils.precision import Precision
+
+_SIDE = range(1, (1 << 16) + 1)
 
 
 def load(*paths, protocol=ORIGINAL, dataset=None, coco=None, aspp_branches=None, device=None, precision=None, **shown):
@@ -95,16 +98,29 @@ class Ensemble:
 def _bgr(image):
     if isinstance(image, (str, Path)):
         try:
-            return read_image(image)
+            return read_image(Path(image).expanduser())
         except UserError as error:
             raise UserError(reason(error)) from error
     if hasattr(image, "convert"):
-        image = np.asarray(image.convert("RGB"))
+        image = _of_pil(image)
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
             and image.size):
         what = f"an array {image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else f"{image!r:.60}"
         raise UserError(f"an image must be a path, a PIL image or an array (H, W, 3) of uint8, not {what}")
     return np.ascontiguousarray(image[..., ::-1])
+
+
+def _of_pil(image):
+    """The (H, W, 3) uint8 RGB of a PIL image; of 16 bits the upper 8, as ``data.images.read_image`` has it."""
+    if image.mode in ("I", "F"):
+        raise UserError(f"a PIL image of mode {image.mode} has 32 bits a channel, of which nobody can say what is "
+                        "white; give one of 8 or 16 bits")
+    try:
+        if image.mode.startswith("I;16"):
+            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"the PIL image does not decode ({error}); give a whole one") from error
 
 
 # --- one file ---------------------------------------------------------------------------------------------------------
@@ -182,12 +198,21 @@ def choose_protocol(members, description, spec, kind, test_size=None, test_by=No
     """
     if kind not in (PAPERS, ORIGINAL, SLIDING):
         raise UserError(f"the protocol {kind!r} is none of {PAPERS}, {ORIGINAL} and {SLIDING}")
+    if kind != SLIDING and (window is not None or stride != STRIDE):
+        raise UserError("--window and --stride are for --protocol sliding; add it, or leave them out")
     test_size = test_size or description.test_size
     window = window or description.facts.get("recipe", {}).get("crop") or (spec and spec.crop) or test_size
     if kind == PAPERS and test_size is None:
         raise UserError("--protocol papers: the checkpoint says no test size; give --test-size H W or --dataset")
     if kind == SLIDING and window is None:
         raise UserError("--protocol sliding: the checkpoint says neither its crop nor its test size; give --window H W")
+    for name, size in (("test_size", test_size), ("window", window)):
+        if size is not None and not fits(size, [_SIDE, _SIDE]):
+            raise UserError(f"{name} must be (height, width) in pixels, not {size!r}")
+    if not (fits(scales, [float]) and all(1 / 64 <= scale <= 64 for scale in scales)):
+        raise UserError(f"--scales must be numbers from 1/64 to 64, not {scales!r}")
+    if not (fits(stride, float) and 0 < stride <= 1):
+        raise UserError(f"--stride must be a number above 0 and up to 1, not {stride!r}")
     if len(set(scales)) < len(scales):
         raise UserError(f"--scales {' '.join(f'{scale:g}' for scale in scales)}: give each scale once")
     traits = [member.description.traits for member in members]

@@ -278,6 +278,25 @@ def test_three_lines_of_python(tmp_path):
         load(tmp_path / "c.pt", protocol="slidng")
     with pytest.raises(UserError, match="the image nope.png is missing$"):
         one.predict("nope.png")
+    for shown, said in (({"scales": ()}, "--scales"), ({"scales": (-1,)}, "--scales"), ({"window": (9, 9)}, "sliding"),
+                        ({"protocol": "sliding", "window": 33}, "window must be"),
+                        ({"protocol": "sliding", "stride": 5}, "--stride"), ({"test_size": (33,)}, "test_size must be")):
+        with pytest.raises(UserError, match=said):
+            load(tmp_path / "c.pt", **shown)
+
+
+def test_pil_images_of_many_bits(tmp_path):
+    checkpoint(tmp_path / "net.pt")
+    network = load(tmp_path / "net.pt")
+    cv2.imwrite(str(tmp_path / "deep.png"), np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.uint16))
+    opened = Image.open(tmp_path / "deep.png")
+    for one, other in zip(network.predict(opened), network.predict(tmp_path / "deep.png")):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(UserError, match="32 bits"):
+        network.predict(Image.new("F", (30, 20)))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "deep.png").read_bytes()[:300])
+    with pytest.raises(UserError, match="does not decode"):
+        network.predict(Image.open(tmp_path / "cut.png"))
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -300,7 +319,7 @@ def test_names_keep_their_folders_and_never_meet(run, tmp_path, monkeypatch):
     assert labels("in/**/*.png") == ["a.png", "deep/b.png", "deep/c.png"]
     assert labels("in/deep/?.png", "other") == ["c.png", "deep/b.png", "other/b.png"]
     assert labels("in/a.png", "in/../in/a.png", "in/a.p*g") == ["a.png"]  # one file, named three times
-    (tmp_path / "list.txt").write_text("in/deep/b.png\nother\n")
+    (tmp_path / "list.txt").write_text("\n in/deep/b.png \n\nother\n")
     assert labels("@list.txt") == ["deep/b.png", "other/b.png"]
     assert labels("in/a.png", "--recursive", ".") == [
         "a.png", "in/a.png", "in/deep/b.png", "in/deep/c.png", "other/b.png"]  # in/a.jpg is the other in/a

@@ -46,14 +46,27 @@ def main(arguments=None):
 def parse(arguments):
     """The options; a checkpoint among the inputs counts as one more --checkpoint."""
     options = _parser().parse_intermixed_args(_with_scales_joined(sys.argv[1:] if arguments is None else arguments))
-    networks = [text for text in options.input if text.lower().endswith(_NETWORKS)]
+    inputs = [line for text in options.input for line in _lines(text)]
+    networks = [text for text in inputs if text.lower().endswith(_NETWORKS)]
     options.checkpoint += networks
-    options.input = [text for text in options.input if text not in networks]
+    options.input = [text for text in inputs if text not in networks]
     if not options.checkpoint and not options.coco_checkpoint:
         raise UserError("no network: give --checkpoint FILE (a .pt of a training stage or an exported .onnx)")
     if not options.input:
         raise UserError("nothing to predict: name images, folders, globs or videos after the options")
     return options
+
+
+def _lines(text):
+    """What an input names: itself, or, written @FILE, the lines of a file."""
+    if not text.startswith("@"):
+        return [text]
+    try:
+        lines = Path(text[1:]).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{text[1:]} cannot be read as UTF-8 text ({error}); give a file with one path a line behind "
+                        "the @") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _with_scales_joined(words):
@@ -69,8 +82,7 @@ def _with_scales_joined(words):
 
 
 def _parser():
-    parser = OneLineParser(prog="python -m tools.predict", description=__doc__, allow_abbrev=False,
-                           fromfile_prefix_chars="@")
+    parser = OneLineParser(prog="python -m tools.predict", description=__doc__, allow_abbrev=False)
     add, count = parser.add_argument, number(int, 1, "a positive whole number", high=10**9)
     add("input", nargs="*", metavar="INPUT", help="image, folder, glob in quotes ('a/**/*.png'), video, or "
         "@FILE for a file that names them, one a line")

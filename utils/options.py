@@ -36,6 +36,8 @@ _DEFAULTS = {"gamma1": 0.0, "gamma2": 0.0, "increment": 0.15, "previous_statisti
 
 
 def _scales(text):
+    if not text.strip(","):
+        raise argparse.ArgumentTypeError("give numbers, as in 0.75,1,1.25")
     return [_scale(part) for part in text.split(",") if part]
 
 
