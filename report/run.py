@@ -232,7 +232,10 @@ class Run:
         done, arms = len(self.finished) + len(self.made), len(self.arms)
         if self.plan.get("rounds") is None or not arms:
             return done, 0, None
-        of_rounds = arms * self.plan["rounds"]
+        rounds = self.plan["rounds"]  # of which the folder may hold more, from an earlier chain
+        done -= sum(stage.round > rounds for stage in self.finished if stage.round)
+        done -= sum(made.round >= rounds for made in self.made)
+        of_rounds = arms * rounds
         others = sum(1 for stage in self.stages if stage.arm not in self.arms)
         due = arms + 2 * of_rounds + others
         trained = [stage.seconds for stage in self.finished if stage.round and stage.seconds]

@@ -268,6 +268,7 @@ def test_time_left_is_that_of_the_stages_that_are_missing():
     done, due, left = run.progress()
     assert (done, due) == (6, 14) and left == pytest.approx((4 * 10 + 4 * 4) / (28 / 24))  # 28 s were done within 24
     assert Run(None, stages[:2], [], plan=run.plan).progress() == (2, 14, None)
+    assert Run(None, stages, made, plan={**run.plan, "rounds": 0}).progress()[:2] == (2, 2)  # an earlier chain had more
 
 
 def test_a_chain_that_has_just_begun(run, capsys):

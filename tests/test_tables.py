@@ -360,3 +360,13 @@ def test_help_does_without_torch(words, tmp_path):
                           cwd=ROOT if words[0] == "-m" else tmp_path, timeout=60)
     assert done.returncode == 0 and "--against" in done.stdout
     assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_a_chain_that_is_not_at_its_end_is_warned_of(tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    tables.read_runs([run])
+    assert capsys.readouterr().err == ""
+    (run / "report").mkdir(exist_ok=True)
+    (run / "report" / "plan.json").write_text('{"rounds": 5, "arms": ["l", "r"]}')
+    tables.read_runs([run])
+    assert capsys.readouterr().err == f"warning: {run} has finished 2 of 5 rounds\n"

@@ -41,9 +41,17 @@ _MARKS = re.compile(r"<!-- tables: begin (.*?) -->.*?<!-- tables: end -->", re.S
 
 
 def read_runs(paths, exp=None):
-    """[(name for messages, summary)] of run folders and summary files."""
-    return [(str(path), read_summary(path) if Path(path).is_file() else summarize(read_run(path, exp)))
-            for path in paths]
+    """[(name for messages, summary)] of run folders and summary files; a chain that goes on is warned of."""
+    found = []
+    for path in paths:
+        if Path(path).is_file():
+            found.append((str(path), read_summary(path)))
+            continue
+        run = read_run(path, exp)
+        if run.last_round < (run.plan.get("rounds") or 0):
+            print(f"warning: {path} has finished {run.last_round} of {run.plan['rounds']} rounds", file=sys.stderr)
+        found.append((str(path), summarize(run)))
+    return found
 
 
 def table(args):
