@@ -207,6 +207,13 @@ def test_what_needs_the_previous_network_says_so(option, capsys):
     assert (options.batch_size_labeled, options.batch_size_pseudo) == (1, 7)
 
 
+def test_a_home_folder_that_the_shell_has_left_as_it_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/h\\ome")
+    options = parse_options(["--output-dir=~/runs", "--data-root", "~", "--json=~name", "--weights=a~/b"])
+    assert (options.output_dir, options.data_root, options.json, options.weights) == (
+        "/h\\ome/runs", "/h\\ome", "~name", "a~/b")
+
+
 def test_apex_where_it_is_not_installed(refuse):
     assert "apex.amp" in refuse("--mixed-precision", "--amp-backend=apex")
 

@@ -6,11 +6,14 @@ import difflib
 import errno
 import functools
 import math
+import os
+import re
 import signal
 import sys
 
 NO_SHARED_MEMORY = ("the loader processes have too little shared memory (/dev/shm); give --workers=0, or start the "
                     "container with more (docker run --shm-size=8g, or --ipc=host)")
+_HOME = re.compile(r"^(-[^=]*=)?~(?=/|$)")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -19,10 +22,18 @@ class UserError(Exception):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, too. Its description keeps its lines."""
+    """An argument parser whose errors are one line, too. Its description keeps its lines.
+
+    A ~ that the shell has left as it is, as bash does in --out=~/runs, is the home folder.
+    """
 
     def __init__(self, **options):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_HOME.sub(lambda found: (found[1] or "") + os.path.expanduser("~"), str(word))
+                                         for word in words], namespace)
 
     def error(self, message):
         """Print ``message`` and exit with status 2. Of options that do not exist the nearest name is told."""
