@@ -217,9 +217,14 @@ def _origin(path):
     """How to get a list that is missing."""
     split_list = _SPLIT_LIST.fullmatch(path.name)
     if split_list:
-        half = split_list["split"].endswith(("-l", "-r"))
-        also = " (or name their folder in the spec: unlabeled_images)" if "_unlabeled_" in path.name else ""
-        return "make it with " + ("dms_sample.py (after generate_splits.py)" if half else "generate_splits.py") + also
+        split, unlabeled = split_list["split"], "_unlabeled_" in path.name
+        if split == "all" and unlabeled:
+            return ("there are no unlabelled images: give tools.new_dataset a folder of them with --unlabeled, or "
+                    "train with --state=2")
+        if split.endswith(("-l", "-r")):
+            return "make it with dms_sample.py (after generate_splits.py)"
+        return (f"make it with generate_splits.py (--divisors {split}:NUMBER and --ids N, for other splits and ids "
+                "than the usual ones)" + ", or name their folder in the spec: unlabeled_images" * unlabeled)
     if path.parent.name == "data_lists":
         return "make it with cityscapes_data_list.py"
     return "put it there, one image name a line, or correct the path"

@@ -68,14 +68,16 @@ def read_classes(text):
         match = path.is_file() and (_CVAT.fullmatch(entry) or _LINE.fullmatch(entry))
         name = (match["name"] if match else entry).strip()
         numbers = tuple(int(number) for number in re.findall(r"\d+", match["numbers"] or "")) if match else ()
-        if not name or not name.isprintable() or path.is_file() and re.search(r"[:;\t{}\[\]\"]|^\d+\b", name):
+        if not name or not name.isprintable() or path.is_file() and re.search(r"[:;\t{}\[\]\"]|^(\d+\b|[-*] )", name):
             raise UserError(f"{where}: {entry[:80]!r} is not understood; a line looks like 'weed', 'weed 17' or "
-                            "'weed 200 0 0', in letters of this locale")
+                            "'weed 200 0 0', the name first, in letters of this locale")
         if name in classes:
             raise UserError(f"{where}: the class {name!r} stands there twice; delete one")
         if max(numbers, default=0) > _LARGEST:
             raise UserError(f"{where}: {max(numbers)} is no mask value; they go from 0 to {_LARGEST}")
         classes[name] = numbers
+    if not classes:
+        raise UserError(f"{path} lists no class; give a file with one class a line")
     return list(classes.items())
 
 
@@ -143,7 +145,13 @@ def by_value(pixels, areas, palette, given, ignore, folder, warnings):
         dense = _are_numbers(values) and (ignore is None or ignore > values[-1])
         found = [(names.get(value, f"class_{value}"), (value,))
                  for value in (range(values[-1] + 1) if dense else values)]
-    class_of = {value: index for index, (_, ids) in enumerate(found) for value in ids}
+    class_of = {}
+    for index, (name, ids) in enumerate(found):
+        for value in ids:
+            if value in class_of:
+                raise UserError(f"--classes gives the mask value {value} to {found[class_of[value]][0]!r} and to "
+                                f"{name!r}; a value stands once (these masks hold values, no colours)")
+            class_of[value] = index
     if ignore in class_of:
         raise UserError(f"--ignore {ignore} is the class {found[class_of[ignore]][0]!r}, too; correct one of them")
     if lost := [value for value in values if value not in class_of]:

@@ -107,7 +107,8 @@ def _unpaired(images_folder, images, masks_folder, masks):
             "_gtFine_labelIds")
     if deeper:
         mend = f"give one of the folders {', '.join(str(masks_folder / name) for name in sorted(deeper))}"
-    elif {normalize("NFC", name) for name in images} & {normalize("NFC", name) for name in masks}:
+    elif images.keys().isdisjoint(masks) and (
+            {normalize("NFC", name) for name in images} & {normalize("NFC", name) for name in masks}):
         mend = ("their letters are in different Unicode forms, as macOS and Linux write an umlaut: give both one form, "
                 f"as in convmv -f utf8 -t utf8 --nfc -r --notest {images_folder} {masks_folder}")
     elif images_folder == masks_folder:

@@ -115,6 +115,8 @@ def test_names_of_masks(tmp_path, make, image_name, mask_name, images, labels, n
         status, _, errors = make("d/i", "d/m", "--image-suffix=_leftImg8bit")
         assert status == 2 and "_gtFine_color, _gtFine_labelIds" in errors and "--mask-suffix" in errors
         options = ["--image-suffix=_leftImg8bit", "--mask-suffix=_gtFine_labelIds"]
+    status, _, errors = make("d/i", "d/m", "--mask-suffix=foo")
+    assert status == 2 and "rename them, or say what stands behind" in errors
     assert make("d/i", "d/m", *options)[0] == 0
     spec = load_spec("datasets/d/dataset.yaml")
     assert (spec.images, spec.labels, spec.mask_colors) == (images, labels, None)
@@ -187,6 +189,9 @@ def test_large_images_are_resized(tmp_path, make):
     (["d/i", "d/other"], "--mask-suffix"),
     (["d/i", "d/m", "--val-share=1"], "between 0 and 1"),
     (["d/i", "d/m", "--classes=nofile"], "no such file"),
+    (["d/i", "d/m", "--classes=twice.txt"], "the mask value 0 to 'a' and to 'b'"),
+    (["d/i", "d/m", "--classes=none.txt"], "none.txt lists no class"),
+    (["d/i", "d/m", "--classes=dashes.txt"], "the name first"),
     (["d/i", "d/m", "--classes=one,two,two"], "twice"),
     (["d/i", "d/m", "--classes=a,b,c", "--ignore=1"], "--ignore 1"),
     (["d/i", "d/m", "--ignore=x"], "--ignore x"),
@@ -203,6 +208,8 @@ def test_mistakes_end_in_one_line(tmp_path, make, arguments, words):
     mask(tmp_path / "d/m/sub/0.png")
     (tmp_path / "d/empty").mkdir()
     mask(tmp_path / "d/other/zzz.png")
+    for name, text in (("twice", "a 0\nb 0\n"), ("none", "# nothing\n"), ("dashes", "- a\n- b\n")):
+        (tmp_path / f"{name}.txt").write_text(text)
     for number in range(3):
         image(tmp_path / f"d/photographs/{number}.png", (80, 80))
     status, _, errors = make(*arguments)
