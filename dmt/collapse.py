@@ -6,7 +6,6 @@ The limits are far from what a healthy run does: a round moves the mIoU by a few
 import math
 import sys
 
-from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 
 ONE_CLASS = 0.99  # share of the pixels that one class wins
@@ -26,17 +25,16 @@ def notice(message, on_collapse):
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def one_class(pixels, class_names, checkpoint):
+def one_class(pixels, class_names, known=None):
     """What is wrong when a labelling model predicts almost nothing but one class, or None.
 
-    ``pixels`` (C,) counts the pixels won per class. A model that never knew more than one class, as its file
-    ``checkpoint`` says with the IoU of its validation, has not collapsed.
+    ``pixels`` (C,) counts the pixels won per class. A model that never knew more than one class, as the IoU (C,) of its
+    validation says, if it is ``known``, has not collapsed.
     """
     share, winner = float(pixels.max() / max(pixels.sum(), 1)), int(pixels.argmax())
     if share < ONE_CLASS:
         return None
-    iou = load_checkpoint(checkpoint).get("iou")
-    if iou is not None and sum(value is not None and value > KNOWN for value in iou) < 2:
+    if known is not None and sum(value is not None and value > KNOWN for value in known) < 2:
         return None
     return (f"the labelling model predicts {class_names[winner]} on {100 * share:.1f} % of the pixels: it has "
             f"collapsed. {_CAUSES}")

@@ -64,7 +64,7 @@ def label(setting, samples, store, checkpoint, previous, rules):
             histogram.update(sample(classes), sample(confidences))
     processes.sum(histogram.counts)
     won = histogram.counts.sum(dim=1).cpu().numpy()  # sampled pixels of each class
-    processes.first(_look_at, won, checkpoint, data.spec.class_names, setting.on_collapse)
+    processes.first(_look_at, won, data.spec.class_names, setting.network.facts.get("iou"), setting.on_collapse)
     thresholds = histogram.thresholds(rules.ratio)
 
     limits, counts = torch.from_numpy(thresholds).to(device), np.zeros(4, np.int64)
@@ -110,7 +110,7 @@ def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
     stored = [store is not None and all(store.logits_path(name).is_file() for name in group) for group in names]
     missing = [batch for batch, there in zip(batches, stored) if not there]
     if missing:
-        model, _ = network.build(machine.device, checkpoint)
+        model = network.build(machine.device, checkpoint)
         if statistics == BATCH:  # what makes inference fast, folded and recorded, has running statistics
             forward = network_maps(model.train(), network.input_format, machine.precision)
         else:
@@ -142,9 +142,9 @@ def stored_predictions(store, names, test_size, device="cpu", read=map):
     return classify(dequantize(torch.from_numpy(np.stack(steps).astype(np.int32)).to(device)), sizes, test_size)
 
 
-def _look_at(pixels, checkpoint, class_names, on_collapse):
+def _look_at(pixels, class_names, iou, on_collapse):
     """Name the classes that won no sampled pixel, of which nothing will be taught; notice a collapsed network."""
     empty = [name for name, count in zip(class_names, pixels) if count == 0]
     if empty:
         print(f"warning: no pixel was predicted as {', '.join(empty)}; their threshold is 1e-5", file=sys.stderr)
-    collapse.notice(collapse.one_class(pixels, class_names, checkpoint), on_collapse)
+    collapse.notice(collapse.one_class(pixels, class_names, iou), on_collapse)

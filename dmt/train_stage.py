@@ -135,7 +135,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     spec, machine, network = setting.data.spec, setting.machine, setting.network
     processes = machine.processes
     steps = _steps(plan, dataset, network, processes)
-    model, start_miou = processes.after_first(network.build, machine.device, plan.start, plan.weights, plan.seed)
+    model = processes.after_first(network.build, machine.device, plan.start, plan.weights, plan.seed)
     average_parts(model, plan.accumulate)
     if processes.size == 1:
         machine.ready(model)
@@ -179,6 +179,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
         raise
     finally:
         view.close()
+    start_miou = network.facts.get("miou") if plan.start else None  # --new-head knows nothing of what was before
     result = {"miou": miou, "step": best_step, "start_miou": start_miou,
               "skipped_steps": int(machine.precision.skipped.item())}
     processes.first(lambda: stage.finish(result, fingerprint, plan.save))

@@ -107,25 +107,22 @@ class Description:
         return {key: value for key, value in known.items() if value is not None or key in ("background", "ignore")}
 
     def build(self, device, checkpoint=None, weights=None, seed=1):
-        """(network on ``device``, the validation mIoU that the checkpoint carries or None).
+        """The network on ``device``.
 
         From the file ``checkpoint``; or else with the backbone weights ``weights`` (see
         ``models.weights.load_imagenet_weights``) and a head drawn from ``seed``. Raises ``UserError``.
         """
         torch.manual_seed(seed)
         model = deeplab_v2(self.num_classes, self.backbone, self.aspp_branches, self.output_stride)
-        miou = None
         if checkpoint is not None:
-            content = load_model(model, checkpoint)
-            self._check(checkpoint, content)
-            miou = content.get("miou")
+            self._check(checkpoint, load_model(model, checkpoint))
         elif self.input_format == COCO and not weights:
             raise UserError("--coco without --continue-from: give the COCO weights (prepare_coco.sh makes "
                             "voc_coco_resnet101.pt and city_coco_resnet101.pt), or --weights none to start from "
                             "nothing")
         else:
             load_imagenet_weights(model, weights)
-        return model.to(device, memory_format=torch.channels_last), miou
+        return model.to(device, memory_format=torch.channels_last)
 
     def _check(self, checkpoint, content):
         """Refuse a checkpoint that says it is of another network; warn of another input format."""
@@ -191,7 +188,8 @@ def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coc
     form = COCO if coco else says["input_format"] if own and "input_format" in says else found.input_format
     return Description(
         spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, backbone,
-        aspp_branches or says.get("aspp_branches", 2), form, spec.test_size, spec.test_by, found.output_stride)
+        aspp_branches or says.get("aspp_branches", 2), form, spec.test_size, spec.test_by, found.output_stride,
+        {key: says[key] for key in _FACTS if key in says})
 
 
 def describe(values, spec=None, coco=None, aspp_branches=None):

@@ -35,7 +35,7 @@ def stage(processes, *line):
 def confusion(processes, path, *line):
     """Writes the confusion matrix of the stage's checkpoint on the validation set."""
     job = Job([parse_options(line)], processes)
-    model, _ = job.network.build(job.machine.device, Path(job.options.continue_from))
+    model = job.network.build(job.machine.device, Path(job.options.continue_from))
     forward = Forward(model, job.network.input_format, job.machine)
     images = job.machine.whole_images(job.data.spec, job.data.validation())
     matrix = evaluate(model, forward, images, job.machine).matrix
