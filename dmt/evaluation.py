@@ -4,8 +4,8 @@ import torch
 
 from dmt.prediction import winners
 from utils.console import progress_bar
-from utils.gpu import Upload
 from utils.metrics import ConfusionMatrix
+from utils.tensors import upload
 
 
 @torch.inference_mode()
@@ -19,10 +19,10 @@ def evaluate(model, forward, loader, machine, see=None):
     was_training = model.training
     model.eval()
     forward.refresh()  # it has learnt since the last time
-    matrix, upload = ConfusionMatrix(model.num_classes, device=machine.device), Upload(machine.device)
+    matrix = ConfusionMatrix(model.num_classes, device=machine.device)
     for images, labels, indices, sizes in progress_bar(loader, "validate", "batch"):
         test_size = images.shape[1:3]
-        on_device, targets = upload(images, labels)
+        on_device, targets = upload(machine.device, images, labels)
         classes = winners(forward(on_device), test_size)
         matrix.update(targets, classes)  # around the images the targets are ignored
         for number, (index, (height, width)) in enumerate(zip(indices, sizes)) if see is not None else ():

@@ -10,8 +10,7 @@ from data.lists import names_digest
 from data.store import PseudoLabelStore
 from dmt.labeling import BATCH, label
 from utils.errors import UserError
-from utils.files import locked, sha256, write_json
-from utils.runs import difference, peak_memory
+from utils.files import difference, locked, sha256, write_json
 
 
 def run(setting, folder, checkpoint, old, rules, redo=False):
@@ -53,7 +52,7 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
             manifest = {**expected, "checkpoint": checkpoint.name, "images": len(samples), "labeled_share": shares,
                         "thresholds": thresholds.tolist()}
             processes.first(write_json, folder / "timing.json", {  # the manifest has to stay the same bytes
-                "seconds": round(time.monotonic() - began, 2), "images": len(samples), **peak_memory(machine.device)})
+                "seconds": round(time.monotonic() - began, 2), "images": len(samples), **machine.peak_memory()})
             processes.first(store.write_manifest, manifest)
     ple = f", {100 * shares['after']:.2f} % after PLE ({100 * shares['changed']:.2f} % changed)" if old else ""
     print(f"{'already labelled:' if done else 'labelled'} {len(samples)} images in {folder}: "

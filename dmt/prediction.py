@@ -5,7 +5,7 @@ import torch
 from data.confidence import decode, encode
 from models.deeplab import upsample
 from models.folded import FoldedDeepLab
-from utils.gpu import Replay
+from utils.tensors import Replay
 
 LOGIT_STEP = 1 / 2048  # logits below the pixel's largest are kept in steps of this; 16 bits reach down to -32
 _AT_ONCE = 2**26  # floats at image size that are held at once: 12 maps of 21 classes at 505 x 505

@@ -12,9 +12,8 @@ from dmt import collapse
 from utils import checkpoints
 from utils.errors import UserError
 from utils.files import sha256
-from utils.gpu import snapshot
 from utils.metrics import ConfusionMatrix
-from utils.runs import peak_memory
+from utils.tensors import snapshot
 
 
 class Counts:
@@ -133,7 +132,7 @@ class Records:
 
     def end(self, seconds):
         """Log that the training has come to its end, in so many seconds."""
-        self._write("end", {"seconds": round(seconds, 3), **peak_memory(self.trainer.machine.device)}, show=False)
+        self._write("end", {"seconds": round(seconds, 3), **self.trainer.machine.peak_memory()}, show=False)
 
     def _write(self, kind, values, show=True):
         """A line of metrics.jsonl, and what TensorBoard may ``show``."""

@@ -1,6 +1,7 @@
 """What every stage needs: the dataset with its lists, the device and its precision, and loaders."""
 
 import dataclasses
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,12 @@ class Machine:
         batches = self.whole_batches(len(samples)) if positions is None else positions
         dataset = datasets.WholeImages(spec, samples)
         return self.loader(dataset, dataset.collate, batch_sampler=batches)
+
+    def peak_memory(self):
+        """The most memory so far, in MB: of this process, and of torch's tensors on the GPU, or None."""
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else None
+        return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                "gpu_peak_memory_mb": peak and round(peak, 1)}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from data.confidence import GREY_LEVELS
 from dmt.loss import STOP, DynamicMutualLoss, label_online
 from models.deeplab import upsample
-from utils.gpu import Replay, Upload
+from utils.tensors import Replay, upload
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Trainer:
                                     weight_decay=recipe.weight_decay, fused=on_gpu or None)
         self.model, self.optimizer = machine.precision.prepare(model, optimizer)
         self._replica = machine.processes.replicate(self.model)
-        self._levels, self._upload = GREY_LEVELS.to(machine.device), Upload(machine.device)
+        self._levels = GREY_LEVELS.to(machine.device)
         self._learn_or_replay = Replay(self._learn, machine.device, machine.graphs and machine.processes.size == 1)
         # A graph reads the learning rate from the GPU's memory.
         self._lr = torch.zeros((), device=machine.device) if machine.graphs and on_gpu else None
@@ -70,7 +70,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self._lr is None else self._lr.fill_(lr)
-        self._learn_or_replay(*self._upload(images, labels, grey), parts)
+        self._learn_or_replay(*upload(self.machine.device, images, labels, grey), parts)
 
     def _learn(self, images, labels, grey, parts):
         """What the device does in a step: gradients part by part of the batch, each over the pixels of all the batch,

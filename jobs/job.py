@@ -11,7 +11,6 @@ from models.description import choose_network
 from utils import precision
 from utils.checkpoints import find_checkpoint
 from utils.errors import UserError
-from utils.runs import known_parts
 
 
 class Job:
@@ -91,14 +90,13 @@ class Job:
             machine.processes.size, options.max_memory, rounds=5 if options.state == 1 else 0,
             output_stride=network.output_stride)
 
-    def parts(self, batch_size, network, name=None):
+    def parts(self, batch_size, network, known=None):
         """In how many parts batches are computed. With --max-memory it is picked, and the estimate is printed.
 
-        A training ``name`` that goes on keeps what it had.
+        A training that goes on keeps the ``known`` parts that it had.
         """
         if not self.options.accumulate and self.options.max_memory is None:
             return 1
-        known = known_parts(self.options.output_dir, name) if name and not self.options.redo else None
         work = memory.fit(self.spec, self.workload(batch_size, network), known)
         if work.max_memory is not None:
             print(f"memory: {memory.estimate(self.spec, work)}", flush=True)

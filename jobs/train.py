@@ -6,6 +6,7 @@ from pathlib import Path
 from dmt import train_stage
 from dmt.training import Interrupted, Recipe
 from utils.errors import UserError
+from utils.runs import known_parts
 
 
 def run(job):
@@ -25,7 +26,8 @@ def train(job):
     start, weights = job.start()
     name = options.exp_name or "-".join((job.spec.name, options.train_set, options.sets_id))
     job.check_sizes("--crop-size", "--test-size")
-    parts = job.parts(job.batch_size, job.network, name)
+    known = None if options.redo else known_parts(options.output_dir, name)
+    parts = job.parts(job.batch_size, job.network, known)
     plan = train_stage.Training(
         name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
         options.batch_size_pseudo if mutual else None, options.seed,

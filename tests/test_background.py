@@ -10,8 +10,8 @@ import torch
 from dmt.loss import DynamicMutualLoss
 from models import deeplab_v2
 from tests.test_stages import SMALL
-from utils.gpu import snapshot
 from utils.runs import Stage
+from utils.tensors import snapshot
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 

@@ -19,9 +19,9 @@ from dmt.training import Trainer
 from models import deeplab_v2
 from tests.test_stages import SMALL, first_weights, label, tensors
 from utils.errors import UserError
-from utils.gpu import Replay, Upload
 from utils.metrics import ConfusionMatrix, count_apart
 from utils.precision import Precision
+from utils.tensors import Replay, upload
 
 
 @pytest.mark.parametrize("at_once", [1, 2**26])
@@ -189,7 +189,7 @@ def test_on_a_cpu_nothing_is_recorded_nor_copied():
     for _ in range(6):
         replay(tensor, 3)
     assert len(calls) == 6 and calls[0][0] is tensor
-    assert Upload("cpu")(tensor)[0] is tensor
+    assert upload(torch.device("cpu"), tensor)[0] is tensor
 
 
 # --- with a GPU ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Files that are whole or not there: every one is written beside its place, flushed, and renamed.
 
-What is read from one is checked with ``fits``.
+What is read from one is checked with ``fits``, and compared with ``difference``.
 """
 
 import contextlib
@@ -96,6 +96,17 @@ def fits(value, kind):
     if kind is dict:
         return isinstance(value, dict)
     return type(value) is type(kind) and value == kind
+
+
+def difference(before, now, name=""):
+    """In words, the first difference between two nested dicts of plain values, or None when they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            found = difference(before.get(key), now.get(key), key)
+            if found:
+                return found
+        return None
+    return None if before == now else f"{name.replace('_', ' ')} was {before}, now it is {now}"
 
 
 def sha256(path):

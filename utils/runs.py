@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,8 @@ import torchvision
 
 from utils import checkpoints
 from utils.errors import UserError
-from utils.files import locked, make_folder, read_json, remove_left_overs, replacing, sha256, write_json, write_text
+from utils.files import (difference, locked, make_folder, read_json, remove_left_overs, replacing, sha256, write_json,
+                         write_text)
 
 _CODE = ("main.py", "jobs", "dmt", "models", "data", "utils")  # what a result depends on
 
@@ -168,17 +168,6 @@ def _damage(path, digest):
     return None if path.is_file() and sha256(path) == digest else f"{path} is missing or damaged"
 
 
-def difference(before, now, name=""):
-    """In words, the first difference between two nested dicts of plain values, or None when they are equal."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*now, *(key for key in before if key not in now)]:
-            found = difference(before.get(key), now.get(key), key)
-            if found:
-                return found
-        return None
-    return None if before == now else f"{name.replace('_', ' ')} was {before}, now it is {now}"
-
-
 def environment():
     """What a result depends on besides the options: versions, machine, commit and command line."""
     return {
@@ -187,13 +176,6 @@ def environment():
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _git("describe", "--always", "--dirty", "--abbrev=12"), "command": sys.argv, "directory": os.getcwd(),
     }
-
-
-def peak_memory(device="cpu"):
-    """The most memory so far: {"peak_memory_mb": of this process, "gpu_peak_memory_mb": of torch's tensors or None}."""
-    on_gpu = torch.device(device).type == "cuda"
-    return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-            "gpu_peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if on_gpu else None}
 
 
 def software():
