@@ -20,38 +20,37 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class WholeImages(Dataset):
-    """The images of a list of ``data.lists.Sample``, with their masks where they have some: as they are, or resized to
-    the test size where the spec says so (not with ``resize`` false)."""
+    """Whole images by ``data.lists.Sample``, the keys of this dataset, with their masks where they have some: as they
+    are, or resized to the test size where the spec says so (not with ``resize`` false)."""
 
-    def __init__(self, spec, samples, resize=True):
-        self.spec, self.samples, self.size = spec, samples, spec.resized if resize else None
+    def __init__(self, spec, resize=True):
+        self.spec, self.size = spec, spec.resized if resize else None
 
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, or None, index)."""
-        sample = self.samples[index]
+    def __getitem__(self, sample):
+        """(image (h, w, 3) uint8 BGR, label (h, w) uint8 with 255 = ignored, or None, sample)."""
         image = images.read_image(sample.image, self.spec.max_pixels)
         label = None if sample.mask is None else images.read_mask(sample.mask, self.spec)
-        return *matched(sample.name, image, label, self.size), index
+        return *matched(sample.name, image, label, self.size), sample
 
     def collate(self, items):
-        """(images (N, *test_size, 3) uint8, labels (N, *test_size) uint8 or None, list of indices, list of sizes).
+        """(images (N, *test_size, 3) uint8, labels (N, *test_size) uint8, list of samples, list of sizes).
 
-        Images are padded with 0 and labels with 255 at bottom and right; the sizes (height, width) are without. Raises
-        ``UserError`` for an image that is larger.
+        Images are padded with 0 at bottom and right; the sizes (height, width) are without. Where there is no label it
+        is 255. Raises ``UserError`` for an image that is larger.
         """
-        test_size, (pictures, labels, indices) = self.spec.test_size, zip(*items)
-        sizes = [picture.shape[:2] for picture in pictures]
-        for index, size in zip(indices, sizes):
-            if size[0] > test_size[0] or size[1] > test_size[1]:
-                raise UserError(images.too_large(self.samples[index].image, size, test_size))
-
-        def padded(arrays, fill):
-            return torch.from_numpy(np.stack([transforms.pad(array, test_size, fill) for array in arrays]))
-
-        return padded(pictures, 0), None if labels[0] is None else padded(labels, 255), list(indices), sizes
+        test_size, samples, sizes = self.spec.test_size, [], []
+        pictures = np.zeros((len(items), *test_size, 3), np.uint8)
+        labels = np.full((len(items), *test_size), 255, np.uint8)
+        for number, (image, label, sample) in enumerate(items):
+            height, width = size = image.shape[:2]
+            if height > test_size[0] or width > test_size[1]:
+                raise UserError(images.too_large(sample.image, size, test_size))
+            pictures[number, :height, :width] = image
+            if label is not None:
+                labels[number, :height, :width] = label
+            samples.append(sample)
+            sizes.append(size)
+        return torch.from_numpy(pictures), torch.from_numpy(labels), samples, sizes
 
 
 def matched(name, image, label, size=None):

@@ -4,6 +4,7 @@ The network runs once over every unlabelled image; its logits are quantized and 
 from these. In the next round they are the "previous" predictions of PLE, which so costs no forward pass.
 """
 
+import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -76,8 +77,10 @@ def label(setting, samples, store, checkpoint, previous, rules):
         written = []
         for batch, predicted in current:
             earlier = next(before)[1] if previous is not None else predicted
-            decided = []
-            for (classes, confidences), (old_classes, old_confidences) in zip(predicted, earlier):
+            for write in written:  # an error of the batch before surfaces here
+                write.result()
+            written = []
+            for one, (classes, confidences), (old_classes, old_confidences) in zip(batch, predicted, earlier):
                 alone = labels = apply_thresholds(classes, confidences, limits)
                 if previous is not None:
                     old_labels = apply_thresholds(old_classes, old_confidences, limits)
@@ -87,51 +90,54 @@ def label(setting, samples, store, checkpoint, previous, rules):
                 before_ple, after_ple = alone.cpu().numpy(), labels.numpy()
                 counts += [after_ple.size, np.count_nonzero(before_ple != IGNORED),
                            np.count_nonzero(after_ple != IGNORED), np.count_nonzero(after_ple != before_ple)]
-                decided.append((after_ple, grey_values(labels, confidences).numpy()))
-            list(written)  # an error of the batch before surfaces here
-            written = pool.map(store.write_label, batch, *zip(*decided))
-        list(written)
+                grey = grey_values(labels, confidences).numpy()
+                written.append(pool.submit(store.write_label, one.name, after_ple, grey))
+        for write in written:
+            write.result()
     pixels, labelled, labelled_after, changed = processes.sum(torch.from_numpy(counts)).tolist()
     return thresholds, {"before": labelled / pixels, "after": labelled_after / pixels, "changed": changed / pixels}
 
 
 def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
-    """What the network in the file ``checkpoint`` predicts: yields (names of a batch, for each of its images the pair
+    """What the network in the file ``checkpoint`` predicts: yields (a batch of samples, for each of its images the pair
     (winning classes (H, W) uint8, confidences (H, W) float32, as their codes hold them)).
 
     Batches whose logits are all in ``store`` are read from there, the others predicted and written to it, so that every
     image is computed in the same company whatever an interruption has left. ``store`` may be None.
     """
     machine, spec, network = setting.machine, setting.data.spec, setting.network
-    batches = machine.whole_batches(len(samples))
+    batches = machine.whole_batches(samples)
     if statistics == BATCH:
         store = None
-    names = [[samples[index].name for index in batch] for batch in batches]
-    stored = [store is not None and all(store.logits_path(name).is_file() for name in group) for group in names]
+    stored = [store is not None and all(store.logits_path(one.name).is_file() for one in batch) for batch in batches]
     missing = [batch for batch, there in zip(batches, stored) if not there]
     if missing:
         model = network.build(machine.device, checkpoint)
         if statistics == BATCH:  # what makes inference fast, folded and recorded, has running statistics
-            forward = network_maps(model.train(), network.input_format, machine.precision)
+            forward = functools.partial(network_maps, model.train(), network.input_format, machine.precision)
         else:
-            forward = Forward(machine.ready(model.eval(), training=False), network.input_format, machine)
-        loaded = iter(machine.whole_images(spec, samples, missing))
+            if machine.compiled and machine.device.type == "cpu":  # a GPU folds it
+                model.compile_blocks()
+            forward = Forward(model.eval(), network.input_format, machine)
+        loaded = iter(machine.whole_images(spec, missing))
         title = f"{title} ({Path(checkpoint).name})"
     with ThreadPoolExecutor() as pool:
         written = []
-        for group, there in progress_bar(list(zip(names, stored)), title, "batch"):
+        for batch, there in progress_bar(list(zip(batches, stored)), title, "batch"):
             for write in written:  # an error of the batch before surfaces here
                 write.result()
             if there:
-                yield group, stored_predictions(store, group, spec.test_size, machine.device, pool.map)
+                names = [one.name for one in batch]
+                yield batch, stored_predictions(store, names, spec.test_size, machine.device, pool.map)
             else:
                 images, _, _, sizes = next(loaded)
                 steps = quantize(forward(images.to(machine.device)))
                 written = []
-                for name, size, own in zip(group, sizes, steps.cpu().numpy().astype(np.uint16)) if store else ():
+                for one, size, own in zip(batch, sizes, steps.cpu().numpy().astype(np.uint16)) if store else ():
                     rows, columns = covering(size, spec.test_size, own.shape[1:])
-                    written.append(pool.submit(store.write_logits, name, own[:, :rows, :columns], size, own.shape[1:]))
-                yield group, classify(dequantize(steps), sizes, spec.test_size)
+                    part = own[:, :rows, :columns]
+                    written.append(pool.submit(store.write_logits, one.name, part, size, own.shape[1:]))
+                yield batch, classify(dequantize(steps), sizes, spec.test_size)
         for write in written:
             write.result()
 

@@ -18,12 +18,12 @@ class LiveView:
     """What is shown while a training runs, as events in ``folder`` (None: nothing); those after ``after_step`` are
     dropped. When they cannot be written, the training goes on without them.
 
-    ``spec`` is the dataset's; ``shown`` are the positions in the validation list of the images that are shown.
+    ``spec`` is the dataset's; ``shown`` are the ``data.lists.Sample``s of the validation images that are shown.
     """
 
     def __init__(self, folder, after_step, spec, shown):
         self._names, self._colors = spec.class_names, color_table(spec.palette)
-        self._shown, self._rows, self._writer = frozenset(shown), {}, None
+        self._shown, self._rows, self._writer = shown, {}, None
         with self._if_possible():
             if folder is not None:
                 self._writer = SummaryWriter(str(folder), purge_step=after_step or None)
@@ -44,13 +44,13 @@ class LiveView:
                 if isinstance(value, (int, float)):
                     writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def see(self, index, image, label, prediction):
+    def see(self, sample, image, label, prediction):
         """Keep a validation image that is to be shown, as ``dmt.evaluation.evaluate`` gives it.
 
         Image (H, W, 3) uint8 BGR tensor, maybe padded at its bottom and right; label and prediction (h, w) integer
         tensors.
         """
-        if index not in self._shown:
+        if sample not in self._shown:
             return
         height, width = label.shape
         scale = min(1, _SIDE / max(height, width))
@@ -58,7 +58,7 @@ class LiveView:
         picture = cv2.resize(image[:height, :width].numpy()[..., ::-1], size, interpolation=cv2.INTER_AREA)
         maps = [cv2.resize(self._colors[part.cpu().numpy()], size, interpolation=cv2.INTER_NEAREST)
                 for part in (label, prediction)]
-        self._rows[index] = np.concatenate([picture, *maps], axis=1)
+        self._rows[sample] = np.concatenate([picture, *maps], axis=1)
 
     def gather(self, processes):
         """Take over the images that the other ``processes`` have seen."""
@@ -71,7 +71,7 @@ class LiveView:
         canvas = FigureCanvasAgg(confusion_figure(matrix, self._names))
         canvas.draw()
         pictures = {"confusion": np.asarray(canvas.buffer_rgba())[..., :3]}
-        rows = [row for _, row in sorted(self._rows.items())]
+        rows = [self._rows[sample] for sample in self._shown if sample in self._rows]
         if rows:
             width = max(row.shape[1] for row in rows)
             pictures["image, truth, prediction"] = np.concatenate([

@@ -1,5 +1,7 @@
 """From logits at 1/8 to a class and a confidence for every pixel (DMT paper, pseudo labels; test protocol of both)."""
 
+import functools
+
 import torch
 
 from data.confidence import decode, encode
@@ -11,12 +13,10 @@ LOGIT_STEP = 1 / 2048  # logits below the pixel's largest are kept in steps of t
 _AT_ONCE = 2**26  # floats at image size that are held at once: 12 maps of 21 classes at 505 x 505
 
 
-def network_maps(model, input_format, precision):
-    """A function that runs ``model`` on a batch: images (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""
-    def maps(images):
-        with precision.autocast():
-            return model(input_format.normalize(images))
-    return maps
+def network_maps(model, input_format, precision, images):
+    """What ``model`` gives for a batch: images (N, H, W, 3) uint8 BGR -> logits (N, C, h, w)."""
+    with precision.autocast():
+        return model(input_format.normalize(images))
 
 
 class Forward(Replay):
@@ -31,7 +31,8 @@ class Forward(Replay):
         self._network, precision = model, machine.precision
         if machine.device.type != "cpu" and precision.is_torchs and model.foldable:
             self._network = FoldedDeepLab(model, precision.dtype)
-        super().__init__(network_maps(self._network, input_format, precision), machine.device, machine.graphs)
+        maps = functools.partial(network_maps, self._network, input_format, precision)
+        super().__init__(maps, machine.device, machine.graphs)
 
     def refresh(self):
         """Take over the model's present weights."""

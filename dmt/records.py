@@ -138,7 +138,7 @@ class Records:
         """A line of metrics.jsonl, and what TensorBoard may ``show``."""
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                   for name, value in values.items()}
-        self.processes.first(lambda: self.stage.log_metrics(kind=kind, step=self.step, **finite))
+        self.processes.first(self.stage.log_metrics, {"kind": kind, "step": self.step, **finite})
         if show and self.processes.is_first:
             self.view.numbers(kind, finite, self.step)
 

@@ -109,29 +109,21 @@ class Machine:
     graphs: bool = False
     processes: Processes = ALONE
 
-    def ready(self, model, training=True):
-        """``model``, prepared to compute as fast as this machine is to do so.
-
-        Without ``training`` there is nothing to prepare for a GPU, where ``dmt.prediction.Forward`` folds it.
-        """
-        return model.compile_blocks() if self.compiled and (training or self.device.type == "cpu") else model
-
-    def whole_batches(self, count):
-        """This process's of the batches of ``count`` whole images, as lists of positions.
+    def whole_batches(self, samples):
+        """This process's of the batches of the ``samples``, as lists.
 
         Batches are never cut, so that every image is computed in the same company whatever the number of processes.
         """
-        return list(self.processes.share(BatchSampler(range(count), self.batch_size, drop_last=False)))
+        return list(self.processes.share(BatchSampler(samples, self.batch_size, drop_last=False)))
 
     def loader(self, dataset, collate, **batches):
         """A DataLoader over ``dataset`` with this machine's loader processes; ``batches`` says how it forms them."""
         return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=datasets.start_worker,
                           pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
 
-    def whole_images(self, spec, samples, positions=None):
-        """A loader of whole images in batches, by ``positions`` in ``samples`` (default: all of this process)."""
-        batches = self.whole_batches(len(samples)) if positions is None else positions
-        dataset = datasets.WholeImages(spec, samples)
+    def whole_images(self, spec, batches):
+        """A loader of whole images in ``batches``, lists of samples."""
+        dataset = datasets.WholeImages(spec)
         return self.loader(dataset, dataset.collate, batch_sampler=batches)
 
     def peak_memory(self):

@@ -1,6 +1,8 @@
 """A training as a stage: how it begins, is skipped when it is finished, goes on after an interruption, and ends."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import signal
@@ -77,24 +79,11 @@ def run(setting, plan):
     processes = setting.machine.processes
     processes.agree(json.dumps(fingerprint, sort_keys=True), f"the numbers, lists or files of {plan.name}")
 
-    def check():
-        for sample in pseudo if store is not None else ():
-            path = store.label_path(sample.name)
-            if not path.is_file():
-                raise UserError(f"the pseudo label {path} is missing; run the labelling again")
-        images.check_present(pseudo)
-        images.check_pairs(data.spec, labeled)
-        images.check_pairs(data.spec, validation)
-        trained = {sample.image for sample in (*labeled, *pseudo)}
-        seen = [sample.image for sample in validation if sample.image in trained]
-        if seen:
-            print(f"warning: {len(seen)} of {len(validation)} images of the validation are trained on, {seen[0]} for "
-                  "one; their mIoU says nothing of other images", file=sys.stderr)
-
-    with processes.held_by_first(Stage, plan.output_dir, plan.name) as stage:
-        result = processes.first(lambda: stage.result(fingerprint)) if plan.save and not plan.redo else None
+    stage = Stage(plan.output_dir, plan.name)
+    with stage if processes.is_first else contextlib.nullcontext():
+        result = processes.first(stage.result, fingerprint) if plan.save and not plan.redo else None
         if result is None:
-            processes.first(check)
+            processes.first(_check, data.spec, labeled, pseudo, store, validation)
             dataset = TrainingImages(data.spec, plan.seed, labeled, pseudo, store, plan.augment_pseudo)
             result = _train(setting, plan, stage, dataset, validation, fingerprint)
             print(f"{plan.name}: best validation mIoU {100 * result['miou']:.2f} % at step {result['step']}")
@@ -111,6 +100,22 @@ def _labels_of(setting, store, samples):
                         f"{manifest.get('split')}, id {manifest.get('split_id')}, not of {dataset}, split {split}, "
                         f"id {split_id}; label this split or correct --pseudo-dir")
     return manifest
+
+
+def _check(spec, labeled, pseudo, store, validation):
+    """Raise ``UserError`` where a file that the training reads is missing or wrong."""
+    for sample in pseudo if store is not None else ():
+        path = store.label_path(sample.name)
+        if not path.is_file():
+            raise UserError(f"the pseudo label {path} is missing; run the labelling again")
+    images.check_present(pseudo)
+    images.check_pairs(spec, labeled)
+    images.check_pairs(spec, validation)
+    trained = {sample.image for sample in (*labeled, *pseudo)}
+    seen = [sample.image for sample in validation if sample.image in trained]
+    if seen:
+        print(f"warning: {len(seen)} of {len(validation)} images of the validation are trained on, {seen[0]} for one; "
+              "their mIoU says nothing of other images", file=sys.stderr)
 
 
 def _steps(plan, dataset, network, processes):
@@ -135,33 +140,28 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     spec, machine, network = setting.data.spec, setting.machine, setting.network
     processes = machine.processes
     steps = _steps(plan, dataset, network, processes)
-    model = processes.after_first(network.build, machine.device, plan.start, plan.weights, plan.seed)
+    if not processes.is_first:
+        processes.wait()  # while the first one downloads
+    model = network.build(machine.device, plan.start, plan.weights, plan.seed)
+    if processes.is_first:
+        processes.wait()
     average_parts(model, plan.accumulate)
-    if processes.size == 1:
-        machine.ready(model)
-    else:
+    if processes.size > 1:
         synchronize(model)
-
-    def begin():
-        state = stage.interrupted_state(fingerprint) if plan.save and not plan.redo else None
-        stage.begin({**plan.config, "fingerprint": fingerprint}, state["step"] if state else 0, plan.save)
-        return state
-
-    state = processes.first(begin)
+    elif machine.compiled:
+        model.compile_blocks()
+    state = processes.first(stage.begin, plan.config, fingerprint, plan.save, plan.redo)
     step = state["step"] if state else 0
     view = LiveView(stage.folder / "tensorboard" if processes.is_first else None, step, spec,
-                    evenly_spaced(range(len(validation)), _SHOWN))
+                    evenly_spaced(validation, _SHOWN))
     trainer = Trainer(model, plan.recipe, machine, network.input_format, Counts(model.num_classes, machine.device))
     records = Records(trainer, steps, stage, _described(network, spec.crop, fingerprint), fingerprint, view,
                       setting.on_collapse, plan.save)
     if state:
         records.load_state_dict(state)
     forward = Forward(trainer.model, network.input_format, machine)
-    whole_images = machine.whole_images(spec, validation)
-
-    def validate():
-        return evaluate(trainer.model, forward, whole_images, machine, view.see)
-
+    whole_images = machine.whole_images(spec, machine.whole_batches(validation))
+    validate = functools.partial(evaluate, trainer.model, forward, whole_images, machine, view.see)
     loader = progress_bar(machine.loader(dataset, dataset.collate, batch_sampler=steps), f"train {plan.name}", "step")
     asked = _listen(processes)
     labeled, pseudo = (len(dataset.samples[kind]) for kind in (LABELED, PSEUDO))
@@ -182,7 +182,7 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     start_miou = network.facts.get("miou") if plan.start else None  # --new-head knows nothing of what was before
     result = {"miou": miou, "step": best_step, "start_miou": start_miou,
               "skipped_steps": int(machine.precision.skipped.item())}
-    processes.first(lambda: stage.finish(result, fingerprint, plan.save))
+    processes.first(stage.finish, result, fingerprint, plan.save)
     if result["skipped_steps"]:
         print(f"{plan.name}: {result['skipped_steps']} of {steps.total} steps skipped by the loss scaler")
     return result

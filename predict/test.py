@@ -32,15 +32,16 @@ def test(data, samples, network, machine):
     images.check_pairs(data.spec, samples)
     papers, spec = network.protocol.kind == PAPERS, dataclasses.replace(
         data.spec, test_size=network.protocol.test_size)
-    judged = datasets.WholeImages(spec, samples, resize=papers)
-    loader = machine.loader(judged, operator.itemgetter(0))  # single samples, of which no tensors are made
+    judged = datasets.WholeImages(spec, resize=papers)
+    # Single samples, of which no tensors are made.
+    loader = machine.loader(judged, operator.itemgetter(0), sampler=samples)
     count = len(network.members)
     choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}
     if count > 1:
         choices[ENSEMBLE] = tuple(range(count))
     matrices = {name: ConfusionMatrix(data.spec.num_classes, device=machine.device) for name in choices}
     # Every process looks at every image, so that groups are formed as by one, and predicts some of the groups.
-    predicted = network.predict_all((((samples[index].name, label), image) for image, label, index in loader),
+    predicted = network.predict_all((((sample.name, label), image) for image, label, sample in loader),
                                     choices=list(choices.values()), batch_size=machine.batch_size, failed=_fail,
                                     share=machine.processes.share)
     for (_, label), _, decisions in progress_bar(predicted, "test", "image", len(samples) // machine.processes.size):

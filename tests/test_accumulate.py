@@ -42,7 +42,7 @@ class Stage:
     def __init__(self):
         self.lines = []
 
-    def log_metrics(self, **values):
+    def log_metrics(self, values):
         self.lines.append(values)
 
 

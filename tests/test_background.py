@@ -49,8 +49,8 @@ def train(command, root, out, monkeypatch):
     original, gone_on, written = Stage.save_state, threading.Condition(), []
     log, trained = Stage.log_metrics, [0]
 
-    def log_metrics(self, **values):
-        log(self, **values)
+    def log_metrics(self, values):
+        log(self, values)
         if values["kind"] == "train":
             with gone_on:
                 trained[0] = values["step"]

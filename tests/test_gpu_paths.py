@@ -302,7 +302,7 @@ def test_a_labelling_on_a_gpu_that_goes_on_gives_the_same_bytes(shapes_root, tmp
 def validated(device):
     """The confusion matrix of made-up logits of 5 images that do not fill the test size, one of them in no full batch."""
     generator, rng, batches = torch.Generator().manual_seed(0), np.random.default_rng(0), []
-    dataset = WholeImages(dataclasses.replace(load_spec("shapes"), test_size=(65, 65)), [])
+    dataset = WholeImages(dataclasses.replace(load_spec("shapes"), test_size=(65, 65)))
     for count in (4, 1):
         sizes = [tuple(rng.integers(20, 66, 2).tolist()) for _ in range(count)]
         batches.append(dataset.collate([(np.zeros((*size, 3), np.uint8), rng.integers(0, 5, size).astype(np.uint8), number)

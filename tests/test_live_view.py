@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data.lists import evenly_spaced
+from data.lists import Sample, evenly_spaced
 from data.specs import load_spec
 from dmt.live_view import LiveView, confusion_figure
 
@@ -89,12 +89,13 @@ def test_every_kind_of_line_is_documented(stage):
 
 
 def test_a_gallery_shows_image_truth_and_prediction_in_the_palette(tmp_path):
-    view = LiveView(tmp_path / "tensorboard", 0, SPEC, evenly_spaced(range(10), 2))
+    samples = [Sample(str(number), None, None) for number in range(10)]
+    view = LiveView(tmp_path / "tensorboard", 0, SPEC, evenly_spaced(samples, 2))
     image = torch.zeros(20, 30, 3, dtype=torch.uint8)
     image[..., 0] = 200  # blue, in BGR
     label, prediction = torch.full((16, 24), 255), torch.ones(16, 24, dtype=torch.int64)
-    for index in range(10):
-        view.see(index, image, label, prediction)
+    for sample in reversed(samples):
+        view.see(sample, image, label, prediction)
     view.validated(np.eye(8), [0.5] * 8, 1)
     view.close()
     (rows,) = pictures(events(tmp_path), "validation/image, truth, prediction")

@@ -181,16 +181,16 @@ def plain_predictions(root, checkpoint, batch_size, training=False):
     model = deeplab_v2(8, "small").train(training)
     model.load_state_dict(tensors(checkpoint))
     spec = dataclasses.replace(load_spec("shapes"), test_size=(65, 65))
-    data = WholeImages(spec, [Sample(name, spec.image_path(root, name), None) for name in names])
+    data, samples = WholeImages(spec), [Sample(name, spec.image_path(root, name), None) for name in names]
     found = {}
     for start in range(0, len(names), batch_size):
-        images, _, indices, sizes = data.collate([data[i] for i in range(start, min(start + batch_size, len(names)))])
+        images, _, batch, sizes = data.collate([data[sample] for sample in samples[start : start + batch_size]])
         with torch.inference_mode():
             logits = torch.nn.functional.interpolate(model(IMAGENET.normalize(images)), (65, 65),
                                                      mode="bilinear", align_corners=True)
-        for maps, index, size in zip(logits.softmax(1), indices, sizes):
+        for maps, sample, size in zip(logits.softmax(1), batch, sizes):
             confidence, winner = maps[:, : size[0], : size[1]].max(0)
-            found[names[index]] = winner.numpy(), confidence.numpy()
+            found[sample.name] = winner.numpy(), confidence.numpy()
     return found
 
 

@@ -37,7 +37,7 @@ def confusion(processes, path, *line):
     job = Job([parse_options(line)], processes)
     model = job.network.build(job.machine.device, Path(job.options.continue_from))
     forward = Forward(model, job.network.input_format, job.machine)
-    images = job.machine.whole_images(job.data.spec, job.data.validation())
+    images = job.machine.whole_images(job.data.spec, job.machine.whole_batches(job.data.validation()))
     matrix = evaluate(model, forward, images, job.machine).matrix
     if processes.is_first:
         Path(path).write_text(json.dumps(matrix.tolist()))

@@ -90,23 +90,9 @@ class Processes:
             raise outcome[1]
         return outcome[0]
 
-    def after_first(self, function, *arguments):
-        """What ``function`` returns on each process, called on the first one before the others (a download, say)."""
-        made = []
-        self.first(lambda: made.append(function(*arguments)))
-        return made[0] if made else function(*arguments)
-
     def wait(self):
         """Go on when every process has come here."""
         self.any(False)
-
-    @contextlib.contextmanager
-    def held_by_first(self, make, *arguments):
-        """Enter the context that ``make`` gives on the first process, which gets its value; the others get None."""
-        with contextlib.ExitStack() as stack:
-            entered = []
-            self.first(lambda: entered.append(stack.enter_context(make(*arguments))))
-            yield entered[0] if entered else None
 
     def replicate(self, model):
         """``model`` such that a backward pass leaves the sum of all processes' gradients; alone the model itself.

@@ -27,20 +27,21 @@ class Stage:
     """The files of one stage NAME in the output folder.
 
     ``NAME.pt`` is its checkpoint, ``NAME/`` holds the rest, and ``log.txt`` gets one line a finished stage. Used as a
-    context, it keeps other processes from working on the same stage.
+    context, it makes the folders and keeps other processes from working on the same stage.
     """
 
     def __init__(self, output_dir, name):
         if not name or Path(name).name != name or name.startswith("."):
             raise UserError(f"--exp-name {name!r}: give a plain name without slashes that does not start with a dot")
-        self.output_dir = make_folder(output_dir)
-        self.name = name
-        self.folder = make_folder(self.output_dir / name)
+        self.output_dir, self.name = Path(output_dir), name
+        self.folder = self.output_dir / name
         self.checkpoint = self.output_dir / f"{name}.pt"
         self.state = self.folder / "state.pt"
         self._metrics = self.folder / "metrics.jsonl"
 
     def __enter__(self):
+        make_folder(self.output_dir)
+        make_folder(self.folder)
         self._lock = locked(self.folder / ".lock", f"the stage {self.name} in {self.output_dir}")
         self._lock.__enter__()
         remove_left_overs(self.folder)
@@ -136,15 +137,18 @@ class Stage:
 
     # --- while it goes on -----------------------------------------------------------------------------------------
 
-    def begin(self, config, after_step, save=True):
-        """Write the configuration ``config`` (plain values) and the environment, and begin the metrics file anew.
+    def begin(self, config, fingerprint, save=True, anew=False):
+        """The state from which an interrupted training goes on, or None; writes the configuration ``config`` (plain
+        values) with the ``fingerprint``, and the environment, and begins the metrics file.
 
-        Lines of steps up to ``after_step`` stay (when a training goes on), but for one that a kill has cut off. A result
-        that the training will replace (not with ``save`` false) is gone from now on.
+        Lines of steps up to that state stay, but for one that a kill has cut off. A result that the training will
+        replace (not with ``save`` false) is gone from now on.
         """
+        state = self.interrupted_state(fingerprint) if save and not anew else None
+        after_step = state["step"] if state else 0
         if save:
             (self.folder / "result.json").unlink(missing_ok=True)
-        write_json(self.folder / "config.json", config)
+        write_json(self.folder / "config.json", {**config, "fingerprint": fingerprint})
         write_json(self.folder / "environment.json", environment())
         kept = []
         if after_step and self._metrics.is_file():
@@ -153,9 +157,10 @@ class Stage:
                     if json.loads(line)["step"] <= after_step:
                         kept.append(line + "\n")
         write_text(self._metrics, "".join(kept))
+        return state
 
-    def log_metrics(self, **values):
-        """Append one line of JSON to metrics.jsonl."""
+    def log_metrics(self, values):
+        """Append the dict ``values`` to metrics.jsonl, as one line of JSON."""
         try:
             with open(self._metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
