@@ -56,7 +56,10 @@ def decode(codes):
     return torch.where(codes < _UNIFORM, codes.float() / _STEPS, 1 - left.float())
 
 
-_P = np.clip(decode(torch.arange(NUM_CODES)).numpy().astype(np.float64), 1e-9, 1 - 2.0**-25)
+LEVELS = decode(torch.arange(NUM_CODES))
+"""(NUM_CODES,) float32, ascending: the confidence that each code stands for."""
+
+_P = np.clip(LEVELS.numpy().astype(np.float64), 1e-9, 1 - 2.0**-25)
 _PLACES = np.rint((np.log(_P / (1 - _P)) - _ODDS[0]) / (_ODDS[1] - _ODDS[0])) + 1
 _GREY_OF_CODE = torch.from_numpy(np.clip(_PLACES, 1, 255).astype(np.uint8))
 

@@ -8,7 +8,7 @@ add up.
 import numpy as np
 import torch
 
-from data.confidence import NUM_CODES, decode, encode
+from data.confidence import LEVELS, NUM_CODES, encode
 from data.masks import IGNORED
 from utils.tensors import tensor_of
 
@@ -19,25 +19,25 @@ KEEP_ALL = np.float32(1e-5)
 """The threshold of a class too rare for its share to be one pixel; every prediction is above it."""
 
 
-def threshold(confidences, ratio):
+def threshold(confidences, ratio, counts=None):
     """The smallest confidence that is kept of a class, a float32.
 
     ``confidences``: (n,) floating point, those of the sampled pixels that the class won, in any order; ``ratio``: r,
     the share to keep. Sorted ascending: the smallest for r >= 1; 1e-5 where n·r < 1 (or nothing was won); else
-    sorted[-int(n·r) - 1]. Raises ``ValueError`` for a ratio that is negative or not a number.
+    sorted[-int(n·r) - 1]. With ``counts`` each confidence stands there so many times. Raises ``ValueError`` for a ratio
+    that is negative or not a number.
     """
     ratio = float(ratio)  # a float32 would do the products below in float32
     if not ratio >= 0:
         raise ValueError(f"the labelling ratio must be a number of at least 0, not {ratio}")
-    ordered = confidences if isinstance(confidences, _Counted) else np.sort(np.asarray(confidences, np.float32))
-    n = len(ordered)
-    if n == 0:
+    confidences = np.asarray(confidences, np.float32)
+    counts = np.ones(len(confidences), np.int64) if counts is None else np.asarray(counts)
+    order, n = np.argsort(confidences), int(counts.sum())
+    if n == 0 or n * ratio < 1 and ratio < 1:
         return KEEP_ALL
-    if ratio >= 1:
-        return ordered[0]
-    if n * ratio < 1:
-        return KEEP_ALL
-    return ordered[-min(int(n * ratio) + 1, n)]  # the product may be rounded up to n, and there is no sorted[-n - 1]
+    # The product may be rounded up to n, and there is no sorted[-n - 1].
+    place = 0 if ratio >= 1 else n - min(int(n * ratio) + 1, n)
+    return confidences[order[np.searchsorted(counts[order].cumsum(), place, side="right")]]
 
 
 def apply_thresholds(labels, confidences, thresholds):
@@ -93,18 +93,4 @@ class ConfidenceHistogram:
 
     def thresholds(self, ratio):
         """The ``threshold`` of every class: (num_classes,) float32 array."""
-        return np.array([threshold(_Counted(counts), ratio) for counts in self.counts.cpu()], np.float32)
-
-
-class _Counted:
-    """The confidences of a class in ascending order, as its (NUM_CODES,) counts hold them."""
-
-    def __init__(self, counts):
-        self._ends = counts.cumsum(0)
-
-    def __len__(self):
-        return int(self._ends[-1])
-
-    def __getitem__(self, index):
-        place = index if index >= 0 else index + len(self)
-        return decode(torch.searchsorted(self._ends, place, right=True)).numpy()[()]
+        return np.array([threshold(LEVELS, ratio, counts) for counts in self.counts.cpu()], np.float32)
