@@ -36,7 +36,7 @@ from dmt.loss import DynamicMutualLoss
 from dmt.session import Data
 from dmt.thresholds import ConfidenceHistogram
 from models import deeplab_v2
-from utils.checkpoints import save_weights
+from utils import checkpoints
 
 CLASSES, NUM_PSEUDO, RATIO, BETA = 21, 7, 0.4, 0.15
 SPLIT = "2", "0"
@@ -99,7 +99,7 @@ def rounds(size, folder):
     for seed, name in enumerate(("old", "new")):
         torch.manual_seed(seed)
         networks[name] = deeplab_v2(data.spec.num_classes, size["backbone"]).eval()
-        save_weights(folder / f"{name}.pt", networks[name].state_dict())
+        checkpoints.save(folder / f"{name}.pt", {"model": networks[name].state_dict()})
     labeled, unlabeled = data.labeled(*SPLIT), data.unlabeled(*SPLIT)
 
     def label(name, *more):

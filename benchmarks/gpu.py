@@ -31,7 +31,7 @@ import generate_splits
 from benchmarks.measure import REPOSITORY, RESULTS, save
 from data.synthetic import generate
 from models import deeplab_v2
-from utils.checkpoints import save_weights
+from utils import checkpoints
 from utils.errors import UserError, reports_user_errors
 from utils.options import parse_options
 
@@ -66,7 +66,7 @@ class Bench:
     def random(self, path):
         """A checkpoint with random weights."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(path, deeplab_v2(21, self.backbone).state_dict())
+        checkpoints.save(path, {"model": deeplab_v2(21, self.backbone).state_dict()})
 
     def stage(self, *words, limit):
         """Run a stage of main.py; returns its seconds, from the start of Python to its end."""

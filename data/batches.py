@@ -82,7 +82,7 @@ class TrainingImages(Dataset):
     """
 
     def __init__(self, spec, seed, labeled, pseudo=(), store=None, augment_pseudo=True):
-        self.spec, self.crop, self.seed = spec, spec.crop, seed
+        self.spec, self.crop, self.size, self.seed = spec, spec.crop, spec.resized, seed
         self.samples = {LABELED: labeled, PSEUDO: pseudo}
         self.store, self.augment_pseudo = store, augment_pseudo
 
@@ -97,7 +97,7 @@ class TrainingImages(Dataset):
             label = confidence = np.zeros(image.shape[:2], np.uint8)
         else:
             label, confidence = self.store.read_label(sample.name)
-        image, label = matched(sample.name, image, label, self.spec.resized)
+        image, label = matched(sample.name, image, label, self.size)
         if kind == LABELED or self.augment_pseudo:
             rng = generator(self.seed, f"augmentation of {kind} images", pass_number, index)
             window = transforms.draw_window(rng, image.shape[:2], self.crop)

@@ -29,9 +29,10 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
     source = {"dataset": data.spec.name, "split": setting.split[0], "split_id": setting.split[1],
               "test_size": list(data.spec.test_size), "network": setting.network.identity(),
               "names_sha256": names_digest(samples), "batch_size": machine.batch_size}
-    sources = {file: {**source, "checkpoint_sha256": sha256(file)} for file in (checkpoint, old) if file}
-    expected = {**sources[checkpoint], "rules": rules.values(), "previous": old and old.name,
-                "previous_sha256": old and sources[old]["checkpoint_sha256"]}
+    earlier = old and {**source, "checkpoint_sha256": sha256(old)}
+    source["checkpoint_sha256"] = sha256(checkpoint)
+    expected = {**source, "rules": rules.values(), "previous": old and old.name,
+                "previous_sha256": old and earlier["checkpoint_sha256"]}
     processes.agree(expected, f"the numbers, lists or files of the labelling in {folder}")
 
     lock = locked(folder / ".lock", f"the folder of pseudo labels {folder}")
@@ -39,8 +40,8 @@ def run(setting, folder, checkpoint, old, rules, redo=False):
         shares = None if redo else processes.first(_finished_labeling, store, expected, samples)
         done = shares is not None
         if not done:
-            processes.first(store.begin, sources[checkpoint], redo)
-            previous = old and (old, processes.first(_store_of, folder.parent, sources[old]))
+            processes.first(store.begin, source, redo)
+            previous = old and (old, processes.first(_store_of, folder.parent, earlier))
             if processes.size == 1:  # several are ended by torchrun
                 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
             try:

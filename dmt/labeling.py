@@ -58,20 +58,25 @@ def label(setting, samples, store, checkpoint, previous, rules):
     """
     data, machine = setting.data, setting.machine
     device, processes = machine.device, machine.processes
+    batches = machine.whole_batches(samples)
 
     histogram = ConfidenceHistogram(data.spec.num_classes, device)
-    for _, predicted in predictions(setting, samples, checkpoint, store, "predict"):
+    for _, predicted in predictions(setting, batches, checkpoint, store, "predict"):
         for classes, confidences in predicted:
             histogram.update(sample(classes), sample(confidences))
     processes.sum(histogram.counts)
     won = histogram.counts.sum(dim=1).cpu().numpy()  # sampled pixels of each class
-    processes.first(_look_at, won, data.spec.class_names, setting.network.facts.get("iou"), setting.on_collapse)
+    empty = [name for name, count in zip(data.spec.class_names, won) if count == 0]
+    if empty:
+        print(f"warning: no pixel was predicted as {', '.join(empty)}; their threshold is 1e-5", file=sys.stderr)
+    collapsed = collapse.one_class(won, data.spec.class_names, setting.network.facts.get("iou"))
+    collapse.notice(collapsed, setting.on_collapse)
     thresholds = histogram.thresholds(rules.ratio)
 
     limits, counts = torch.from_numpy(thresholds).to(device), np.zeros(4, np.int64)
-    current = predictions(setting, samples, checkpoint, store, "threshold and merge")
+    current = predictions(setting, batches, checkpoint, store, "threshold and merge")
     if previous is not None:
-        before = predictions(setting, samples, *previous, "predict with the previous network",
+        before = predictions(setting, batches, *previous, "predict with the previous network",
                              rules.previous_statistics)
     with ThreadPoolExecutor() as pool:
         written = []
@@ -98,15 +103,14 @@ def label(setting, samples, store, checkpoint, previous, rules):
     return thresholds, {"before": labelled / pixels, "after": labelled_after / pixels, "changed": changed / pixels}
 
 
-def predictions(setting, samples, checkpoint, store, title, statistics=RUNNING):
-    """What the network in the file ``checkpoint`` predicts: yields (a batch of samples, for each of its images the pair
-    (winning classes (H, W) uint8, confidences (H, W) float32, as their codes hold them)).
+def predictions(setting, batches, checkpoint, store, title, statistics=RUNNING):
+    """What the network in the file ``checkpoint`` predicts: yields (a batch, which is a list of samples, for each of its
+    images the pair (winning classes (H, W) uint8, confidences (H, W) float32, as their codes hold them)).
 
     Batches whose logits are all in ``store`` are read from there, the others predicted and written to it, so that every
     image is computed in the same company whatever an interruption has left. ``store`` may be None.
     """
     machine, spec, network = setting.machine, setting.data.spec, setting.network
-    batches = machine.whole_batches(samples)
     if statistics == BATCH:
         store = None
     stored = [store is not None and all(store.logits_path(one.name).is_file() for one in batch) for batch in batches]
@@ -146,11 +150,3 @@ def stored_predictions(store, names, test_size, device="cpu", read=map):
     """As ``predictions`` for the images ``names``, whose logits are in ``store``: a list of pairs on ``device``."""
     steps, sizes = zip(*read(store.read_logits, names))
     return classify(dequantize(torch.from_numpy(np.stack(steps).astype(np.int32)).to(device)), sizes, test_size)
-
-
-def _look_at(pixels, class_names, iou, on_collapse):
-    """Name the classes that won no sampled pixel, of which nothing will be taught; notice a collapsed network."""
-    empty = [name for name, count in zip(class_names, pixels) if count == 0]
-    if empty:
-        print(f"warning: no pixel was predicted as {', '.join(empty)}; their threshold is 1e-5", file=sys.stderr)
-    collapse.notice(collapse.one_class(pixels, class_names, iou), on_collapse)

@@ -92,7 +92,8 @@ def winners(logits, test_size):
 
 
 def _upsampled(logits, test_size):
-    """The logits at ``test_size``, in parts of the batch that the memory holds."""
+    """Yield the logits at ``test_size``, in parts of the batch that the memory holds."""
     at_once = max(1, _AT_ONCE // (logits.shape[1] * test_size[0] * test_size[1]))
     # Maps in channels_last order would be upsampled in that order, and reductions over the classes are slower there.
-    return (upsample(part.contiguous(), test_size) for part in logits.split(at_once))
+    for part in logits.split(at_once):
+        yield upsample(part.contiguous(), test_size)

@@ -169,7 +169,8 @@ class Records:
         arrived()
         if best is not None:
             path = self.stage.best(best["step"])
-            checkpoints.save_weights(path, state["model"], **self.describe, **best)
+            checkpoints.save(path, {"model": state["model"], "optimizer": None, "lr_scheduler": None,
+                                    **self.describe, **best})
             self.best_sha256 = sha256(path)
         state["best_sha256"] = self.best_sha256
         self.stage.save_state(state, state["best_step"])

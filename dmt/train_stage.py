@@ -67,14 +67,14 @@ def run(setting, plan):
     data = setting.data
     labeled, pseudo, store, manifest = data.labeled(*setting.split), [], None, None
     validation = data.validation(plan.tiny_validation)
-    lists = {"labeled": labeled, "validation": validation}
+    lists = {"labeled_names": names_digest(labeled), "validation_names": names_digest(validation)}
     if plan.batch_pseudo is not None:
         pseudo = data.unlabeled(*setting.split)
         if plan.recipe.online is None:
             store = PseudoLabelStore(plan.pseudo_dir)
             manifest = _labels_of(setting, store, pseudo)
         else:
-            lists["unlabeled"] = pseudo
+            lists["unlabeled_names"] = names_digest(pseudo)
     fingerprint = _fingerprint(setting, plan, manifest, lists)
     processes = setting.machine.processes
     processes.agree(json.dumps(fingerprint, sort_keys=True), f"the numbers, lists or files of {plan.name}")
@@ -164,9 +164,8 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     validate = functools.partial(evaluate, trainer.model, forward, whole_images, machine, view.see)
     loader = progress_bar(machine.loader(dataset, dataset.collate, batch_sampler=steps), f"train {plan.name}", "step")
     asked = _listen(processes)
-    labeled, pseudo = (len(dataset.samples[kind]) for kind in (LABELED, PSEUDO))
-    print(f"{plan.name}: {labeled} labelled and {pseudo} pseudo-labelled images, {plan.epochs} epochs of "
-          f"{steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
+    print(f"{plan.name}: {len(dataset.samples[LABELED])} labelled and {len(dataset.samples[PSEUDO])} pseudo-labelled "
+          f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"
           + (f", {processes.size} processes" if processes.size > 1 else "")
           + (f", batches in {plan.accumulate} parts" if plan.accumulate > 1 else "")
           + (f", going on from step {step}" if step else ""), flush=True)
@@ -226,7 +225,7 @@ def _fingerprint(setting, plan, manifest, lists):
         "network": setting.network.identity(), "precision": machine.precision.kind, "device": machine.device.type,
         "dataset": {**dataclasses.asdict(setting.data.spec), "root": None, "lists_root": None,
                     "max_pixels": None},
-        "lists": {f"{name}_names": names_digest(samples) for name, samples in lists.items()},
+        "lists": lists,
         "start": sha256(plan.start) if plan.start else weights, "pseudo_labels": manifest}))
 
 

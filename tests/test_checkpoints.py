@@ -13,7 +13,7 @@ from models.description import describe, said_by_checkpoint, voc_colors
 from models.input_format import COCO, IMAGENET
 from predict import load as load_networks
 from tests.test_stages import SMALL, first_weights
-from utils.checkpoints import load, save_safetensors, save_weights
+from utils.checkpoints import load, save, save_safetensors
 from utils.errors import UserError
 
 TEST_SIZE = ["--test-size", 65, 65]
@@ -266,7 +266,7 @@ def test_half_precision_weights_load(tmp_path):
     model = deeplab_v2(3, "small")
     halves = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     torch.save({"model": halves}, tmp_path / "half.pt")
-    save_weights(tmp_path / "whole.pt", model.state_dict())
+    save(tmp_path / "whole.pt", {"model": model.state_dict()})
     loaded = alone(tmp_path / "half.pt").network
     weight = "classifier.0.convs.0.weight"
     assert torch.equal(loaded.state_dict()[weight], halves[weight].float())

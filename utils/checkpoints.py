@@ -39,11 +39,6 @@ def find_checkpoint(path, output_dir):
     raise UserError(f"the checkpoint {path} is missing{where}; {maker} or correct the path")
 
 
-def save_weights(path, state, **extra):
-    """Write ``{"model": state dict, "optimizer": None, "lr_scheduler": None, **extra}`` atomically."""
-    save(path, {"model": state, "optimizer": None, "lr_scheduler": None, **extra})
-
-
 def save(path, value):
     """``torch.save`` of ``value``, atomically; equal values give equal bytes.
 
