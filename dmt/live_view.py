@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from data.masks import color_table
+from utils.distributed import ALONE
 
 _SIDE = 160  # longest side of an image in the gallery, in pixels: the pictures of every validation are kept
 
@@ -60,13 +61,13 @@ class LiveView:
                 for part in (label, prediction)]
         self._rows[sample] = np.concatenate([picture, *maps], axis=1)
 
-    def gather(self, processes):
-        """Take over the images that the other ``processes`` have seen."""
+    def validated(self, matrix, iou, step, processes=ALONE):
+        """Show the result of a validation: its confusion matrix (C, C), IoU (C,), and the images that the ``processes``
+        have seen on the way."""
         for rows in processes.gather(self._rows):
             self._rows.update(rows)
-
-    def validated(self, matrix, iou, step):
-        """Show the result of a validation: its confusion matrix (C, C), IoU (C,), and the images seen on the way."""
+        if not processes.is_first:
+            return
         self.numbers("iou", dict(zip(self._names, iou)), step)
         canvas = FigureCanvasAgg(confusion_figure(matrix, self._names))
         canvas.draw()

@@ -123,8 +123,7 @@ class Records:
         iou = [None if math.isnan(value) else float(value) for value in result["iou"]]
         miou = 0.0 if math.isnan(result["miou"]) else float(result["miou"])
         self._write("validation", {"miou": miou, "pixel_accuracy": float(result["pixel_accuracy"]), "iou": iou})
-        self.view.gather(self.processes)
-        self.processes.first(self.view.validated, matrix.matrix, iou, self.step)
+        self.view.validated(matrix.matrix, iou, self.step, self.processes)
         if miou > self.best_miou:  # the first of equals stays
             self.best_miou, self.best_step = miou, self.step
             self._new_best = {"miou": miou, "iou": iou, "step": self.step}

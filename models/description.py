@@ -189,7 +189,7 @@ def choose_network(spec, checkpoint=None, backbone=None, aspp_branches=None, coc
     return Description(
         spec.name, spec.class_names, spec.palette, spec.background, spec.ignore, backbone,
         aspp_branches or says.get("aspp_branches", 2), form, spec.test_size, spec.test_by, found.output_stride,
-        {key: says[key] for key in _FACTS if key in says})
+        {"miou": says.get("miou"), "iou": says.get("iou")})
 
 
 def describe(values, spec=None, coco=None, aspp_branches=None):
