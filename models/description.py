@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from models.deeplab import BACKBONES, PREFIX, deeplab_v2, traits
-from models.input_format import COCO, IMAGENET, OWN, InputFormat
+from models.deeplab import BACKBONES, COCO, IMAGENET, OWN, PREFIX, InputFormat, deeplab_v2, traits
 from models.weights import load_imagenet_weights
 from utils.checkpoints import HEAD, load_checkpoint, load_model
 from utils.errors import UserError
@@ -85,7 +84,7 @@ class Description:
 
     @property
     def traits(self):
-        """The ``models.input_format.Traits`` of its backbone."""
+        """The ``models.deeplab.Traits`` of its backbone."""
         return traits(self.backbone, self.output_stride)
 
     def identity(self):

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.deeplab import PREFIX
-from models.input_format import IMAGENET, OWN, InputFormat, Traits
+from models.deeplab import IMAGENET, OWN, PREFIX, InputFormat, Traits
 from utils.errors import UserError
 
 logging.getLogger("timm").setLevel(logging.ERROR)  # remarks on classifiers that are left out

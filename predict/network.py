@@ -12,9 +12,8 @@ from data.images import read_image
 from data.specs import BUILT_IN_NAMES, DatasetSpec, load_spec
 from dmt.prediction import Forward
 from dmt.session import Machine, choose_device
-from models.deeplab import deeplab_v2
+from models.deeplab import COCO, deeplab_v2
 from models.description import NAMES, Description, describe, said_by_checkpoint
-from models.input_format import COCO
 from predict import decide
 from predict.files import reason
 from predict.onnx import OnnxNetwork

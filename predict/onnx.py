@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from models.description import KINDS, said
-from models.input_format import InputFormat
+from models.deeplab import InputFormat
 from utils.errors import UserError
 from utils.files import fits
 

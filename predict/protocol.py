@@ -23,7 +23,7 @@ class Protocol:
     that move by at most the share ``stride`` of it). ``test_by`` is what training did with images: "pad" left them as
     they are; "resize" resized them to ``test_size``, so every protocol does that first.
     ``scales`` are factors of the size that is shown, ``flip`` adds mirror images; what all of them say is averaged.
-    Networks are shown sides of k · ``every`` + ``plus`` pixels (see ``models.input_format.Traits``).
+    Networks are shown sides of k · ``every`` + ``plus`` pixels (see ``models.deeplab.Traits``).
     """
 
     kind: str = ORIGINAL

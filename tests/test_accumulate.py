@@ -21,7 +21,7 @@ from dmt.records import Counts, Records
 from dmt.session import Machine
 from dmt.training import Recipe, Trainer
 from models import deeplab, deeplab_v2
-from models.input_format import IMAGENET
+from models.deeplab import IMAGENET
 from tests.test_distributed import metrics
 from tests.test_stages import SMALL, first_weights, tensors
 from tests.test_sync import HostReads

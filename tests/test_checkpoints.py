@@ -10,7 +10,7 @@ import torch
 from data.specs import BUILT_IN as SPECS, load_spec
 from models import deeplab_v2
 from models.description import describe, said_by_checkpoint, voc_colors
-from models.input_format import COCO, IMAGENET
+from models.deeplab import COCO, IMAGENET
 from predict import load as load_networks
 from tests.test_stages import SMALL, first_weights
 from utils.checkpoints import load, save, save_safetensors

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from models import deeplab, deeplab_v2
-from models.deeplab import traits
+from models.deeplab import IMAGENET, traits
 from models.encoder import Encoder
-from models.input_format import IMAGENET
 from models.weights import load_imagenet_weights
 from tests.test_distributed import torchrun
 from tools import export, predict

@@ -14,8 +14,7 @@ from PIL import Image
 from data.specs import load_spec
 from models import deeplab_v2, upsample
 from models.description import describe, said_by_checkpoint
-from models.deeplab import traits
-from models.input_format import COCO, IMAGENET
+from models.deeplab import COCO, IMAGENET, traits
 from predict.export import how_to_use, largest_difference, read_program
 from predict.onnx import OnnxNetwork
 from tests.conftest import REPOSITORY

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dmt.prediction import winners
 from models import deeplab_v2
 from models.description import Description
-from models.input_format import COCO, IMAGENET, InputFormat
+from models.deeplab import COCO, IMAGENET, InputFormat
 from predict import decide, protocol
 from predict.decide import predict
 from predict.network import Member, choose_protocol

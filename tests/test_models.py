@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import deeplab_v2, upsample
-from models.input_format import COCO, IMAGENET
+from models.deeplab import COCO, IMAGENET
 
 BRANCHES = [f"classifier.0.convs.{branch}.{kind}" for branch in range(4) for kind in ("weight", "bias")]
 

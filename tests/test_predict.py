@@ -15,7 +15,7 @@ from PIL import Image
 from data.specs import load_spec
 from models import deeplab_v2
 from models.description import Description
-from models.input_format import COCO, IMAGENET
+from models.deeplab import COCO, IMAGENET
 from predict import load
 from predict.pictures import write_panel
 from tests.conftest import REPOSITORY

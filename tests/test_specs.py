@@ -9,7 +9,7 @@ from data.lists import unlabeled_names, write_list
 from data.specs import UNLABELED, load_spec
 from data.specs.reader import KEYS
 from models.description import Description
-from models.input_format import IMAGENET
+from models.deeplab import IMAGENET
 from predict.network import built_in_spec
 from tests.conftest import REPOSITORY
 from utils.errors import UserError

@@ -176,7 +176,7 @@ def plain_predictions(root, checkpoint, batch_size, training=False):
     from data.lists import Sample, read_list
     from data.specs import load_spec
     from models import deeplab_v2
-    from models.input_format import IMAGENET
+    from models.deeplab import IMAGENET
     names = read_list(root / "ImageSets/Segmentation/8_unlabeled_0.txt")
     model = deeplab_v2(8, "small").train(training)
     model.load_state_dict(tensors(checkpoint))

@@ -10,7 +10,7 @@ import torch
 from data.images import read_mask
 from data.lists import read_list
 from data.specs import load_spec
-from models.input_format import COCO, IMAGENET
+from models.deeplab import COCO, IMAGENET
 from predict.test import table
 from tests.test_predict import checkpoint, probabilities
 from tests.test_stages import SMALL, first_weights

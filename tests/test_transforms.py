@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data import transforms
 from data.batches import generator
 from data.transforms import Window
-from models.input_format import COCO, IMAGENET
+from models.deeplab import COCO, IMAGENET
 
 
 def noise(height, width, channels=3, seed=0):
