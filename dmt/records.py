@@ -63,7 +63,8 @@ class Records:
     saved state (``save=False``: neither of the latter two); ``describe`` the dict of plain values that every checkpoint
     of this training carries; ``fingerprint`` that of everything that the result depends on: a saved state is good for
     no other. ``view`` is the ``dmt.live_view.LiveView`` of what is shown meanwhile. ``on_collapse`` says what happens
-    when the loss is not finite. As a context it ends when everything is written.
+    when the loss is not finite. As a context around the steps it logs their beginning and end, and ends when everything
+    is written.
     """
 
     def __init__(self, trainer, steps, stage, describe, fingerprint, view, on_collapse, save=True):
@@ -79,12 +80,15 @@ class Records:
     def __enter__(self):
         self._write("start", {"total_steps": self.steps.total}, show=False)
         self._start_clock()
+        self._began = self._since
         return self
 
     def __exit__(self, kind, *_):
         self._thread.shutdown()
         if kind is None:
             self._check_saving()
+            seconds = round(time.monotonic() - self._began, 3)
+            self._write("end", {"seconds": seconds, **self.trainer.machine.peak_memory()}, show=False)
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
@@ -128,10 +132,6 @@ class Records:
             self.best_miou, self.best_step = miou, self.step
             self._new_best = {"miou": miou, "iou": iou, "step": self.step}
         self._start_clock()
-
-    def end(self, seconds):
-        """Log that the training has come to its end, in so many seconds."""
-        self._write("end", {"seconds": round(seconds, 3), **self.trainer.machine.peak_memory()}, show=False)
 
     def _write(self, kind, values, show=True):
         """A line of metrics.jsonl, and what TensorBoard may ``show``."""

@@ -5,7 +5,6 @@ loss, validation at intervals, and the snapshot with the best validation mIoU as
 """
 
 import contextlib
-import time
 from dataclasses import dataclass
 
 import torch
@@ -118,7 +117,7 @@ def train(trainer, steps, loader, records, validate, asked=()):
     is not empty once the training is asked to stop.
     Raises ``UserError`` when the loss is not finite, ``Interrupted`` when asked to stop.
     """
-    recipe, processes, began = trainer.recipe, trainer.machine.processes, time.monotonic()
+    recipe, processes = trainer.recipe, trainer.machine.processes
     trainer.model.train()
     with records:
         for batch in loader:
@@ -137,5 +136,4 @@ def train(trainer, steps, loader, records, validate, asked=()):
                 records.save(at_once=stopping or last)
             if stopping and not last:
                 raise Interrupted
-        records.end(time.monotonic() - began)
     return records.best_miou, records.best_step

@@ -26,7 +26,7 @@ def train(job):
     start, weights = job.start()
     name = options.exp_name or "-".join((job.spec.name, options.train_set, options.sets_id))
     job.check_sizes("--crop-size", "--test-size")
-    known = None if options.redo else known_parts(options.output_dir, name)
+    known = known_parts(options.output_dir, name) if options.max_memory is not None and not options.redo else None
     parts = job.parts(job.batch_size, job.network, known)
     plan = train_stage.Training(
         name, Path(options.output_dir), recipe, options.epochs, options.batch_size_labeled,
