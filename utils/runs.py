@@ -72,7 +72,7 @@ class Stage:
         except (KeyError, TypeError):
             reason = f"{path} is damaged"
         if reason is None:
-            self._clear(result)
+            self._close(result["miou"])
             return result
         print(f"{self.name}: done anew, since {reason}", flush=True)
         return None
@@ -114,18 +114,11 @@ class Stage:
                 shutil.copyfile(self.best(result["step"]), temporary)
             write_json(self.folder / "result.json", {
                 **result, "fingerprint": fingerprint, "checkpoint_sha256": sha256(self.checkpoint)})
-            self._clear(result)
-        else:
-            self._log_result(result["miou"])
+        self._close(result["miou"], save)
 
-    def _clear(self, result):
-        """What comes after result.json, and again when a finished stage is skipped: log.txt, and no left-overs."""
-        self._log_result(result["miou"])
-        for left_over in (self.state, *self.folder.glob("best-*.pt")):
-            left_over.unlink(missing_ok=True)
-
-    def _log_result(self, miou):
-        """Set this stage's line in log.txt; stages may run side by side."""
+    def _close(self, miou, saved=True):
+        """What comes after result.json, and again when a finished stage is skipped: the line in log.txt (other stages may
+        write theirs), and no left-overs; those of an earlier start stay beside a training that is not ``saved``."""
         log, own = self.output_dir / "log.txt", f"{self.name}: {100 * miou:.4f}"
         with locked(self.output_dir / ".log.lock", "log.txt", wait=True):
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
@@ -134,6 +127,8 @@ class Stage:
                 kept.append(own)
             if kept != lines:
                 write_text(log, "\n".join([*kept, ""]))
+        for left_over in (self.state, *self.folder.glob("best-*.pt")) if saved else ():
+            left_over.unlink(missing_ok=True)
 
     # --- while it goes on -----------------------------------------------------------------------------------------
 
