@@ -12,8 +12,8 @@ from utils.tensors import upload
 def evaluate(model, forward, loader, machine, see=None):
     """The ``ConfusionMatrix`` of ``model`` over the validation images, of which ``loader`` gives this process's.
 
-    ``forward`` is the ``dmt.prediction.Forward`` of the model on the ``dmt.session.Machine``, ``loader`` its
-    ``whole_images``. The model is put into eval mode, and left in the mode it was in. ``see`` gets
+    ``forward`` is the ``dmt.prediction.Forward`` of the model on the ``dmt.session.Machine``, ``loader`` one of
+    ``data.datasets.WholeImages``. The model is put into eval mode, and left in the mode it was in. ``see`` gets
     (``data.lists.Sample``, image (H, W, 3) uint8 BGR, label (h, w), predicted classes (h, w)) of every image.
     """
     was_training = model.training

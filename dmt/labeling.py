@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from data.confidence import grey_values
+from data.datasets import WholeImages
 from data.masks import IGNORED
 from dmt import collapse
 from dmt.enhancement import enhance
@@ -104,8 +105,8 @@ def label(setting, samples, store, checkpoint, previous, rules):
 
 
 def predictions(setting, batches, checkpoint, store, title, statistics=RUNNING):
-    """What the network in the file ``checkpoint`` predicts: yields (a batch, which is a list of samples, for each of its
-    images the pair (winning classes (H, W) uint8, confidences (H, W) float32, as their codes hold them)).
+    """What the network in the file ``checkpoint`` predicts: yields (batch, a list of samples; for each of its images
+    the pair (winning classes (H, W) uint8, confidences (H, W) float32, as their codes hold them)).
 
     Batches whose logits are all in ``store`` are read from there, the others predicted and written to it, so that every
     image is computed in the same company whatever an interruption has left. ``store`` may be None.
@@ -123,7 +124,7 @@ def predictions(setting, batches, checkpoint, store, title, statistics=RUNNING):
             if machine.compiled and machine.device.type == "cpu":  # a GPU folds it
                 model.compile_blocks()
             forward = Forward(model.eval(), network.input_format, machine)
-        loaded = iter(machine.whole_images(spec, missing))
+        loaded = iter(machine.loader(WholeImages(spec), missing))
         title = f"{title} ({Path(checkpoint).name})"
     with ThreadPoolExecutor() as pool:
         written = []

@@ -59,7 +59,7 @@ class LiveView:
         picture = cv2.resize(image[:height, :width].numpy()[..., ::-1], size, interpolation=cv2.INTER_AREA)
         maps = [cv2.resize(self._colors[part.cpu().numpy()], size, interpolation=cv2.INTER_NEAREST)
                 for part in (label, prediction)]
-        self._rows[sample] = np.concatenate([picture, *maps], axis=1)
+        self._rows[sample.name] = np.concatenate([picture, *maps], axis=1)
 
     def validated(self, matrix, iou, step, processes=ALONE):
         """Show the result of a validation: its confusion matrix (C, C), IoU (C,), and the images that the ``processes``
@@ -72,7 +72,7 @@ class LiveView:
         canvas = FigureCanvasAgg(confusion_figure(matrix, self._names))
         canvas.draw()
         pictures = {"confusion": np.asarray(canvas.buffer_rgba())[..., :3]}
-        rows = [self._rows[sample] for sample in self._shown if sample in self._rows]
+        rows = [self._rows[sample.name] for sample in self._shown if sample.name in self._rows]
         if rows:
             width = max(row.shape[1] for row in rows)
             pictures["image, truth, prediction"] = np.concatenate([

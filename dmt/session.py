@@ -9,7 +9,8 @@ import cv2
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-from data import datasets, lists
+from data import lists
+from data.datasets import start_worker
 from data.images import largest_size
 from data.lists import Sample
 from data.specs import MAX_PIXELS, UNLABELED, load_spec, resolve_root
@@ -116,15 +117,12 @@ class Machine:
         """
         return list(self.processes.share(BatchSampler(samples, self.batch_size, drop_last=False)))
 
-    def loader(self, dataset, collate, **batches):
-        """A DataLoader over ``dataset`` with this machine's loader processes; ``batches`` says how it forms them."""
-        return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, worker_init_fn=datasets.start_worker,
-                          pin_memory=self.device.type == "cuda", persistent_workers=self.workers > 0, **batches)
-
-    def whole_images(self, spec, batches):
-        """A loader of whole images in ``batches``, lists of samples."""
-        dataset = datasets.WholeImages(spec)
-        return self.loader(dataset, dataset.collate, batch_sampler=batches)
+    def loader(self, dataset, batches, collate=None):
+        """A DataLoader with this machine's loader processes: ``batches`` are lists of keys of the ``dataset``, which
+        stacks them unless it is told how to ``collate``."""
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate or dataset.collate,
+                          num_workers=self.workers, worker_init_fn=start_worker, persistent_workers=self.workers > 0,
+                          pin_memory=self.device.type == "cuda")
 
     def peak_memory(self):
         """The most memory so far, in MB: of this process, and of torch's tensors on the GPU, or None."""

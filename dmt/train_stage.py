@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data import images
 from data.batches import LABELED, PSEUDO, Steps, TrainingImages
+from data.datasets import WholeImages
 from data.lists import evenly_spaced, names_digest
 from data.store import PseudoLabelStore
 from dmt import collapse, training
@@ -160,9 +161,9 @@ def _train(setting, plan, stage, dataset, validation, fingerprint):
     if state:
         records.load_state_dict(state)
     forward = Forward(trainer.model, network.input_format, machine)
-    whole_images = machine.whole_images(spec, machine.whole_batches(validation))
+    whole_images = machine.loader(WholeImages(spec), machine.whole_batches(validation))
     validate = functools.partial(evaluate, trainer.model, forward, whole_images, machine, view.see)
-    loader = progress_bar(machine.loader(dataset, dataset.collate, batch_sampler=steps), f"train {plan.name}", "step")
+    loader = progress_bar(machine.loader(dataset, steps), f"train {plan.name}", "step")
     asked = _listen(processes)
     print(f"{plan.name}: {len(dataset.samples[LABELED])} labelled and {len(dataset.samples[PSEUDO])} pseudo-labelled "
           f"images, {plan.epochs} epochs of {steps.per_epoch} steps on {machine.device} in {machine.precision.kind}"

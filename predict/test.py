@@ -34,7 +34,7 @@ def test(data, samples, network, machine):
         data.spec, test_size=network.protocol.test_size)
     judged = datasets.WholeImages(spec, resize=papers)
     # Single samples, of which no tensors are made.
-    loader = machine.loader(judged, operator.itemgetter(0), sampler=samples)
+    loader = machine.loader(judged, [[sample] for sample in samples], operator.itemgetter(0))
     count = len(network.members)
     choices = {name: (index,) for index, name in zip(range(count), COLUMNS)}
     if count > 1:

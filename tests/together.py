@@ -16,6 +16,7 @@ from jobs import label, train  # noqa: E402
 from jobs.job import Job  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+from data.datasets import WholeImages  # noqa: E402
 from dmt.evaluation import evaluate  # noqa: E402
 from dmt.prediction import Forward  # noqa: E402
 from tests.cpu_batch_norm import converted, over_gloo  # noqa: E402
@@ -37,7 +38,7 @@ def confusion(processes, path, *line):
     job = Job([parse_options(line)], processes)
     model = job.network.build(job.machine.device, Path(job.options.continue_from))
     forward = Forward(model, job.network.input_format, job.machine)
-    images = job.machine.whole_images(job.data.spec, job.machine.whole_batches(job.data.validation()))
+    images = job.machine.loader(WholeImages(job.data.spec), job.machine.whole_batches(job.data.validation()))
     matrix = evaluate(model, forward, images, job.machine).matrix
     if processes.is_first:
         Path(path).write_text(json.dumps(matrix.tolist()))

@@ -117,8 +117,8 @@ class Stage:
         self._close(result["miou"], save)
 
     def _close(self, miou, saved=True):
-        """What comes after result.json, and again when a finished stage is skipped: the line in log.txt (other stages may
-        write theirs), and no left-overs; those of an earlier start stay beside a training that is not ``saved``."""
+        """What comes after result.json, and again when a finished stage is skipped: the line in log.txt, where others
+        may write theirs, and no left-overs; those of an earlier start stay when a training is not ``saved``."""
         log, own = self.output_dir / "log.txt", f"{self.name}: {100 * miou:.4f}"
         with locked(self.output_dir / ".log.lock", "log.txt", wait=True):
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
