@@ -35,7 +35,7 @@ def read_image(path, max_pixels=MAX_PIXELS):
     Of 16 bits the upper 8 are taken, grey becomes three equal channels, transparency and orientation tags are ignored.
     Raises ``UserError`` when it is missing, truncated, no image, or claims more than ``max_pixels`` pixels.
     """
-    content, image = _read(path, "image", max_pixels), None
+    (content, _), image = _read(path, "image", max_pixels), None
     # libjpeg fills a truncated image with grey and carries on; a file without its end marker is refused instead.
     truncated = content[:2] == _JPEG_START and not _has_end(content)
     if not truncated:
@@ -54,7 +54,7 @@ def read_mask(path, spec):
 
     Raises ``UserError`` naming the file, the value or colour and its place when that is no class.
     """
-    found = (masks.values if spec.mask_colors is None else masks.colors)(path, _read(path, "mask", spec.max_pixels))
+    found = (masks.values if spec.mask_colors is None else masks.colors)(path, _read(path, "mask", spec.max_pixels)[0])
     table = masks.table(spec)
     classes = cv2.LUT(found, table[:256]) if found.dtype == np.uint8 else table[found]
     wrong = classes == masks.NO_CLASS
@@ -92,26 +92,9 @@ def _tiff(path, content):
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
 
 
-def image_size(path, max_pixels=MAX_PIXELS, what="image", file=None):
-    """(height, width) of the image (or other ``what``) at ``path``, as its header claims; ``file`` may hold its bytes.
-
-    Raises ``UserError`` as ``read_image`` does.
-    """
-    if file is None:
-        _refuse_pipe(path, what)
-    try:
-        with Image.open(file or path) as image:
-            size = image.height, image.width
-    except FileNotFoundError as error:
-        raise UserError(_missing(path, what)) from error
-    except Exception as error:  # damaged bytes meet nearly every kind of exception
-        why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"the {what} {path} does not decode ({why}); replace the file or take its name out of the "
-                        "list") from error
-    if size[0] * size[1] > max_pixels:
-        raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
-                        f"{max_pixels}; raise it with --max-pixels if the file is what it should be")
-    return size
+def image_size(path, max_pixels=MAX_PIXELS):
+    """(height, width) of the image at ``path``, as its header claims. Raises ``UserError`` as ``read_image`` does."""
+    return _read(path, "image", max_pixels, whole=False)[1]
 
 
 def largest_size(spec, root):
@@ -185,23 +168,32 @@ def check_present(samples):
             raise UserError(_missing(sample.image, "image"))
 
 
-def _read(path, what, max_pixels):
-    """The bytes of an image file that does not claim to be too large: a few bytes can claim to be terabytes."""
-    _refuse_pipe(path, what)
+def _read(path, what, max_pixels, whole=True):
+    """(the bytes of an image file, (height, width) as its header claims); not ``whole``: without reading all bytes.
+
+    What claims to be too large is refused: a few bytes can claim to be terabytes.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError(f"the {what} {path} is no file; replace it or take its name out of the list")
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            try:
+                with Image.open(file) as image:
+                    size = image.height, image.width
+            except Exception as error:  # damaged bytes meet nearly every kind of exception
+                why = "it is no image" if isinstance(error, UnidentifiedImageError) else error
+                raise UserError(f"the {what} {path} does not decode ({why}); replace the file or take its name out of "
+                                "the list") from error
+            file.seek(0)
+            content = file.read() if whole else b""
     except FileNotFoundError as error:
         raise UserError(_missing(path, what)) from error
     except OSError as error:
         raise UserError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
-    image_size(path, max_pixels, what, io.BytesIO(content))
-    return content
-
-
-def _refuse_pipe(path, what):
-    if os.path.exists(path) and not os.path.isfile(path):  # it would be waited for
-        raise UserError(f"the {what} {path} is no file; replace it or take its name out of the list")
+    if size[0] * size[1] > max_pixels:
+        raise UserError(f"the {what} {path} claims to have {size[1]} x {size[0]} pixels, more than the limit of "
+                        f"{max_pixels}; raise it with --max-pixels if the file is what it should be")
+    return content, size
 
 
 def _missing(path, what):
