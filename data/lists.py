@@ -169,8 +169,8 @@ def unlabeled_names(spec, root, split, split_id):
 
 
 def without_masks(spec, root, training):
-    """Names of the images that have no mask: those in all_unlabeled_0.txt, which tools.new_dataset writes, or else all of
-    ``spec.unlabeled_images`` but for those in the list ``training`` or validated on. Empty where there is neither."""
+    """Names of the images that have no mask: those in all_unlabeled_0.txt, which tools.new_dataset writes, or else all
+    of ``spec.unlabeled_images`` but for those in the list ``training`` or validated on. Empty where there is neither."""
     path = spec.list_path(root, split_list_names("all", 0)[1])
     if path.is_file():
         return read_list(path, spec, root)

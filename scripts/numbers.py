@@ -47,7 +47,7 @@ def print_help(launcher, headings):
 
 
 def main(launcher, positional, passed_on, *words):
-    """Print help, or the line for the first word that is refused, and return the exit status; else start the launcher."""
+    """Print help, or the line for the first refused word, and return the exit status; else start the launcher."""
     words = list(words)
     files, words = words[: words.index("--")], words[words.index("--") + 1 :]
     headings = read_numbers(reversed(files))
