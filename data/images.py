@@ -44,8 +44,9 @@ def read_image(path, max_pixels=MAX_PIXELS):
             if image is None:
                 image = cv2.imdecode(np.frombuffer(content, np.uint8), _COLOR)
     if image is None:
-        raise UserError(f"the image {path} does not decode: it is {'truncated' if truncated else 'no image, or damaged'}; "
-                        "replace the file or take its name out of the list")
+        raise UserError(f"the image {path} does not decode: it is "
+                        f"{'truncated' if truncated else 'no image, or damaged'}; replace the file or take its name "
+                        "out of the list")
     return image
 
 
