@@ -1,4 +1,4 @@
-"""The arguments of a launcher: its help, or the launcher again with them in its environment. Needs no packages.
+"""What can be set in a launcher: its help, and the refusal of arguments that mean nothing to it. Needs no packages.
 
     python3 scripts/numbers.py LAUNCHER "POSITIONAL" "NAME ..." FILE ... -- WORD ...
 
@@ -9,7 +9,6 @@ for; the NAMEs are known, too.
 
 import difflib
 import itertools
-import os
 import re
 import signal
 import sys
@@ -47,32 +46,29 @@ def print_help(launcher, headings):
 
 
 def main(launcher, positional, passed_on, *words):
-    """Print help, or the line for the first refused word, and return the exit status; else start the launcher."""
+    """Print help, or the line for the first word that is refused; returns the exit status."""
     words = list(words)
     files, words = words[: words.index("--")], words[words.index("--") + 1 :]
     headings = read_numbers(reversed(files))
     known = [*itertools.chain.from_iterable(headings.values()), *passed_on.split()]
     for word in words:
-        name, equals, value = word.partition("=")
+        name = word.split("=")[0]
         if word in ("-h", "--help"):
             print_help(launcher, headings)
             return 0
-        if word == "--arms-parallel":
-            name, value = "ARMS_PARALLEL", "1"
-        elif equals and name.isidentifier():
+        if re.match("[A-Za-z_].*=", word, re.DOTALL):
             if name not in known:
                 nearest, = difflib.get_close_matches(name, known, 1, 0)
                 print(f"error: unknown number '{name}'; did you mean {nearest}? ({launcher} --help lists all)",
                       file=sys.stderr)
                 return 2
         elif positional and not word.startswith("-"):
-            name, value, positional = positional, word, ""
-        else:
+            positional = ""
+        elif word != "--arms-parallel":
             print(f"error: unknown argument '{word}'; numbers are given as in {launcher} ep=1 (see {launcher} --help)",
                   file=sys.stderr)
             return 2
-        os.environ[name] = value
-    os.execvp("bash", ["bash", launcher])
+    return 0
 
 
 if __name__ == "__main__":

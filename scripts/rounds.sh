@@ -18,7 +18,16 @@ if [ ! -x "$python" ]; then python=python3; fi
 # Arguments become variables of the environment, and the launcher starts again. "positional" is the number that one word
 # without a name is for; "passed_on" are names that a launcher hands on to others.
 if [ $# != 0 ]; then
-    exec "$python" "${root}scripts/numbers.py" "$0" "${positional:-}" "${passed_on:-}" "${BASH_SOURCE[@]}" -- "$@"
+    "$python" "${root}scripts/numbers.py" "$0" "${positional:-}" "${passed_on:-}" "${BASH_SOURCE[@]}" -- "$@"
+    for word in "$@"; do
+        case $word in
+            -h | --help) exit ;;
+            --arms-parallel) export ARMS_PARALLEL=1 ;;
+            [A-Za-z_]*=*) export "$word" ;;
+            *) export "$positional=$word" ;;
+        esac
+    done
+    exec bash "$0"
 fi
 
 # Of every launcher:
