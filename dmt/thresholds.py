@@ -33,7 +33,7 @@ def threshold(confidences, ratio, counts=None):
     confidences = np.asarray(confidences, np.float32)
     counts = np.ones(len(confidences), np.int64) if counts is None else np.asarray(counts)
     order, n = np.argsort(confidences), int(counts.sum())
-    if n == 0 or n * ratio < 1 and ratio < 1:
+    if n * min(ratio, 1) < 1:
         return KEEP_ALL
     # The product may be rounded up to n, and there is no sorted[-n - 1].
     place = 0 if ratio >= 1 else n - min(int(n * ratio) + 1, n)
